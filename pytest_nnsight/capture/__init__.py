@@ -1,0 +1,1 @@
+"""Run ``trace`` and ``generate`` through nnsight and return a `Run`."""

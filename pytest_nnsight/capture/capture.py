@@ -1,0 +1,261 @@
+"""The helper behind the ``nnsight_capture`` fixture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.paths import select
+from pytest_nnsight.capture.prompts import Request, position_limit, read
+from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.errors import UsageError
+from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Prompt, Run
+
+Globs = str | Iterable[str]
+Identify = Callable[[], tuple[ModelRecord, Environment]]
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Captures what every module of one model computes.
+
+    ``modules`` and ``keep`` are globs over module paths (``transformer.h.*``, ``**.mlp``), or lists
+    of globs. ``keep`` (or ``keep=True`` for all of them) keeps the tensors themselves in the run,
+    besides the summaries. ``inputs=True`` summarises what enters the modules too. ``intervene`` is
+    called inside the trace with the model (and the tracer, where it takes two arguments).
+    """
+
+    model: Any
+    identify: Identify
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        """Stay short: pytest prints a failing test's fixtures."""
+        return f"nnsight_capture({type(nnsight_api.torch_module(self.model)).__name__})"
+
+    def trace(
+        self,
+        prompt: Any,
+        *,
+        modules: Globs = "**",
+        inputs: bool = False,
+        keep: Globs | bool = False,
+        intervene: Callable[..., Any] | None = None,
+    ) -> Run:
+        """Run one forward pass and return what every module computed.
+
+        ``prompt`` is text, a list of texts, chat messages, token ids, or a dict of tensors. Raise
+        `UsageError` for an empty or too long prompt and for a glob that matches nothing.
+        """
+        request = read(self.model, prompt, generates=False)
+        recorder = self._recorder(modules, keep)
+        outputs, entering = _wanted(recorder, inputs)
+        nnsight_api.run_trace(
+            self.model,
+            request.arguments,
+            request.keywords,
+            outputs,
+            entering,
+            recorder.receive,
+            _two_arguments(intervene),
+        )
+        record = Prompt(
+            text=request.text,
+            token_ids=_prompt_ids(recorder, request),
+            is_batch=request.is_batch,
+            intervention=_name(intervene),
+        )
+        return self._run("trace", record, None, recorder)
+
+    def generate(
+        self,
+        prompt: Any,
+        *,
+        max_new_tokens: int = 16,
+        modules: Globs = "**",
+        inputs: bool = False,
+        keep: Globs | bool = False,
+        intervene: Callable[..., Any] | None = None,
+        seed: int | None = None,
+        **generation: Any,
+    ) -> Run:
+        """Generate, and return what every module computed at every step.
+
+        Greedy unless ``do_sample=True`` is given; a sampled run is seeded with ``seed``, which is
+        kept in the golden. Further keywords go to transformers' ``generate``.
+        """
+        module = nnsight_api.torch_module(self.model)
+        if not getattr(module, "can_generate", lambda: False)():
+            raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
+        request = read(self.model, prompt, generates=True)
+        self._check_budget(module, request, max_new_tokens)
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation}
+        used_seed = (self.seed if seed is None else seed) if settings["do_sample"] else None
+        recorder = self._recorder(modules, keep)
+        outputs, entering = _wanted(recorder, inputs)
+        with _seeded(used_seed):
+            ids = nnsight_api.run_generate(
+                self.model,
+                request.arguments,
+                request.keywords | _quiet_greedy(module, settings),
+                outputs,
+                entering,
+                recorder.receive,
+                _two_arguments(intervene),
+            )
+        record = Prompt(
+            text=request.text,
+            token_ids=_prompt_ids(recorder, request),
+            is_batch=request.is_batch,
+            generation=_plain(settings | ({} if used_seed is None else {"seed": used_seed})),
+            intervention=_name(intervene),
+        )
+        return self._run("generate", record, self._generated(ids, recorder, request), recorder)
+
+    def _recorder(self, modules: Globs, keep: Globs | bool) -> Recorder:
+        tree = nnsight_api.torch_module(self.model)
+        classes = {path or ROOT: type(module).__name__ for path, module in tree.named_modules()}
+        captured = set(select(modules, list(classes)))
+        if keep is True:
+            kept = set(captured)
+        else:
+            kept = set(select(keep, list(classes), "keep")) if keep else set()
+        return Recorder(classes, captured | kept, kept)
+
+    def _check_budget(self, module: torch.nn.Module, request: Request, new_tokens: int) -> None:
+        if not isinstance(new_tokens, int) or new_tokens < 1:
+            raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
+        limit = position_limit(module)
+        longest = max(request.rows)
+        if limit is not None and longest + new_tokens > limit:
+            raise UsageError(
+                f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "
+                "(max_position_embeddings); shorten one of them"
+            )
+
+    def _generated(self, ids: Any, recorder: Recorder, request: Request) -> Generated:
+        sequences = getattr(ids, "sequences", ids)
+        rows = sequences.detach().cpu()
+        module = nnsight_api.torch_module(self.model)
+        encoder_decoder = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
+        start = 1 if encoder_decoder else _prompt_width(recorder, request)
+        tokenizer = getattr(self.model, "tokenizer", None)
+        ends = _end_ids(module, tokenizer)
+        new = [_until_end(row[start:].tolist(), ends) for row in rows]
+        decoded = [
+            tokenizer.decode(row, skip_special_tokens=True) if tokenizer is not None else ""
+            for row in new
+        ]
+        margins = torch.stack(recorder.margins, 1).cpu() if recorder.margins else None
+        return Generated(
+            token_ids=tuple(tuple(row) for row in new),
+            text=tuple(decoded),
+            margins=()
+            if margins is None or margins.shape[0] != len(new)
+            else tuple(
+                row[: len(ids)].numpy().astype("<f4").tobytes()
+                for row, ids in zip(margins, new, strict=True)
+            ),
+        )
+
+    def _run(
+        self, kind: str, prompt: Prompt, generated: Generated | None, recorder: Recorder
+    ) -> Run:
+        model, environment = self.identify()
+        calls = recorder.finish()
+        return Run(kind, model, environment, prompt, generated, calls, kept=recorder.kept)
+
+
+def _wanted(recorder: Recorder, inputs: bool) -> tuple[list[str], list[str]]:
+    """Return torch paths of outputs and inputs to watch; the model's own are always among them."""
+    captured = ["" if path == ROOT else path for path in recorder.captured]
+    return [*{*captured, ""}], [*{*(captured if inputs else ()), ""}]
+
+
+def _two_arguments(intervene: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Let an intervention be written with or without the tracer as second argument."""
+    if intervene is None:
+        return None
+    import inspect
+
+    count = len(inspect.signature(intervene).parameters)
+    return intervene if count >= 2 else lambda model, tracer: intervene(model)
+
+
+def _name(intervene: Callable[..., Any] | None) -> str | None:
+    return None if intervene is None else getattr(intervene, "__name__", type(intervene).__name__)
+
+
+def _seeded(seed: int | None) -> Any:
+    """Seed torch for one generation and restore its generators afterwards."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def seeded() -> Any:
+        with torch.random.fork_rng(enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+
+    return seeded()
+
+
+def _quiet_greedy(module: torch.nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a checkpoint's sampling defaults out of a greedy call, which would warn of them."""
+    quiet = dict(settings)
+    if settings["do_sample"]:
+        return quiet
+    defaults = getattr(module, "generation_config", None)
+    for name in ("temperature", "top_p", "top_k", "typical_p", "min_p"):
+        if name not in quiet and getattr(defaults, name, None) is not None:
+            quiet[name] = None
+    return quiet
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    plain = (bool, int, float, str, type(None))
+    return {k: v if isinstance(v, plain) else str(v) for k, v in sorted(settings.items())}
+
+
+def _prompt_ids(recorder: Recorder, request: Request) -> tuple[tuple[int, ...], ...]:
+    """Return the ids that reached the model, row by row, without those the mask hides.
+
+    An encoder-decoder that generates hands its prompt to the encoder alone; then it is the ids
+    that were asked for.
+    """
+    ids, mask = recorder.prompt_ids, recorder.prompt_mask
+    if ids is None:
+        ids, mask = request.keywords.get("input_ids"), request.keywords.get("attention_mask")
+    if ids is None or ids.is_floating_point() or ids.ndim != 2:
+        return ()
+    rows = ids.cpu()
+    if mask is None or mask.shape != ids.shape:
+        return tuple(tuple(row.tolist()) for row in rows)
+    shown = mask.cpu().bool()
+    return tuple(tuple(row[show].tolist()) for row, show in zip(rows, shown, strict=True))
+
+
+def _prompt_width(recorder: Recorder, request: Request) -> int:
+    """Return how many ids of each returned row are the prompt, padding included."""
+    if recorder.prompt_ids is not None:
+        return int(recorder.prompt_ids.shape[1])
+    return max(request.rows)
+
+
+def _end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
+    """Return the ids that end a generation, by the checkpoint's settings and the tokenizer."""
+    ends: set[int] = set()
+    for owner in (getattr(module, "generation_config", None), tokenizer):
+        value = getattr(owner, "eos_token_id", None)
+        ends.update(value if isinstance(value, list) else () if value is None else (value,))
+    return ends
+
+
+def _until_end(row: list[int], ends: set[int]) -> list[int]:
+    """Cut what comes after the first end token: a batch pads its finished rows."""
+    stop = next((index for index, token in enumerate(row) if token in ends), len(row))
+    return row[: stop + 1]

@@ -1,0 +1,158 @@
+"""A prompt as a test writes it -> what nnsight's ``trace`` takes, checked before the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The positional and keyword arguments of ``trace``, and the prompt for the record."""
+
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    text: Any
+    is_batch: bool
+    rows: list[int]
+    """Tokens of each prompt, without padding."""
+
+
+def read(model: Any, prompt: Any, generates: bool) -> Request:
+    """Recognise text, texts, chat messages, token ids or a dict of tensors, or raise `UsageError`.
+
+    Text goes to nnsight as it is, so that its tokenizing, padding and positions are under test too;
+    everything else is made tensors here. Models that are not causal get tensors always: nnsight's
+    pipelines refuse or drop what does not suit their task.
+    """
+    module, tokenizer = nnsight_api.torch_module(model), getattr(model, "tokenizer", None)
+    if isinstance(prompt, Mapping):
+        request = _tensors(prompt)
+    elif _is_chat(prompt):
+        request = _chat(tokenizer, list(prompt))
+    elif isinstance(prompt, str) or _is_list_of(prompt, str):
+        request = _text(module, tokenizer, prompt)
+    else:
+        request = _ids(prompt, tokenizer)
+    _check_length(module, request, generates)
+    return _with_decoder_start(module, request, generates)
+
+
+def _is_list_of(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return (
+        isinstance(value, list | tuple) and bool(value) and all(isinstance(v, kind) for v in value)
+    )
+
+
+def _is_chat(prompt: Any) -> bool:
+    return _is_list_of(prompt, Mapping) and all("role" in message for message in prompt)
+
+
+def _text(module: torch.nn.Module, tokenizer: Any, prompt: Any) -> Request:
+    _need(tokenizer, "text")
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    for index, text in enumerate(texts):
+        if not text:
+            where = "" if isinstance(prompt, str) else f" {index}"
+            raise UsageError(f"prompt{where} is empty; give at least one character, or token ids")
+    rows = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    is_batch = not isinstance(prompt, str)
+    if nnsight_api.is_causal(module):
+        argument = texts if is_batch else prompt
+        return Request((argument,), {}, argument, is_batch, rows)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tensors = dict(tokenizer(texts, return_tensors="pt", padding=len(texts) > 1))
+    return Request((), tensors, texts if is_batch else prompt, is_batch, rows)
+
+
+def _chat(tokenizer: Any, messages: list[Any]) -> Request:
+    _need(tokenizer, "chat messages")
+    if not getattr(tokenizer, "chat_template", None):
+        raise UsageError("this model's tokenizer has no chat template; give the prompt as text")
+    encoding = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    text = [dict(message) for message in messages]
+    return Request((), dict(encoding), text, False, [encoding["input_ids"].shape[1]])
+
+
+def _ids(prompt: Any, tokenizer: Any) -> Request:
+    try:
+        rows = prompt if isinstance(prompt, torch.Tensor) else _rows(prompt)
+        ids = torch.as_tensor(rows)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "a prompt is text, a list of texts, chat messages, token ids (all of one length) or a "
+            f"dict of tensors, got {type(prompt).__name__}"
+        ) from error
+    if ids.numel() == 0:
+        raise UsageError("prompt is empty; give at least one token id")
+    if ids.is_floating_point() or ids.ndim not in (1, 2):
+        raise UsageError(f"token ids are whole numbers in one or two dimensions, got {ids.dtype}")
+    is_batch = ids.ndim == 2
+    ids = ids.reshape(-1, ids.shape[-1]).long()
+    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return Request((), tensors, None, is_batch, [ids.shape[1]] * ids.shape[0])
+
+
+def _rows(prompt: Any) -> Any:
+    if not isinstance(prompt, Sequence):
+        raise TypeError(type(prompt).__name__)
+    return list(prompt)
+
+
+def _tensors(prompt: Mapping[str, Any]) -> Request:
+    tensors = {key: torch.as_tensor(value) for key, value in prompt.items()}
+    main = tensors.get("input_ids", tensors.get("inputs_embeds"))
+    if main is None:
+        raise UsageError(f"a dict of tensors needs input_ids, got {', '.join(map(str, prompt))}")
+    if main.numel() == 0:
+        raise UsageError("prompt is empty; input_ids has no element")
+    return Request((), tensors, None, main.shape[0] > 1, [main.shape[1]] * main.shape[0])
+
+
+def _need(tokenizer: Any, what: str) -> None:
+    if tokenizer is None:
+        raise UsageError(f"this model has no tokenizer for {what}; give token ids or tensors")
+
+
+def _check_length(module: torch.nn.Module, request: Request, generates: bool) -> None:
+    longest = max(request.rows, default=0)
+    if longest == 0:
+        raise UsageError("prompt is empty: the tokenizer makes no token of it")
+    limit = position_limit(module)
+    if limit is not None and longest > limit:
+        raise UsageError(
+            f"prompt has {longest} tokens, the model takes {limit} (max_position_embeddings); "
+            "shorten it"
+        )
+
+
+def position_limit(module: torch.nn.Module) -> int | None:
+    """Return how many tokens a model takes, where its config says so."""
+    config = getattr(module, "config", None)
+    if config is not None and hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _with_decoder_start(module: torch.nn.Module, request: Request, generates: bool) -> Request:
+    """Give an encoder-decoder the decoder's start token, which its forward pass needs."""
+    config = getattr(module, "config", None)
+    if generates or not getattr(config, "is_encoder_decoder", False):
+        return request
+    if {"decoder_input_ids", "decoder_inputs_embeds", "labels"} & set(request.keywords):
+        return request
+    start = getattr(config, "decoder_start_token_id", None)
+    rows = next(iter(request.keywords.values())).shape[0]
+    ids = torch.full((rows, 1), 0 if start is None else start, dtype=torch.long)
+    keywords = request.keywords | {"decoder_input_ids": ids}
+    return Request(request.arguments, keywords, request.text, request.is_batch, request.rows)

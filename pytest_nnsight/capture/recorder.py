@@ -1,0 +1,118 @@
+"""Collects the values that nnsight hands over, summarises them, and makes calls of them."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pytest_nnsight.capture.values import describe, map_tensors
+from pytest_nnsight.run import ROOT, Call, Leaf, Summary
+from pytest_nnsight.sketch import Measured, collect, measure
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Receives one value after another, in execution order.
+
+    A tensor that was seen before, unchanged, is not measured again: a block's output is often the
+    very tensor of its last module.
+    """
+
+    classes: dict[str, str]
+    captured: set[str]
+    kept_paths: set[str]
+    calls: list[_OpenCall] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    kept: dict[tuple[str, int], Any] = field(default_factory=dict)
+    margins: list[torch.Tensor] = field(default_factory=list)
+    prompt_ids: torch.Tensor | None = None
+    prompt_mask: torch.Tensor | None = None
+    _visits: Counter[str] = field(default_factory=Counter)
+    _inputs: dict[str, list[tuple[str, list[tuple[str, int]]]]] = field(default_factory=dict)
+    _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
+
+    def receive(self, path: str, slot: str, value: Any) -> None:
+        """Take one value; called while the model runs."""
+        path = path or ROOT
+        if slot == "inputs":
+            self._receive_inputs(path, value)
+        else:
+            self._receive_output(path, value)
+
+    def _receive_inputs(self, path: str, value: Any) -> None:
+        if path == ROOT and self.prompt_ids is None:
+            self.prompt_ids = _find(value, "input_ids")
+            self.prompt_mask = _find(value, "attention_mask")
+        if path not in self.captured:
+            return
+        arguments, keywords = value
+        together = {**{str(i): item for i, item in enumerate(arguments)}, **keywords}
+        structure, tensors = describe(together, "in")
+        leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
+        self._inputs.setdefault(path, []).append((structure, leaves))
+
+    def _receive_output(self, path: str, value: Any) -> None:
+        if path == ROOT:
+            self._note_margin(value)
+        if path not in self.captured:
+            return
+        visit = self._visits[path]
+        self._visits[path] += 1
+        structure, tensors = describe(value)
+        leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
+        inputs: str | None = None
+        if self._inputs.get(path):
+            inputs, input_leaves = self._inputs[path].pop()
+            leaves = input_leaves + leaves
+        self.calls.append(_OpenCall(path, visit, structure, leaves, inputs))
+        if path in self.kept_paths:
+            self.kept[(path, visit)] = map_tensors(value, lambda t: t.detach().clone())
+
+    def _measure(self, tensor: torch.Tensor) -> int:
+        known = self._seen.get(id(tensor))
+        if known is not None and known[0]() is tensor and known[1] == tensor._version:
+            return known[2]
+        self.measured.append(measure(tensor))
+        index = len(self.measured) - 1
+        self._seen[id(tensor)] = (weakref.ref(tensor), tensor._version, index)
+        return index
+
+    def _note_margin(self, value: Any) -> None:
+        """Keep the difference of the two highest logits of the last token, on the device."""
+        logits = value.get("logits") if hasattr(value, "get") else None
+        if logits is None and isinstance(value, tuple) and value:
+            logits = value[0]
+        if isinstance(logits, torch.Tensor) and logits.ndim == 3 and logits.shape[-1] > 1:
+            top = logits.detach()[:, -1].float().topk(2).values
+            self.margins.append(top[:, 0] - top[:, 1])
+
+    def finish(self) -> tuple[Call, ...]:
+        """Bring all numbers to the host at once and return the calls in execution order."""
+        summaries = collect(self.measured)
+        return tuple(call.close(self.classes[call.path], summaries) for call in self.calls)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenCall:
+    path: str
+    visit: int
+    output: str
+    leaves: list[tuple[str, int]]
+    inputs: str | None
+
+    def close(self, module_class: str, summaries: list[Summary]) -> Call:
+        leaves = tuple(Leaf(at, summaries[index]) for at, index in self.leaves)
+        return Call(self.path, self.visit, module_class, self.output, leaves, self.inputs)
+
+
+def _find(inputs: Any, name: str) -> torch.Tensor | None:
+    """Find a model input by name among (arguments, keywords); ids may be the first argument."""
+    arguments, keywords = inputs
+    found = keywords.get(name)
+    if found is None and name == "input_ids" and arguments:
+        found = arguments[0]
+    return found.detach().clone() if isinstance(found, torch.Tensor) else None

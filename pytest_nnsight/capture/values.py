@@ -1,0 +1,58 @@
+"""The value of a module, as nested containers -> a line of structure and its tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def describe(value: Any, at: str = "out") -> tuple[str, list[tuple[str, torch.Tensor]]]:
+    """Return the structure of ``value`` as text and its tensors with the place of each.
+
+    Tuples, lists, dicts, dataclasses and transformers' model outputs are walked; anything else,
+    such as a key-value cache, is named by its class.
+    """
+    tensors: list[tuple[str, torch.Tensor]] = []
+    return _describe(value, at, tensors), tensors
+
+
+def _describe(value: Any, at: str, tensors: list[tuple[str, torch.Tensor]]) -> str:
+    if isinstance(value, torch.Tensor):
+        tensors.append((at, value))
+        return "tensor"
+    if value is None or isinstance(value, bool | int | str):
+        return repr(value)
+    if isinstance(value, Mapping):
+        items = [(str(key), item, f"{at}.{key}") for key, item in value.items()]
+        name = type(value).__name__ if type(value) is not dict else ""
+        inner = ", ".join(f"{k}={_describe(v, place, tensors)}" for k, v, place in items)
+        return f"{name}({inner})" if name else f"{{{inner}}}"
+    if isinstance(value, tuple | list):
+        inner = ", ".join(_describe(v, f"{at}[{i}]", tensors) for i, v in enumerate(value))
+        if isinstance(value, list):
+            return f"[{inner}]"
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        inner = ", ".join(
+            f"{name}={_describe(getattr(value, name), f'{at}.{name}', tensors)}" for name in names
+        )
+        return f"{type(value).__name__}({inner})"
+    return type(value).__name__
+
+
+def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return ``value`` with ``function`` applied to every tensor, containers kept where possible."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        items = {key: map_tensors(item, function) for key, item in value.items()}
+        return type(value)(**items) if type(value) is not dict else items
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(item, function) for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value

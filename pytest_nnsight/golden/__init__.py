@@ -1,0 +1,1 @@
+"""The golden files: path, format, atomic write, and their life under syrupy."""

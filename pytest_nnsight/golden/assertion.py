@@ -1,0 +1,228 @@
+"""The life of a golden under syrupy: found, compared, written after the test has passed.
+
+What syrupy would do differently, and why it does not here:
+
+- it deletes snapshots that a run did not use, also those of failed, deselected and crashed tests.
+  A golden is never offered for that: `GoldenExtension.discover_snapshots` finds none;
+- it writes while the test still runs. A golden is written when the test has passed, in one step;
+- it names files by the stem of the test file, so that two folders collide. Here the relative
+  folder of the test is mirrored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from syrupy.assertion import DiffMode, SnapshotAssertion
+from syrupy.data import SnapshotCollections
+from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
+
+from pytest_nnsight.compare import compare
+from pytest_nnsight.diagnose import Finding
+from pytest_nnsight.errors import GoldenError, NnsightPluginError, hide_home, one_line
+from pytest_nnsight.golden.document import decode, encode
+from pytest_nnsight.golden.storage import (
+    file_name,
+    read_text,
+    read_weights,
+    write_atomically,
+    write_weights,
+)
+from pytest_nnsight.run import Run
+
+
+@dataclass(slots=True)
+class GoldenContext:
+    """What the assertions of one test share.
+
+    ``folder`` is ``golden/<model>/<device>-<dtype>`` and ``test`` the path of the test below it.
+    ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now.
+    """
+
+    root: Path
+    folder: Path
+    test: str
+    as_run: Callable[[Any], Run]
+    fingerprint: Callable[[], tuple[str, dict[str, str]]]
+    explain: Callable[[Finding], list[str]]
+    rebaseline: bool = False
+    tolerance: float | None = None
+    pending: dict[Path, Run] = field(default_factory=dict)
+
+    def commit(self) -> None:
+        """Write what the test's assertions asked for; called once the test has passed."""
+        if not self.pending:
+            return
+        fingerprint, parameters = self.fingerprint()
+        for path, run in self.pending.items():
+            model = replace(run.model, weights=fingerprint)
+            write_atomically(path, encode(replace(run, model=model)))
+        write_weights(self.folder, parameters)
+        self.pending.clear()
+
+    def display(self, path: Path) -> str:
+        """Return a golden's path as a message should call it."""
+        return (
+            str(path.relative_to(self.root))
+            if path.is_relative_to(self.root)
+            else hide_home(str(path))
+        )
+
+
+class GoldenAssertion(SnapshotAssertion):
+    """What the ``nnsight_golden`` fixture gives: ``assert run == nnsight_golden``."""
+
+    def __repr__(self) -> str:
+        """Stay short: pytest prints a failing test's fixtures."""
+        return f"nnsight_golden({self.extension_class.__name__})"
+
+    def get_assert_diff(self, *, diff_mode: DiffMode = DiffMode.DETAILED) -> list[str]:
+        """Return the report of the last mismatch, verdict first."""
+        extension = self.extension
+        assert isinstance(extension, GoldenExtension)
+        result = self.executions[self.num_executions - 1]
+        finding = extension.find(
+            Path(result.snapshot_location), result.recalled_data, result.exception
+        )
+        return extension.context.explain(finding)
+
+
+class GoldenExtension(SingleFileSnapshotExtension):
+    """Stores a `Run` as a golden; what syrupy calls serialized data is the run itself."""
+
+    file_extension = "json"
+    _write_mode = WriteMode.TEXT
+    context: ClassVar[GoldenContext]
+    _received: Run | None = None
+
+    @classmethod
+    def bound_to(cls, context: GoldenContext) -> type[GoldenExtension]:
+        """Return a class for one test: syrupy makes extensions without arguments."""
+        return type("BoundGoldenExtension", (cls,), {"context": context})
+
+    @classmethod
+    def dirname(cls, *, test_location: Any) -> str:
+        """Return the folder of the test file's goldens."""
+        return str(cls.context.folder / Path(cls.context.test).parent)
+
+    @classmethod
+    def get_snapshot_name(cls, *, test_location: Any, index: Any = 0) -> str:
+        """Return the file name of one assertion of the test, without its ending."""
+        suffix = f"[{index}]" if isinstance(index, str) else f".{index}" if index else ""
+        return file_name(Path(cls.context.test).name + suffix)
+
+    @classmethod
+    def matches_test_location(cls, *, test_location: Any, snapshot_location: str) -> bool:
+        """Hold every golden for its test's: its path was made from the test's own."""
+        return True
+
+    @classmethod
+    def write_snapshot(cls, *, snapshot_location: str, snapshots: Iterable[Any], **_: Any) -> None:
+        """Keep the run until the test has passed (`GoldenContext.commit`)."""
+        for run, _location, _index in snapshots:
+            cls.context.pending[Path(snapshot_location)] = run
+
+    def discover_snapshots(
+        self, *, test_location: Any, ignore_extensions: list[str] | None = None
+    ) -> SnapshotCollections:
+        """Offer nothing to syrupy's clean-up, which deletes what it calls unused."""
+        return SnapshotCollections()
+
+    def delete_snapshots(self, *, snapshot_location: str, snapshot_names: set[str]) -> None:
+        """Refuse: nothing but an explicit prune deletes a golden."""
+        raise GoldenError(f"refused to delete golden {snapshot_location}")
+
+    def read_snapshot_data_from_location(
+        self, *, snapshot_location: str, snapshot_name: str, session_id: str
+    ) -> Any:
+        """Return the golden's text, or what this test has already asked to write there."""
+        path = Path(snapshot_location)
+        if path in self.context.pending:
+            return encode(self.context.pending[path])
+        return read_text(path)
+
+    def serialize(self, data: Any, **_: Any) -> Any:
+        """Make a run of what the test asserts, with the tolerance that holds for the test."""
+        run = self.context.as_run(data)
+        if run.tolerance is None:
+            run = replace(run, tolerance=self.context.tolerance)
+        self._received = run
+        return run
+
+    def matches(self, *, serialized_data: Any, snapshot_data: Any) -> bool:
+        """Compare the received run with the golden, within its tolerance.
+
+        A golden that cannot be read does not match, so that an update can replace it.
+        """
+        try:
+            golden = decode(snapshot_data, "golden")
+        except GoldenError:
+            return False
+        if is_foreign(golden, serialized_data):
+            return False
+        if self.context.rebaseline:
+            weights = self.context.fingerprint()[0]
+            model = replace(serialized_data.model, weights=weights)
+            return bool(encode(replace(serialized_data, model=model)) == snapshot_data)
+        return compare(golden, serialized_data).matches
+
+    def find(self, path: Path, text: Any, exception: Exception | None) -> Finding:
+        """Say what is wrong between the golden at ``path`` and the run received last."""
+        name = self.context.display(path)
+        if exception is not None:
+            known = isinstance(exception, NnsightPluginError)
+            reason = (
+                str(exception) if known else f"{type(exception).__name__}: {one_line(exception)}"
+            )
+            return Finding(name, error=reason)
+        assert self._received is not None
+        if text is None:
+            return Finding(name, error=self._missing(path, name))
+        try:
+            golden = decode(text, name)
+        except GoldenError as error:
+            return Finding(name, error=str(error))
+        if is_foreign(golden, self._received):
+            return Finding(name, error=_foreign(name, golden, self._received))
+        fingerprint, parameters = self.context.fingerprint()
+        model = replace(self._received.model, weights=fingerprint)
+        received = replace(self._received, model=model)
+        return Finding(
+            name,
+            golden=golden,
+            received=received,
+            comparison=compare(golden, received),
+            golden_weights=read_weights(self.context.folder),
+            received_weights=parameters,
+        )
+
+    def _missing(self, path: Path, name: str) -> str:
+        """Say how to make a golden, and which other variant has one."""
+        relative = path.relative_to(self.context.folder)
+        others = sorted(
+            folder.name
+            for folder in self.context.folder.parent.glob("*-*")
+            if (folder / relative).is_file()
+        )
+        also = f"; there is one for {', '.join(others)}" if others else ""
+        return f"no golden {name}{also}; write it with --snapshot-update"
+
+
+def is_foreign(golden: Run, received: Run) -> bool:
+    """Tell whether a golden was made by another model: other class, and few modules in common."""
+    same = golden.model.model_class == received.model.model_class
+    if same or "tensors" in (golden.kind, received.kind):
+        return False
+    before, now = set(golden.paths), set(received.paths)
+    return len(before & now) < 0.5 * min(len(before), len(now))
+
+
+def _foreign(name: str, golden: Run, received: Run) -> str:
+    return (
+        f"{name} is the golden of another model: {golden.model.model_class} ({golden.model.spec}), "
+        f"this run is of {received.model.model_class} ({received.model.spec}); "
+        "give one of them a name of its own: --nnsight-model NAME=SPEC"
+    )

@@ -1,0 +1,92 @@
+"""Where goldens lie and how they are written: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_nnsight.errors import GoldenError, hide_home
+
+WEIGHTS_FILE = "weights.json"
+
+
+def file_name(name: str) -> str:
+    """Make a test's name a file name: letters, digits and ``-_.,=+[]``, at most 180 characters."""
+    clean = re.sub(r"[^\w\-.,=+\[\]]", "_", name)
+    if clean.strip(".") == "":
+        clean = "_"
+    if len(clean) > 180 or clean != name:
+        import hashlib
+
+        clean = f"{clean[:160]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return clean
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step; a reader sees the old file or the new one, whole.
+
+    Raise `GoldenError` where the folder cannot be written or the disk is full.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp"
+        )
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise GoldenError(
+            f"cannot write golden {hide_home(str(path))}: {error.strerror or error}; "
+            "make its folder writable, nothing was changed"
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str | None:
+    """Return the text of a golden, ``None`` where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise GoldenError(
+            f"{hide_home(str(path))} is not text; restore it, or write it anew with --snapshot-update"
+        ) from error
+    except OSError as error:
+        raise GoldenError(
+            f"cannot read golden {hide_home(str(path))}: {error.strerror or error}"
+        ) from error
+
+
+def read_weights(folder: Path) -> dict[str, str] | None:
+    """Return the fingerprints per parameter of a golden folder, ``None`` where unknown."""
+    text = read_text(folder / WEIGHTS_FILE)
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+        return {str(name): str(digest) for name, digest in document["parameters"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # it only refines a diagnosis; a damaged one must not hide the drift itself
+
+
+def write_weights(folder: Path, parameters: Mapping[str, str]) -> None:
+    """Write the fingerprints per parameter, once a model, where they are not there already."""
+    if read_weights(folder) == dict(parameters):
+        return
+    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in parameters.items())
+    write_atomically(
+        folder / WEIGHTS_FILE, f'{{\n"format": 1,\n"parameters": {{\n{lines}\n}}\n}}\n'
+    )

@@ -1,0 +1,1 @@
+"""Spec -> loaded model, once per session; the tiny built-ins."""

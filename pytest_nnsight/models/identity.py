@@ -1,0 +1,83 @@
+"""Loaded model -> what a golden says about it: class, config, device, dtype, versions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.errors import hide_home
+from pytest_nnsight.models.spec import ModelSpec
+from pytest_nnsight.run import Environment, ModelRecord
+
+PACKAGES = ("torch", "transformers", "nnsight", "accelerate", "tokenizers", "numpy")
+# Where it was saved and by which release says nothing about what it computes.
+_LEFT_OUT = ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype")
+_PRIVATE = ("token", "secret", "password", "api_key")
+
+
+def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environment]:
+    """Describe a loaded model and the machine; ``spec`` is ``None`` for a user's own model."""
+    module = nnsight_api.torch_module(model)
+    config = getattr(module, "config", None)
+    record = ModelRecord(
+        spec=spec.public if spec else type(module).__name__,
+        model_class=type(module).__name__,
+        config=plain_config(config),
+        revision=spec.revision if spec else None,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+    )
+    parameter = next(module.parameters(), None)
+    environment = Environment(
+        versions=_versions(),
+        device="cpu" if parameter is None else parameter.device.type,
+        dtype="none" if parameter is None else str(parameter.dtype).removeprefix("torch."),
+        attention=str(getattr(config, "_attn_implementation", None) or "none"),
+        threads=torch.get_num_threads(),
+        cpu=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    )
+    return record, environment
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """Return a model's config as plain JSON values, with nothing private and no local path."""
+    if config is None or not hasattr(config, "to_dict"):
+        return {}
+    return {
+        key: _plain(value)
+        for key, value in sorted(config.to_dict().items())
+        if key not in _LEFT_OUT and not _is_private(key)
+    }
+
+
+def _is_private(key: str) -> bool:
+    """Tell ``hub_token`` from ``bos_token_id`` and its like, which are numbers."""
+    return any(word in key for word in _PRIVATE) and not key.endswith(("_id", "_ids", "_index"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            str(key): _plain(item)
+            for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))
+            if key not in _LEFT_OUT
+        }
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return hide_home(str(value).removeprefix("torch."))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,155 @@
+"""Load a model through nnsight, and say in one line why it could not be loaded."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.errors import LoadError, NnsightPluginError, one_line
+from pytest_nnsight.models import tiny
+from pytest_nnsight.models.spec import LoadOptions, ModelSpec
+
+
+def load(spec: ModelSpec, options: LoadOptions, say: Callable[[str], None]) -> Any:
+    """Return the dispatched nnsight model of ``spec`` in eval mode.
+
+    ``say`` is told what is going on, a line at a time. Raise `LoadError` with one line for every
+    way in which loading fails.
+    """
+    say(f"loading {spec.source}" + (f"@{spec.revision}" if spec.revision else ""))
+    start = time.perf_counter()
+    with _quiet_transformers(), _readable_errors(spec):
+        model = _load(spec, options)
+    module = nnsight_api.torch_module(model)
+    module.eval()
+    parameters = sum(p.numel() for p in module.parameters())
+    seconds = time.perf_counter() - start
+    say(f"loaded {type(module).__name__}, {parameters / 1e6:.1f} M parameters, in {seconds:.1f} s")
+    return model
+
+
+def _load(spec: ModelSpec, options: LoadOptions) -> Any:
+    if spec.kind == "built-in":
+        dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
+        module, tokenizer = tiny.build(spec.source.partition(":")[2], dtype, options.attn)
+        return nnsight_api.wrap(module.to(_device(options.device_map)), tokenizer)
+    keywords: dict[str, Any] = {
+        "device_map": options.device_map,
+        "dtype": options.dtype if options.dtype == "auto" else getattr(torch, options.dtype),
+        "trust_remote_code": options.trust_remote_code,
+    }
+    if options.attn is not None:
+        keywords["attn_implementation"] = options.attn
+    auto = "AutoModelForCausalLM" if spec.kind == "gguf" else _auto_class(spec, options)
+    if spec.kind != "gguf" and auto == "AutoModelForCausalLM":
+        return nnsight_api.load(spec.source, revision=spec.revision, **keywords)
+    return nnsight_api.wrap(*_from_pretrained(spec, auto, keywords))
+
+
+def _from_pretrained(spec: ModelSpec, auto: str, keywords: dict[str, Any]) -> tuple[Any, Any]:
+    """Load model and tokenizer by transformers, for what nnsight's own door does not take."""
+    import transformers
+
+    place: dict[str, Any] = {"revision": spec.revision} if spec.revision else {}
+    source = spec.source
+    if spec.kind == "gguf":
+        source, place = str(Path(spec.source).parent), {"gguf_file": Path(spec.source).name}
+        if keywords["dtype"] == "auto":
+            keywords = keywords | {"dtype": torch.float32}
+    model = getattr(transformers, auto).from_pretrained(source, **place, **keywords)
+    trust = keywords["trust_remote_code"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **place)
+    return model, tokenizer
+
+
+def _auto_class(spec: ModelSpec, options: LoadOptions) -> str:
+    """Choose transformers' auto class from the architecture that the config names."""
+    import transformers
+
+    keywords: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    if spec.revision:
+        keywords["revision"] = spec.revision
+    config = transformers.AutoConfig.from_pretrained(spec.source, **keywords)
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if getattr(config, "is_encoder_decoder", False):
+        return "AutoModelForSeq2SeqLM"
+    if architecture.endswith("ForMaskedLM"):
+        return "AutoModelForMaskedLM"
+    if architecture.endswith("ForSequenceClassification"):
+        return "AutoModelForSequenceClassification"
+    if architecture.endswith("ForTokenClassification"):
+        return "AutoModelForTokenClassification"
+    if architecture.endswith("Model") and not architecture.endswith("LMHeadModel"):
+        return "AutoModel"
+    return "AutoModelForCausalLM"
+
+
+def _device(device_map: str) -> str:
+    """Return where a built-in goes: ``auto`` is the first accelerator, else the CPU."""
+    if device_map != "auto":
+        return device_map
+    accelerator = getattr(torch, "accelerator", None)
+    if accelerator is not None and accelerator.is_available():
+        return str(accelerator.current_accelerator())
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _readable_errors(spec: ModelSpec) -> Iterator[None]:
+    """Turn what transformers and its friends raise into one line that says what to do."""
+    try:
+        yield
+    except (NnsightPluginError, KeyboardInterrupt, SystemExit):
+        raise
+    except MemoryError as error:
+        raise LoadError(
+            f"cannot load {spec.public}: not enough memory; try --nnsight-dtype bfloat16 "
+            "or --nnsight-device-map auto"
+        ) from error
+    except Exception as error:
+        raise LoadError(f"cannot load {spec.public}: {_reason(spec, error)}") from error
+
+
+def _reason(spec: ModelSpec, error: Exception) -> str:
+    text = f"{type(error).__name__} {error}"
+    if spec.kind == "hub" and ("LocalEntryNotFound" in text or "offline" in text.lower()):
+        return (
+            "not in the local cache, and the model hub cannot be reached (offline); "
+            "run once with network, or give a local folder"
+        )
+    if spec.kind == "hub" and ("connect" in text.lower() or "resolve" in text.lower()):
+        return (
+            "the model hub cannot be reached and the model is not in the local cache; "
+            "check the network, or give a local folder"
+        )
+    if "RepositoryNotFound" in text or "is not a valid model identifier" in text:
+        return "the model hub has no such model, or it is private; check the name, or log in"
+    if "trust_remote_code" in text:
+        return "it brings its own code; read it, then allow it with --nnsight-trust-remote-code"
+    if type(error).__name__ == "SafetensorError" or "header" in text.lower():
+        return f"its weights file is damaged ({one_line(error, 120)}); fetch the model again"
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own progress bars and advice out of the test report while it loads."""
+    import transformers
+
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(logging.ERROR)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()

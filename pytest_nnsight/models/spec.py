@@ -1,0 +1,97 @@
+"""What ``--nnsight-model`` takes, read without torch so that a typing mistake costs no import."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_nnsight.errors import UsageError, suggest
+
+BUILT_INS = ("tiny:gpt2", "tiny:llama", "tiny:bert", "tiny:t5")
+DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model: ``name`` is the golden folder, ``source`` what is loaded.
+
+    ``kind`` is ``built-in``, ``directory``, ``gguf`` or ``hub``.
+    """
+
+    name: str
+    source: str
+    kind: str
+    revision: str | None = None
+
+    @property
+    def public(self) -> str:
+        """The spec as it may stand in a file: a local path is cut to its last part."""
+        if self.kind in ("directory", "gguf"):
+            return Path(self.source).name
+        return self.source
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is loaded; part of what makes two tests share one."""
+
+    device_map: str = "auto"
+    dtype: str = "auto"
+    attn: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UsageError(
+                f"dtype {self.dtype!r} is unknown; nearest: {suggest(self.dtype, DTYPES)}"
+            )
+        if self.attn is not None and self.attn not in ATTENTIONS:
+            raise UsageError(
+                f"attention {self.attn!r} is unknown; nearest: {suggest(self.attn, ATTENTIONS)}"
+            )
+
+
+def parse_spec(text: str) -> ModelSpec:
+    """Read ``[NAME=]SPEC``. Raise `UsageError` where it can be seen to be wrong without loading."""
+    name, separator, source = text.partition("=")
+    if not separator:
+        name, source = "", text
+    elif not name or name in (".", "..") or re.search(r'[\\/:*?"<>|\s]', name):
+        raise UsageError(f"model name {name!r} in {text!r} cannot be a folder; use letters and -_.")
+    if not source.strip():
+        raise UsageError(f"model spec {text!r} is empty; try {', '.join(BUILT_INS)} or a hub id")
+    return _classify(name, source.strip())
+
+
+def _classify(name: str, source: str) -> ModelSpec:
+    if source.startswith("tiny:"):
+        if source not in BUILT_INS:
+            raise UsageError(
+                f"there is no built-in model {source!r}; nearest: {suggest(source, BUILT_INS)}"
+            )
+        return ModelSpec(name or source.replace(":", "-"), source, "built-in")
+    path = Path(source).expanduser()
+    if source.endswith(".gguf"):
+        if not path.is_file():
+            raise UsageError(f"there is no file {source}; give the path of a .gguf file")
+        return ModelSpec(name or path.stem, str(path), "gguf")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(
+                f"{source} holds no config.json; give a folder that save_pretrained wrote"
+            )
+        return ModelSpec(name or path.resolve().name, str(path), "directory")
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise UsageError(
+            f"there is no folder {source}; give a model folder, a hub id or a built-in"
+        )
+    if not _HUB_ID.fullmatch(source):
+        raise UsageError(
+            f"{source!r} is not a model spec; give a hub id (gpt2, owner/name@revision), "
+            f"a folder, a .gguf file or one of {', '.join(BUILT_INS)}"
+        )
+    repository, _, revision = source.partition("@")
+    return ModelSpec(name or repository.replace("/", "--"), repository, "hub", revision or None)

@@ -1,0 +1,228 @@
+"""The border to nnsight: the only module that knows its versions.
+
+Known are 0.5.15 to 0.8. What differs between them:
+
+- loading: 0.8 opens ``TransformersModel(path, task=...)``, before it was ``LanguageModel(path)``;
+- the cache: 0.8 hands a value over in ``Cache.observe_selected``, before it was ``Cache.add``;
+- edits: 0.8 keeps them in ``model._edits``, before it was ``model._default_mediators``.
+
+Everything here is ``Any``: nnsight has no types of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
+
+import torch
+
+Receive = Callable[[str, str, Any], None]
+"""Is handed (module path, ``inputs`` or ``output``, value) as the model runs."""
+
+
+def version() -> tuple[int, int]:
+    """Return nnsight's major and minor version."""
+    major, minor = metadata.version("nnsight").split(".")[:2]
+    return int(major), int(minor)
+
+
+def _import_nnsight() -> Any:
+    """Import nnsight without breaking anyio.
+
+    nnsight 0.8 mounts ``save`` on ``object``, which anyio's typed attributes take for one of their
+    own unless they were created before. Goes when nnsight no longer mounts on ``object``.
+    """
+    try:
+        import anyio.abc
+        import anyio.streams.file
+        import anyio.streams.tls
+
+        for owner, name in (
+            (anyio.abc, "SocketAttribute"),
+            (anyio.streams.tls, "TLSAttribute"),
+            (anyio.streams.file, "FileStreamAttribute"),
+        ):
+            getattr(owner, name)
+    except ImportError:
+        pass
+    import nnsight
+
+    return nnsight
+
+
+def load(path: str, **keywords: Any) -> Any:
+    """Load a causal language model by hub id or folder and dispatch it, as nnsight's users do."""
+    nnsight = _import_nnsight()
+    if keywords.get("revision") is None:
+        keywords.pop("revision", None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Module .* has a submodule named")
+        if version() >= (0, 8):
+            return nnsight.TransformersModel(
+                path, task="text-generation", dispatch=True, **keywords
+            )
+        return nnsight.LanguageModel(path, dispatch=True, **keywords)
+
+
+def wrap(module: torch.nn.Module, tokenizer: Any) -> Any:
+    """Wrap a loaded transformers model of any architecture, with its tokenizer."""
+    nnsight = _import_nnsight()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Module .* has a submodule named")
+        if version() >= (0, 8):
+            # The pipeline of any other task refuses prompts that do not suit the task, such as a
+            # text without a mask token; this one only tokenizes.
+            task = "text-generation" if is_causal(module) else "feature-extraction"
+            return nnsight.TransformersModel(module, tokenizer=tokenizer, task=task)
+        return nnsight.LanguageModel(module, tokenizer=tokenizer)
+
+
+def is_causal(module: torch.nn.Module) -> bool:
+    """Tell a decoder-only language model from an encoder or an encoder-decoder."""
+    config = getattr(module, "config", None)
+    can_generate = getattr(module, "can_generate", lambda: False)
+    return bool(can_generate()) and not getattr(config, "is_encoder_decoder", False)
+
+
+def torch_module(model: Any) -> torch.nn.Module:
+    """Return the torch module that an nnsight model wraps."""
+    module: torch.nn.Module = model._module
+    return module
+
+
+def run_trace(
+    model: Any,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    outputs: Sequence[str],
+    inputs: Sequence[str],
+    receive: Receive,
+    intervene: Callable[..., Any] | None,
+) -> None:
+    """Run one forward pass; ``receive`` gets the values of the wanted modules as they appear.
+
+    ``outputs`` and ``inputs`` are torch module paths. ``intervene`` is called in the trace's body
+    with the model and the tracer.
+    """
+    wanted_outputs, wanted_inputs = _envoys(model, outputs), _envoys(model, inputs)
+    paths = _torch_paths(model)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
+        with model.trace(*arguments, **keywords) as tracer:
+            _tap(tracer, wanted_outputs, wanted_inputs, paths, receive)
+            if intervene is not None:
+                intervene(model, tracer)
+
+
+def run_generate(
+    model: Any,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    outputs: Sequence[str],
+    inputs: Sequence[str],
+    receive: Receive,
+    intervene: Callable[..., Any] | None,
+) -> Any:
+    """Generate; like `run_trace` for every step. Return the ids that transformers returns."""
+    wanted_outputs, wanted_inputs = _envoys(model, outputs), _envoys(model, inputs)
+    paths = _torch_paths(model)
+    ids = None
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
+        with model.generate(*arguments, **keywords) as tracer:
+            _tap(tracer, wanted_outputs, wanted_inputs, paths, receive)
+            if intervene is not None:
+                intervene(model, tracer)
+            ids = tracer.result.save()
+    return ids
+
+
+def edits(model: Any) -> int:
+    """Return how many persistent edits (``model.edit(inplace=True)``) a model carries."""
+    return len(getattr(model, "_edits", None) or getattr(model, "_default_mediators", None) or ())
+
+
+def clear_edits(model: Any) -> None:
+    """Take all persistent edits off a model."""
+    model.clear_edits()
+
+
+def _torch_paths(model: Any) -> dict[str, str]:
+    """Map nnsight's module paths to torch's (the empty string for the model itself)."""
+    names = {id(module): name for name, module in torch_module(model).named_modules()}
+    return {
+        envoy.path: names[id(envoy._module)]
+        for envoy in model.modules()
+        if id(envoy._module) in names
+    }
+
+
+def _envoys(model: Any, paths: Sequence[str]) -> list[Any]:
+    """Return nnsight's envoys of the modules at torch ``paths``."""
+    wanted, names = set(paths), _torch_paths(model)
+    return [envoy for envoy in model.modules() if names.get(envoy.path) in wanted]
+
+
+def _tap(
+    tracer: Any,
+    outputs: Sequence[Any],
+    inputs: Sequence[Any],
+    paths: dict[str, str],
+    receive: Receive,
+) -> None:
+    """Let ``receive`` see every value that ``tracer.cache`` would keep, at the moment it is there.
+
+    nnsight's cache keeps all values to the end, by reference: memory grows with the model, and an
+    operation in place changes what was seen. So the cache is asked for as usual and its last step,
+    storing, is replaced. The order of calls is then the order of execution.
+    """
+    for envoys, slot in ((outputs, "output"), (inputs, "inputs")):
+        if not envoys:
+            continue
+        view = tracer.cache(
+            modules=list(envoys),
+            device=None,
+            detach=False,
+            include_output=slot == "output",
+            include_inputs=slot == "inputs",
+        )
+        _replace_store(tracer, view, paths, receive)
+
+
+def _replace_store(tracer: Any, view: Any, paths: dict[str, str], receive: Receive) -> None:
+    if version() >= (0, 8):
+
+        def observe(selected: tuple[str, str], value: Any) -> None:
+            receive(paths[selected[0]], selected[1], value)
+
+        view._cache.observe_selected = observe
+        return
+    interleaver = getattr(tracer.model, "interleaver", None) or tracer.model._interleaver
+    cache = interleaver.current.user_cache[-1]
+    wanted = set(cache.modules)
+
+    def add(*arguments: Any) -> None:
+        located = _located(arguments)
+        if located is None or located[0] not in wanted:
+            return
+        path, slot, value = located
+        if (slot == "output" and cache.include_output) or (
+            slot == "inputs" and cache.include_inputs
+        ):
+            receive(paths[path], slot, value)
+
+    cache.add = add
+
+
+def _located(arguments: tuple[Any, ...]) -> tuple[str, str, Any] | None:
+    """Read what ``Cache.add`` is called with: (path, slot, value) on 0.7, before one location."""
+    if len(arguments) == 3:
+        return arguments
+    location, value = arguments
+    match = re.fullmatch(r"(.+)\.(input|output)\.i\d+", location)
+    if match is None:
+        return None
+    return match[1], "inputs" if match[2] == "input" else "output", value

@@ -1,0 +1,170 @@
+"""Hooks and fixtures of the pytest plugin.
+
+Loaded in every pytest run of an environment it is installed in: it imports nothing heavy, and the
+rooms it calls are imported when a test first needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_nnsight import session as wiring
+from pytest_nnsight.errors import NnsightPluginError, UsageError
+from pytest_nnsight.session import GOLDENS, LOADED, SETTINGS
+from pytest_nnsight.settings import OPTIONS, read_settings
+
+if TYPE_CHECKING:
+    from pytest_nnsight.capture.capture import Capture
+    from pytest_nnsight.session import LoadedModel
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer every option of `settings` on the command line and as ini key."""
+    group = parser.getgroup("nnsight", "testing the insides of a model (pytest-nnsight)")
+    for option in OPTIONS:
+        keywords: dict[str, Any] = {"dest": option.key, "default": None, "help": option.help}
+        if option.is_flag:
+            keywords["action"] = "store_true"
+        else:
+            keywords["metavar"] = option.metavar or option.name.upper()
+            keywords["action"] = "append" if option.is_list else "store"
+        group.addoption(option.flag, **keywords)
+        if option.is_list:
+            parser.addini(option.key, option.help, type="args")
+        else:
+            parser.addini(option.key, option.help, type="string")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the settings and check what can be checked without a model."""
+    config.addinivalue_line(
+        "markers",
+        "nnsight(tolerance, timeout, dtype, device_map, attn, trust_remote_code): "
+        "settings of pytest-nnsight for one test",
+    )
+    config.stash[LOADED] = {}
+    try:
+        config.stash[SETTINGS] = read_settings(vars(config.option), config.getini)
+        wiring.check(config, config.stash[SETTINGS])
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Name the models under test and the versions that decide what they compute."""
+    return wiring.header(config.stash[SETTINGS])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test that uses a model one run for each ``--nnsight-model``."""
+    if "nnsight_model" not in metafunc.fixturenames:
+        return
+    try:
+        requests = wiring.load_requests(metafunc, metafunc.config.stash[SETTINGS])
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    if requests:
+        hidden = [pytest.HIDDEN_PARAM] if len(requests) == 1 else [r.spec.name for r in requests]
+        metafunc.parametrize("nnsight_model", requests, ids=hidden, indirect=True, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Add the built-in suite's tests where it was asked for."""
+    if session.config.stash[SETTINGS].suite:
+        items.extend(wiring.collect_suite(session))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Show a user's mistake in a fixture as one line."""
+    with one_line_failures():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Run a test under its time limit, and write its goldens once it has passed."""
+    from pytest_nnsight.isolation import watchdog
+
+    with (
+        one_line_failures(),
+        watchdog(wiring.settings_of(item, item.config.stash[SETTINGS]).timeout),
+    ):
+        result = yield
+        if GOLDENS in item.stash:
+            item.stash[GOLDENS].commit()
+        return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Show a user's mistake in a fixture's end as one line."""
+    with one_line_failures():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_assertrepr_compare(left: object, right: object) -> Iterator[None]:
+    """Replace syrupy's text by the verdict where a golden is compared."""
+    explained: Any = yield
+    for side in (left, right):
+        if type(side).__name__ == "GoldenAssertion":
+            return [side.get_assert_diff()]  # type: ignore[attr-defined, return-value]
+    return explained  # type: ignore[no-any-return]
+
+
+@contextmanager
+def one_line_failures() -> Iterator[None]:
+    """Turn our own errors into failures without a traceback."""
+    try:
+        yield
+    except NnsightPluginError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def nnsight_model(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The model under test: an nnsight model, loaded and dispatched once a session, in eval mode.
+
+    def test_shape(nnsight_model):
+        with nnsight_model.trace("Hello"):
+            hidden = nnsight_model.transformer.h[0].output.save()
+    """
+    with wiring.loaded(request) as model:
+        yield model
+
+
+@pytest.fixture
+def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
+    """The model with its spec, watched for what the test leaves behind on it."""
+    with wiring.watched(nnsight_model, request) as model:
+        yield model
+
+
+@pytest.fixture
+def nnsight_capture(_nnsight_loaded: LoadedModel) -> Capture:
+    """Capture what every module computes: ``.trace(prompt)`` and ``.generate(prompt)``.
+
+    def test_stream(nnsight_capture, nnsight_golden):
+        run = nnsight_capture.trace("The Eiffel Tower is in", modules="transformer.h.*")
+        assert run == nnsight_golden
+    """
+    from pytest_nnsight.capture.capture import Capture
+
+    return Capture(_nnsight_loaded.model, _nnsight_loaded.identify)
+
+
+@pytest.fixture
+def nnsight_golden(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest) -> Any:
+    """The golden of this test: compare a run, or a dict of tensors, with ``==``.
+
+    def test_stream(nnsight_capture, nnsight_golden):
+        assert nnsight_capture.trace("Hello") == nnsight_golden
+        assert nnsight_capture.trace("Bye") == nnsight_golden(name="bye")
+    """
+    return wiring.golden_assertion(_nnsight_loaded, request)

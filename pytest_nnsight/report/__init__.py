@@ -1,0 +1,1 @@
+"""Drifts -> terminal (and, later, JSON and HTML)."""

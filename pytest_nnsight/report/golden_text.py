@@ -1,0 +1,49 @@
+"""A golden -> lines for a person (``pytest-nnsight show``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_nnsight.run import Call, Run
+
+
+def golden_lines(run: Run) -> Iterator[str]:
+    """Yield what a golden holds: model, environment, prompt, output, then one line a call."""
+    model, environment = run.model, run.environment
+    revision = f"@{model.revision}" if model.revision else ""
+    yield f"{run.kind} of {model.spec}{revision} ({model.model_class}, {model.parameters:,} parameters)"
+    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
+    yield (
+        f"on {environment.variant}, attention {environment.attention}, "
+        f"{environment.threads} threads, {environment.cpu}; {versions}"
+    )
+    for row in run.prompt.token_ids:
+        yield f"prompt: {len(row)} tokens"
+    if run.prompt.text is not None:
+        yield f"text: {run.prompt.text!r}"
+    if run.generated is not None:
+        for text, ids in zip(run.generated.text, run.generated.token_ids, strict=True):
+            yield f"generated: {text!r} ({len(ids)} tokens)"
+    yield f"{len(run.calls)} calls:"
+    for call in run.calls:
+        yield from _call_lines(call)
+
+
+def _call_lines(call: Call) -> Iterator[str]:
+    if not call.leaves:
+        yield f"  {call.label} ({call.module_class}): {call.output}"
+    for leaf in call.leaves:
+        summary = leaf.summary
+        place = "" if leaf.at == "out" else f" {leaf.at}"
+        numbers = " ".join(
+            f"{name} {value:.4g}"
+            for name, value in (
+                ("mean", summary.mean),
+                ("std", summary.std),
+                ("min", summary.minimum),
+                ("max", summary.maximum),
+            )
+            if value is not None
+        )
+        shape = "x".join(map(str, summary.shape)) or "scalar"
+        yield f"  {call.label}{place} ({call.module_class}): {shape} {summary.dtype} {numbers}"

@@ -1,0 +1,223 @@
+"""The records: a `Run` is a list of `Call`s, a call holds `Leaf`s, a leaf has a `Summary`.
+
+All of them are frozen and JSON-plain (numbers, text, bytes), need neither torch nor numpy, and
+compare by value. Tensors that a test asked to keep ride along in `Run.kept`, outside the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pytest_nnsight.errors import UsageError, suggest
+
+ROOT = "<model>"
+"""The path of the outermost module, which torch calls the empty string."""
+
+NORM_FLOOR = 0.1
+"""A token counts as at least this share of the median token, or noise near zero would blow up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is kept of one tensor.
+
+    ``minimum`` to ``rms`` are over the finite elements and ``None`` where there are none, or where
+    the tensor is not of numbers with a size (integers and booleans keep them, and a ``digest`` of
+    their exact bytes). ``norms`` are the L2 norms of the tokens (see `sketch.tokens_of`) and
+    ``sketch`` is the random projection, both as little-endian float32 bytes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    std: float | None = None
+    rms: float | None = None
+    nan: int = 0
+    inf: int = 0
+    norms: bytes = b""
+    sketch: bytes = b""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One tensor inside the value of a call: ``at`` is ``out``, ``out[0]``, ``in.mask``, ..."""
+
+    at: str
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One visit to one module, in execution order.
+
+    ``output`` and ``inputs`` describe the containers, with ``tensor`` where a leaf stands:
+    ``tensor``, ``(tensor, None)``, ``CausalLMOutputWithPast(logits=tensor)``. ``inputs`` is
+    ``None`` where inputs were not captured.
+    """
+
+    path: str
+    visit: int
+    module_class: str
+    output: str
+    leaves: tuple[Leaf, ...] = ()
+    inputs: str | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What two runs are aligned by."""
+        return (self.path, self.visit)
+
+    @property
+    def label(self) -> str:
+        """``model.layers.3.mlp``, with ``#2`` behind it for the third visit."""
+        return self.path if self.visit == 0 else f"{self.path}#{self.visit}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """Which model made a run. ``spec`` never holds a path outside the project."""
+
+    spec: str
+    model_class: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+    weights: str | None = None
+    parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where a run was made; what may move numbers without anybody's fault."""
+
+    versions: Mapping[str, str]
+    device: str
+    dtype: str
+    attention: str
+    threads: int
+    cpu: str
+
+    @property
+    def variant(self) -> str:
+        """The folder of goldens that can be compared with each other: ``cpu-float32``."""
+        return f"{self.device}-{self.dtype}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What went in: the prompt as written, the ids that reached the model, how it generated.
+
+    ``token_ids`` has one row a prompt. ``generation`` holds ``max_new_tokens``, ``do_sample``, the
+    seed where it sampled, and whatever else the test passed on.
+    """
+
+    text: Any = None
+    token_ids: tuple[tuple[int, ...], ...] = ()
+    is_batch: bool = False
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    intervention: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What came out of ``generate``: one row a prompt, new tokens only.
+
+    ``margins`` are the differences of the two highest logits at each step (float32 bytes): how
+    near the choice was to falling the other way.
+    """
+
+    token_ids: tuple[tuple[int, ...], ...] = ()
+    text: tuple[str, ...] = ()
+    margins: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one ``trace`` or ``generate`` (or a dict of tensors) produced."""
+
+    kind: str
+    model: ModelRecord
+    environment: Environment
+    prompt: Prompt
+    generated: Generated | None
+    calls: tuple[Call, ...]
+    tolerance: float | None = field(default=None, compare=False)
+    kept: Mapping[tuple[str, int], Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def within(self, tolerance: float) -> Run:
+        """Return the same run with its own tolerance: ``assert run.within(1e-3) == golden``."""
+        if not 0 <= tolerance < 1:
+            raise UsageError(f"tolerance must be in [0, 1), got {tolerance!r}")
+        return replace(self, tolerance=tolerance)
+
+    @property
+    def text(self) -> Any:
+        """The new text alone; a list of texts where several prompts were given."""
+        return self._of_each("text")
+
+    @property
+    def token_ids(self) -> Any:
+        """The new token ids as a list; a list of lists where several prompts were given."""
+        value = self._of_each("token_ids")
+        return [list(row) for row in value] if self.prompt.is_batch else list(value)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the modules that were called, each once, in order of their first call."""
+        return list(dict.fromkeys(call.path for call in self.calls))
+
+    def __getitem__(self, key: str | tuple[str, int]) -> CallView:
+        """Return one call: ``run["transformer.h.3"]``, or ``run["transformer.h.3", 2]``."""
+        path, visit = (key, 0) if isinstance(key, str) else key
+        for call in self.calls:
+            if call.key == (path, visit):
+                return CallView(call, self.kept)
+        visits = sum(call.path == path for call in self.calls)
+        if visits:
+            raise UsageError(f"{path} was called {visits} times, there is no visit {visit}")
+        near = suggest(path, self.paths)
+        raise UsageError(f"{path} is not in this run; nearest: {near}")
+
+    def _of_each(self, name: str) -> Any:
+        if self.generated is None:
+            raise UsageError(
+                f"run.{name} needs nnsight_capture.generate, this run is a {self.kind}"
+            )
+        rows = getattr(self.generated, name)
+        return list(rows) if self.prompt.is_batch else rows[0]
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """One call with the tensors that the test kept of it."""
+
+    call: Call
+    kept: Mapping[tuple[str, int], Any] = field(repr=False)
+
+    @property
+    def value(self) -> Any:
+        """The kept output as the module returned it: tensor, tuple, dict or model output."""
+        if self.call.key not in self.kept:
+            raise UsageError(
+                f"{self.call.label} was summarised but not kept; "
+                f"capture with keep={self.call.path!r} to get its tensors"
+            )
+        return self.kept[self.call.key]
+
+    @property
+    def output(self) -> Any:
+        """The kept output tensor; the first one where the module returned several."""
+        return first_tensor(self.value)
+
+
+def first_tensor(value: Any) -> Any:
+    """Return the first tensor inside nested containers, depth first, or ``None``."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        return next((found for item in value if (found := first_tensor(item)) is not None), None)
+    return value if hasattr(value, "shape") else None

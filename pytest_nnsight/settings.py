@@ -1,0 +1,211 @@
+"""Every option once: command line before environment before ini, frozen for the session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_nnsight.errors import UsageError, suggest
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: ``--nnsight-NAME``, ``PYTEST_NNSIGHT_NAME`` and ini key ``nnsight_name``."""
+
+    name: str
+    help: str
+    read: Callable[[str], Any]
+    default: Any = None
+    metavar: str | None = None
+    is_flag: bool = False
+    is_list: bool = False
+    in_marker: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The command line option."""
+        return "--nnsight-" + self.name.replace("_", "-")
+
+    @property
+    def key(self) -> str:
+        """The ini key, also the destination of the command line option."""
+        return f"nnsight_{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"PYTEST_NNSIGHT_{self.name.upper()}"
+
+
+def _boolean(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True}
+    known |= {"0": False, "false": False, "no": False, "off": False, "": False}
+    if text.strip().lower() not in known:
+        raise ValueError("expected true or false")
+    return known[text.strip().lower()]
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise ValueError("expected a number in [0, 1)")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if value < 0:
+        raise ValueError("expected seconds, 0 for no limit")
+    return value
+
+
+OPTIONS = (
+    Option(
+        "model",
+        "model to test: hub id, folder, .gguf file or built-in (tiny:gpt2), optionally NAME=SPEC; "
+        "give it several times to run each test on each model",
+        str,
+        metavar="SPEC",
+        is_list=True,
+    ),
+    Option(
+        "device_map",
+        "where the model goes, as accelerate takes it (default: auto)",
+        str,
+        "auto",
+        "MAP",
+        in_marker=True,
+    ),
+    Option(
+        "dtype",
+        "dtype of the weights: float32, bfloat16, ... (default: auto, as saved)",
+        str,
+        "auto",
+        in_marker=True,
+    ),
+    Option(
+        "attn",
+        "attention implementation: eager, sdpa, ... (default: the model's own)",
+        str,
+        in_marker=True,
+    ),
+    Option(
+        "trust_remote_code",
+        "run code that comes with the model (default: no)",
+        _boolean,
+        False,
+        is_flag=True,
+        in_marker=True,
+    ),
+    Option(
+        "tolerance",
+        "allowed relative drift per token (default: by dtype, 1e-5 for float32)",
+        _tolerance,
+        metavar="REL",
+        in_marker=True,
+    ),
+    Option(
+        "timeout",
+        "seconds a test may run before its process is ended with a stack (default: 0, no limit)",
+        _seconds,
+        0.0,
+        "SECONDS",
+        in_marker=True,
+    ),
+    Option("golden_dir", "folder of the goldens, from the root (default: golden)", str, "golden"),
+    Option("suite", "also run the built-in suite on the model", _boolean, False, is_flag=True),
+    Option(
+        "rebaseline",
+        "with --snapshot-update, rewrite goldens that are within tolerance too",
+        _boolean,
+        False,
+        is_flag=True,
+    ),
+    Option(
+        "update_in_ci",
+        "allow --snapshot-update where the environment variable CI is set",
+        _boolean,
+        False,
+        is_flag=True,
+    ),
+)
+MARKER_KEYS = tuple(option.name for option in OPTIONS if option.in_marker)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options in force; a test's marker may replace some of them (`for_marker`)."""
+
+    model: tuple[str, ...] = ()
+    device_map: str = "auto"
+    dtype: str = "auto"
+    attn: str | None = None
+    trust_remote_code: bool = False
+    tolerance: float | None = None
+    timeout: float = 0.0
+    golden_dir: str = "golden"
+    suite: bool = False
+    rebaseline: bool = False
+    update_in_ci: bool = False
+
+    def for_marker(self, arguments: Mapping[str, Any]) -> Settings:
+        """Return the settings of one test, given ``@pytest.mark.nnsight(...)``'s arguments."""
+        for name in arguments:
+            if name not in MARKER_KEYS:
+                raise UsageError(
+                    f"@pytest.mark.nnsight has no argument {name!r}; "
+                    f"nearest: {suggest(name, MARKER_KEYS)}"
+                )
+        checked = {
+            name: _read(_option(name), value, f"@pytest.mark.nnsight({name}=...)")
+            for name, value in arguments.items()
+        }
+        return replace(self, **checked)
+
+
+def _option(name: str) -> Option:
+    return next(option for option in OPTIONS if option.name == name)
+
+
+def read_settings(
+    command_line: Mapping[str, Any],
+    ini: Callable[[str], Any],
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read every option: command line, else environment, else ini, else its default."""
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        given = command_line.get(option.key)
+        source = option.flag
+        if given is None and option.variable in environ:
+            given, source = environ[option.variable], option.variable
+            given = given.split() if option.is_list else given
+        if given is None:
+            given, source = ini(option.key) or None, f"ini {option.key}"
+        if given is None:
+            values[option.name] = () if option.is_list else option.default
+        elif option.is_list:
+            values[option.name] = tuple(_read(option, item, source) for item in given)
+        else:
+            values[option.name] = _read(option, given, source)
+    return Settings(**values)
+
+
+def _read(option: Option, value: Any, source: str) -> Any:
+    if value is None:
+        return option.default
+    try:
+        return option.read(value if isinstance(value, str) else str(value))
+    except ValueError as error:
+        raise UsageError(f"{source}: {value!r} is not valid: {error}") from error
+
+
+def golden_root(root: Path, settings: Settings) -> Path:
+    """Return the folder of the goldens; it may not leave the project."""
+    folder = (root / settings.golden_dir).resolve()
+    if not folder.is_relative_to(root.resolve()):
+        raise UsageError(f"--nnsight-golden-dir {settings.golden_dir!r} leaves {root.name}/")
+    return folder
