@@ -232,13 +232,14 @@ def compare_summaries(
         )
     rel, token = relative_drift(golden, received)
     exact = bool(golden.digest)
+    expected, got = telling_statistics(golden, received) if rel else ("", "")
     return Drift(
         "values",
         label,
         rel=rel,
         allowed=0.0 if exact else tolerance,
-        expected=_numbers(golden),
-        received=_numbers(received),
+        expected=expected,
+        received=got,
         token=token,
         position=position,
     )
@@ -275,16 +276,23 @@ def _floats(data: bytes) -> np.ndarray:
     return np.frombuffer(data, "<f4").astype(np.float64)
 
 
-def _numbers(summary: Summary) -> str:
-    """Write the statistics of a summary for a person: ``mean 0.1, std 1.2, min -3, max 4``."""
-    names = {
-        "mean": summary.mean,
-        "std": summary.std,
-        "min": summary.minimum,
-        "max": summary.maximum,
-    }
-    parts = [f"{name} {value:.4g}" for name, value in names.items() if value is not None]
-    parts += [
-        f"{count} {name}" for name, count in (("NaN", summary.nan), ("Inf", summary.inf)) if count
+def telling_statistics(golden: Summary, received: Summary) -> tuple[str, str]:
+    """Return the statistic that changed most, as text of both sides: ``std 0.7867``, ``0.7875``."""
+    if (golden.nan, golden.inf) != (received.nan, received.inf):
+        return f"{golden.nan} NaN, {golden.inf} Inf", f"{received.nan} NaN, {received.inf} Inf"
+    scale = max(golden.std or 0.0, received.std or 0.0, 1e-30)
+    pairs = [
+        (name, before, now)
+        for name, before, now in (
+            ("mean", golden.mean, received.mean),
+            ("std", golden.std, received.std),
+            ("min", golden.minimum, received.minimum),
+            ("max", golden.maximum, received.maximum),
+        )
+        if before is not None and now is not None
     ]
-    return ", ".join(parts)
+    if not pairs:
+        return golden.digest or "no values", received.digest or "no values"
+    name, before, now = max(pairs, key=lambda pair: abs(pair[1] - pair[2]) / scale)
+    digits = next((d for d in range(4, 9) if f"{before:.{d}g}" != f"{now:.{d}g}"), 4)
+    return f"{name} {before:.{digits}g}", f"{now:.{digits}g}"

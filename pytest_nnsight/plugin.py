@@ -82,7 +82,7 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """Show a user's mistake in a fixture as one line."""
-    with one_line_failures():
+    with one_line_failures(item):
         return (yield)
 
 
@@ -92,7 +92,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     from pytest_nnsight.isolation import watchdog
 
     with (
-        one_line_failures(),
+        one_line_failures(item),
         watchdog(wiring.settings_of(item, item.config.stash[SETTINGS]).timeout),
     ):
         result = yield
@@ -104,7 +104,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Show a user's mistake in a fixture's end as one line."""
-    with one_line_failures():
+    with one_line_failures(item):
         return (yield)
 
 
@@ -119,12 +119,12 @@ def pytest_assertrepr_compare(left: object, right: object) -> Iterator[None]:
 
 
 @contextmanager
-def one_line_failures() -> Iterator[None]:
-    """Turn our own errors into failures without a traceback."""
+def one_line_failures(item: pytest.Item) -> Iterator[None]:
+    """Turn our own errors into failures without a traceback, with the line of the test."""
     try:
         yield
     except NnsightPluginError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(wiring.with_line(error, item), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_nnsight.errors import UsageError
+from pytest_nnsight.errors import UsageError, suggest
 from pytest_nnsight.settings import Settings, golden_root
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ def check(config: pytest.Config, settings: Settings) -> None:
         raise UsageError(
             "--snapshot-update is refused under CI, where a golden would follow whatever broke; "
             "update on your own machine, or add --nnsight-update-in-ci"
+        )
+    if updating and settings.golden_from is not None:
+        raise UsageError(
+            "--nnsight-golden-from compares across variants, --snapshot-update writes; use one"
         )
     if settings.suite and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = []
@@ -180,6 +185,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         as_run=partial(_as_run, loaded_model),
         fingerprint=loaded_model.fingerprint,
         explain=lambda finding: failure_lines(finding, _refresh(item), _is_detailed(config)),
+        read_from=_other_variant(root / loaded_model.name, settings),
         rebaseline=settings.rebaseline,
         tolerance=settings.tolerance,
     )
@@ -191,6 +197,19 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         test_location=PyTestLocation(item),
         session=config._syrupy,  # type: ignore[attr-defined]  # syrupy keeps its session there
     )
+
+
+def _other_variant(folder: Path, settings: Settings) -> Path | None:
+    """Return the folder of ``--nnsight-golden-from``, which must hold goldens of this model."""
+    if settings.golden_from is None:
+        return None
+    variants = sorted(path.name for path in folder.glob("*-*") if path.is_dir())
+    if settings.golden_from not in variants:
+        raise UsageError(
+            f"there are no goldens {folder.name}/{settings.golden_from}; "
+            f"nearest: {suggest(settings.golden_from, variants) or 'none yet'}"
+        )
+    return folder / settings.golden_from
 
 
 def golden_path(item: pytest.Item, model_name: str) -> str:
@@ -228,6 +247,13 @@ def _as_run(loaded_model: LoadedModel, data: Any) -> Run:
     )
 
 
+def with_line(error: Exception, item: pytest.Item) -> str:
+    """Return an error's message with the line of the test file that it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(item.path)]
+    return f"{error} ({item.path.name}:{lines[-1]})" if lines else str(error)
+
+
 def _refresh(item: pytest.Item) -> str:
     """Return the command that rewrites the golden of one test."""
     words = ["pytest"]
@@ -245,15 +271,12 @@ def _is_detailed(config: pytest.Config) -> bool:
 
 
 def _say(config: pytest.Config, line: str) -> None:
-    """Write a line of progress past the capture of output; from a worker too."""
-    capture = config.pluginmanager.getplugin("capturemanager")
+    """Write progress past the capture of output; from a worker too."""
     if config.get_verbosity() < 0:
         return
-    if capture is None:
-        print(f"\nnnsight: {line}", file=sys.__stderr__, flush=True)
-        return
-    with capture.global_and_fixture_disabled():
-        print(f"\nnnsight: {line}", file=sys.__stderr__, flush=True)
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+        print(line, end="", file=sys.__stderr__, flush=True)
 
 
 def _release() -> None:

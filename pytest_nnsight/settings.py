@@ -116,6 +116,12 @@ OPTIONS = (
         in_marker=True,
     ),
     Option("golden_dir", "folder of the goldens, from the root (default: golden)", str, "golden"),
+    Option(
+        "golden_from",
+        "compare with the goldens of another device and dtype, like cpu-float32",
+        str,
+        metavar="VARIANT",
+    ),
     Option("suite", "also run the built-in suite on the model", _boolean, False, is_flag=True),
     Option(
         "rebaseline",
@@ -147,6 +153,7 @@ class Settings:
     tolerance: float | None = None
     timeout: float = 0.0
     golden_dir: str = "golden"
+    golden_from: str | None = None
     suite: bool = False
     rebaseline: bool = False
     update_in_ci: bool = False

@@ -37,6 +37,12 @@ class Capture:
         """Stay short: pytest prints a failing test's fixtures."""
         return f"nnsight_capture({type(nnsight_api.torch_module(self.model)).__name__})"
 
+    @property
+    def can_generate(self) -> bool:
+        """Whether the model generates text, so that `generate` works."""
+        module = nnsight_api.torch_module(self.model)
+        return bool(getattr(module, "can_generate", lambda: False)())
+
     def trace(
         self,
         prompt: Any,
@@ -89,7 +95,7 @@ class Capture:
         kept in the golden. Further keywords go to transformers' ``generate``.
         """
         module = nnsight_api.torch_module(self.model)
-        if not getattr(module, "can_generate", lambda: False)():
+        if not self.can_generate:
             raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
         request = read(self.model, prompt, generates=True)
         self._check_budget(module, request, max_new_tokens)

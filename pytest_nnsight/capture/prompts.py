@@ -61,7 +61,7 @@ def _text(module: torch.nn.Module, tokenizer: Any, prompt: Any) -> Request:
         if not text:
             where = "" if isinstance(prompt, str) else f" {index}"
             raise UsageError(f"prompt{where} is empty; give at least one character, or token ids")
-    rows = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    rows = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
     is_batch = not isinstance(prompt, str)
     if nnsight_api.is_causal(module):
         argument = texts if is_batch else prompt

@@ -45,7 +45,7 @@ def _describe(value: Any, at: str, tensors: list[tuple[str, torch.Tensor]]) -> s
 
 
 def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return ``value`` with ``function`` applied to every tensor, containers kept where possible."""
+    """Return ``value`` with ``function`` applied to every tensor; containers are kept."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, Mapping):

@@ -39,6 +39,7 @@ class GoldenContext:
     """What the assertions of one test share.
 
     ``folder`` is ``golden/<model>/<device>-<dtype>`` and ``test`` the path of the test below it.
+    ``read_from`` is the folder of another variant to compare with, where that was asked for.
     ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now.
     """
 
@@ -48,6 +49,7 @@ class GoldenContext:
     as_run: Callable[[Any], Run]
     fingerprint: Callable[[], tuple[str, dict[str, str]]]
     explain: Callable[[Finding], list[str]]
+    read_from: Path | None = None
     rebaseline: bool = False
     tolerance: float | None = None
     pending: dict[Path, Run] = field(default_factory=dict)
@@ -142,7 +144,13 @@ class GoldenExtension(SingleFileSnapshotExtension):
         path = Path(snapshot_location)
         if path in self.context.pending:
             return encode(self.context.pending[path])
-        return read_text(path)
+        return read_text(self._readable(path))
+
+    def _readable(self, path: Path) -> Path:
+        """Return the file to compare with: that of another variant, where one was asked for."""
+        if self.context.read_from is None:
+            return path
+        return self.context.read_from / path.relative_to(self.context.folder)
 
     def serialize(self, data: Any, **_: Any) -> Any:
         """Make a run of what the test asserts, with the tolerance that holds for the test."""
@@ -171,7 +179,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
 
     def find(self, path: Path, text: Any, exception: Exception | None) -> Finding:
         """Say what is wrong between the golden at ``path`` and the run received last."""
-        name = self.context.display(path)
+        name = self.context.display(self._readable(path))
         if exception is not None:
             known = isinstance(exception, NnsightPluginError)
             reason = (
@@ -195,7 +203,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
             golden=golden,
             received=received,
             comparison=compare(golden, received),
-            golden_weights=read_weights(self.context.folder),
+            golden_weights=read_weights(self.context.read_from or self.context.folder),
             received_weights=parameters,
         )
 
@@ -207,8 +215,10 @@ class GoldenExtension(SingleFileSnapshotExtension):
             for folder in self.context.folder.parent.glob("*-*")
             if (folder / relative).is_file()
         )
-        also = f"; there is one for {', '.join(others)}" if others else ""
-        return f"no golden {name}{also}; write it with --snapshot-update"
+        if others and self.context.read_from is None:
+            also = f"there is one for {', '.join(others)}: compare with --nnsight-golden-from, or"
+            return f"no golden {name}; {also} write it with --snapshot-update"
+        return f"no golden {name}; write it with --snapshot-update"
 
 
 def is_foreign(golden: Run, received: Run) -> bool:

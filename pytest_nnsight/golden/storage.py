@@ -62,7 +62,7 @@ def read_text(path: Path) -> str | None:
         return None
     except UnicodeDecodeError as error:
         raise GoldenError(
-            f"{hide_home(str(path))} is not text; restore it, or write it anew with --snapshot-update"
+            f"{hide_home(str(path))} is not text; restore it, or rewrite it with --snapshot-update"
         ) from error
     except OSError as error:
         raise GoldenError(

@@ -20,10 +20,10 @@ from pytest_nnsight.models.spec import LoadOptions, ModelSpec
 def load(spec: ModelSpec, options: LoadOptions, say: Callable[[str], None]) -> Any:
     """Return the dispatched nnsight model of ``spec`` in eval mode.
 
-    ``say`` is told what is going on, a line at a time. Raise `LoadError` with one line for every
+    ``say`` is told what is going on, with line breaks. Raise `LoadError` with one line for every
     way in which loading fails.
     """
-    say(f"loading {spec.source}" + (f"@{spec.revision}" if spec.revision else ""))
+    say(f"\nnnsight: loading {spec.public}" + (f"@{spec.revision}" if spec.revision else ""))
     start = time.perf_counter()
     with _quiet_transformers(), _readable_errors(spec):
         model = _load(spec, options)
@@ -31,7 +31,7 @@ def load(spec: ModelSpec, options: LoadOptions, say: Callable[[str], None]) -> A
     module.eval()
     parameters = sum(p.numel() for p in module.parameters())
     seconds = time.perf_counter() - start
-    say(f"loaded {type(module).__name__}, {parameters / 1e6:.1f} M parameters, in {seconds:.1f} s")
+    say(f" ... {type(module).__name__}, {parameters / 1e6:.1f} M parameters, {seconds:.1f} s\n")
     return model
 
 

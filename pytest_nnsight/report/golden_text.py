@@ -11,7 +11,8 @@ def golden_lines(run: Run) -> Iterator[str]:
     """Yield what a golden holds: model, environment, prompt, output, then one line a call."""
     model, environment = run.model, run.environment
     revision = f"@{model.revision}" if model.revision else ""
-    yield f"{run.kind} of {model.spec}{revision} ({model.model_class}, {model.parameters:,} parameters)"
+    size = f"{model.parameters:,} parameters"
+    yield f"{run.kind} of {model.spec}{revision} ({model.model_class}, {size})"
     versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
     yield (
         f"on {environment.variant}, attention {environment.attention}, "

