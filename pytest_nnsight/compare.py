@@ -109,10 +109,13 @@ def _inputs(golden: Run, received: Run) -> Iterator[Drift]:
     if golden.prompt.token_ids != received.prompt.token_ids:
         expected, got = _first_difference(golden.prompt.token_ids, received.prompt.token_ids)
         yield Drift("ids", "prompt", expected=expected, received=got)
-    for name in ("generation", "intervention"):
-        before, now = getattr(golden.prompt, name), getattr(received.prompt, name)
-        if before != now:
-            yield Drift("settings", name, expected=str(before), received=str(now))
+    before, now = golden.prompt.generation, received.prompt.generation
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            yield Drift("settings", key, expected=str(before.get(key)), received=str(now.get(key)))
+    if golden.prompt.intervention != received.prompt.intervention:
+        names = (str(golden.prompt.intervention), str(received.prompt.intervention))
+        yield Drift("settings", "intervention", expected=names[0], received=names[1])
 
 
 def _generated(golden: Run, received: Run) -> list[Drift]:

@@ -66,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         requests = wiring.load_requests(metafunc, metafunc.config.stash[SETTINGS])
     except UsageError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.Collector.CollectError(str(error)) from None
     if requests:
         hidden = [pytest.HIDDEN_PARAM] if len(requests) == 1 else [r.spec.name for r in requests]
         metafunc.parametrize("nnsight_model", requests, ids=hidden, indirect=True, scope="session")

@@ -52,9 +52,11 @@ def verdict(comparison: Comparison, diagnosis: Diagnosis) -> str:
 
 
 def size(rel: float) -> str:
-    """Write a relative drift: ``4.9e-3``, ``1e-5``, ``inf``."""
+    """Write a relative drift: ``0.21``, ``4.9e-3``, ``1e-5``, ``inf``."""
     if math.isinf(rel) or rel == 0:
         return "inf" if rel else "0"
+    if rel >= 0.01:
+        return f"{rel:.2g}"
     mantissa, exponent = f"{rel:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 

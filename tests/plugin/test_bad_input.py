@@ -1,0 +1,170 @@
+"""A user's mistake gets one line: what is wrong, where, what to do. No traceback, no lost file."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from conftest import TINY, Project
+
+WRONG = """
+def test_glob(nnsight_capture):
+    nnsight_capture.trace("Hello", modules="transformer.g.*")
+
+def test_keep(nnsight_capture):
+    nnsight_capture.trace("Hello", modules="transformer.wte", keep="transformer.wtf")
+
+def test_empty(nnsight_capture):
+    nnsight_capture.trace("")
+
+def test_empty_in_list(nnsight_capture):
+    nnsight_capture.trace(["Hello", ""])
+
+def test_no_ids(nnsight_capture):
+    nnsight_capture.trace([])
+
+def test_number(nnsight_capture):
+    nnsight_capture.trace(3.5)
+
+def test_too_long(nnsight_capture):
+    nnsight_capture.trace("a" * 600)
+
+def test_too_long_to_generate(nnsight_capture):
+    nnsight_capture.generate("a" * 500, max_new_tokens=20)
+
+def test_no_new_tokens(nnsight_capture):
+    nnsight_capture.generate("Hello", max_new_tokens=0)
+
+def test_not_kept(nnsight_capture):
+    nnsight_capture.trace("Hello")["transformer.wte"].output
+
+def test_not_called(nnsight_capture):
+    nnsight_capture.trace("Hello")["transformer.wtf"]
+
+def test_no_text(nnsight_capture):
+    nnsight_capture.trace("Hello").text
+
+@pytest.mark.nnsight(tolerence=1e-3)
+def test_marker(nnsight_model):
+    pass
+
+def test_compare_list(nnsight_golden):
+    assert [1] == nnsight_golden
+
+def test_compare_text(nnsight_golden):
+    assert {"name": "text"} == nnsight_golden
+"""
+LINES = {
+    "glob": "modules='transformer.g.*' matches no module; nearest: transformer.h*(test_it.py:4)",
+    "keep": "keep='transformer.wtf' matches no module; nearest: transformer.wt*",
+    "empty": "prompt is empty; give at least one character, or token ids (test_it.py:10)",
+    "empty_in_list": "prompt 1 is empty; give at least one character, or token ids *",
+    "no_ids": "prompt is empty; give at least one token id *",
+    "number": "a prompt is text, a list of texts, chat messages, token ids *, got float *",
+    "too_long": "prompt has 600 tokens, the model takes 512 (max_position_embeddings); *",
+    "too_long_to_generate": "prompt of 500 tokens and 20 new ones exceed the model's 512 *",
+    "no_new_tokens": "max_new_tokens must be a whole number from 1 on, got 0 *",
+    "not_kept": "transformer.wte was summarised but not kept; capture with keep=*",
+    "not_called": "transformer.wtf is not in this run; nearest: transformer.wte*",
+    "no_text": "run.text needs nnsight_capture.generate, this run is a trace *",
+    "compare_list": "golden: a golden compares a run or a dict of tensors, got list; *",
+    "compare_text": "golden: name is a str; a golden takes tensors, arrays, numbers *",
+}
+
+
+def test_each_wrong_wish_in_a_test_is_one_line(project: Project) -> None:
+    source = WRONG.replace("tolerence", "tolerance")
+    project.test_file(source)
+    result = project.run(*TINY, "-rf")
+    result.assert_outcomes(failed=14, passed=1)
+    text = "\n".join(result.outlines)
+    assert "Traceback" not in text
+    assert "During handling" not in text
+    for line in LINES.values():
+        result.stdout.fnmatch_lines([f"*{line.replace('[', '[[]')}"])
+
+
+def test_a_wrong_marker_names_the_nearest(project: Project) -> None:
+    project.test_file(WRONG)
+    result = project.run(*TINY)
+    result.stdout.fnmatch_lines(
+        ["@pytest.mark.nnsight has no argument 'tolerence'; nearest: tolerance*"]
+    )
+    assert "Traceback" not in "\n".join(result.outlines)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--nnsight-model", "tiny:gtp2"], "there is no built-in model 'tiny:gtp2'; *tiny:gpt2*"),
+        (["--nnsight-model", "./nowhere"], "there is no folder ./nowhere; *"),
+        (["--nnsight-model", "no.gguf"], "there is no file no.gguf; *"),
+        (["--nnsight-model", "what is it"], "'what is it' is not a model spec; *"),
+        (["--nnsight-model", "../x=gpt2"], "model name '../x' in '../x=gpt2' cannot be *"),
+        ([*TINY, *TINY], "two models share the golden folder 'tiny-gpt2'; name them: *"),
+        ([*TINY, "--nnsight-dtype", "float23"], "dtype 'float23' is unknown; nearest: float*"),
+        ([*TINY, "--nnsight-attn", "egar"], "attention 'egar' is unknown; nearest: eager*"),
+        ([*TINY, "--nnsight-tolerance", "2"], "--nnsight-tolerance: '2' is not valid: *"),
+        ([*TINY, "--nnsight-golden-dir", "../up"], "--nnsight-golden-dir '../up' leaves *"),
+        (["--nnsight-suite"], "--nnsight-suite needs a model; *"),
+    ],
+)
+def test_a_wrong_option_ends_before_anything_runs(
+    project: Project, arguments: list[str], line: str
+) -> None:
+    project.test_file("def test_nothing(): pass\n")
+    result = project.run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {line}"])
+    assert "Traceback" not in "\n".join(result.errlines)
+
+
+GOLDEN_TEST = """
+def test_trace(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("Hello") == nnsight_golden
+"""
+
+
+def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
+    """A golden that cannot be used is named with the way out, and an update repairs it."""
+    project.test_file(GOLDEN_TEST)
+    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    golden = project.golden("test_it/test_trace")
+    whole = golden.read_text()
+    foreign = whole.replace("transformer.", "encoder.").replace("<model>", "encoder")
+    for text, line in (
+        (whole[:5000], "golden: golden/*/test_trace.json is not whole JSON (truncated*"),
+        (
+            whole.replace('"format": 1', '"format": 2', 1),
+            "golden: golden/*/test_trace.json has format 2, this version reads up to 1; upgrade *",
+        ),
+        (
+            foreign.replace("GPT2LMHeadModel", "BertModel").replace("lm_head", "pooler"),
+            "golden: golden/*/test_trace.json is the golden of another model: BertModel *",
+        ),
+        ("{}", "golden: golden/*/test_trace.json is no golden of pytest-nnsight: *"),
+    ):
+        golden.write_text(text)
+        result = project.run(*TINY)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines([f"E*{line}"])
+        assert golden.read_text() == text
+    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    assert golden.read_text() == whole
+
+
+def test_a_golden_folder_that_cannot_be_written(project: Project) -> None:
+    """As root, for whom no mode forbids writing, the folder is inside ``/proc``."""
+    project.test_file(GOLDEN_TEST)
+    folder = project.path / "golden"
+    folder.mkdir()
+    if os.geteuid():
+        folder.chmod(0o500)
+    else:
+        (folder / "tiny-gpt2").symlink_to("/proc")
+    result = project.run(*TINY, "--snapshot-update")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["cannot write golden *; make its folder writable, *"])
+    assert "Traceback" not in "\n".join(result.outlines)
