@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         config.stash[SETTINGS] = read_settings(vars(config.option), config.getini)
         wiring.check(config, config.stash[SETTINGS])
+        wiring.keep_terminal(config)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -89,12 +90,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Run a test under its time limit, and write its goldens once it has passed."""
-    from pytest_nnsight.isolation import watchdog
-
-    with (
-        one_line_failures(item),
-        watchdog(wiring.settings_of(item, item.config.stash[SETTINGS]).timeout),
-    ):
+    with one_line_failures(item), wiring.time_limit(item):
         result = yield
         if GOLDENS in item.stash:
             item.stash[GOLDENS].commit()
@@ -167,4 +163,6 @@ def nnsight_golden(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest)
         assert nnsight_capture.trace("Hello") == nnsight_golden
         assert nnsight_capture.trace("Bye") == nnsight_golden(name="bye")
     """
-    return wiring.golden_assertion(_nnsight_loaded, request)
+    from pytest_nnsight.binding import golden_assertion
+
+    return golden_assertion(_nnsight_loaded, request)

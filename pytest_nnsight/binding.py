@@ -1,0 +1,120 @@
+"""A test -> its golden: the file, what is compared with it, the command that rewrites it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_nnsight.errors import UsageError, suggest
+from pytest_nnsight.session import (
+    GOLDENS,
+    SETTINGS,
+    SUITE_NODE,
+    LoadedModel,
+    settings_of,
+)
+from pytest_nnsight.settings import Settings, golden_root
+
+if TYPE_CHECKING:
+    from pytest_nnsight.run import Run
+
+
+def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) -> Any:
+    """Make syrupy's assertion for one test, bound to its golden file."""
+    from syrupy.location import PyTestLocation
+
+    from pytest_nnsight.golden.assertion import GoldenAssertion, GoldenContext, GoldenExtension
+    from pytest_nnsight.report.failure import failure_lines
+
+    config, item = request.config, request.node
+    settings = settings_of(item, config.stash[SETTINGS])
+    environment = loaded_model.identify()[1]
+    root = golden_root(config.rootpath, settings)
+    context = GoldenContext(
+        root=config.rootpath,
+        folder=root / loaded_model.name / environment.variant,
+        test=golden_path(item, loaded_model.name),
+        as_run=partial(_as_run, loaded_model),
+        fingerprint=loaded_model.fingerprint,
+        explain=lambda finding: failure_lines(finding, _refresh(item), _is_detailed(config)),
+        read_from=_other_variant(root / loaded_model.name, settings),
+        rebaseline=settings.rebaseline,
+        tolerance=settings.tolerance,
+    )
+    item.stash[GOLDENS] = context
+    return GoldenAssertion(
+        update_snapshots=config.option.update_snapshots,
+        update_new_snapshots_only=config.option.update_new_snapshots_only,
+        extension_class=GoldenExtension.bound_to(context),
+        test_location=PyTestLocation(item),
+        session=config._syrupy,  # type: ignore[attr-defined]  # syrupy keeps its session there
+    )
+
+
+def _other_variant(folder: Path, settings: Settings) -> Path | None:
+    """Return the folder of ``--nnsight-golden-from``, which must hold goldens of this model."""
+    if settings.golden_from is None:
+        return None
+    variants = sorted(path.name for path in folder.glob("*-*") if path.is_dir())
+    if settings.golden_from not in variants:
+        raise UsageError(
+            f"there are no goldens {folder.name}/{settings.golden_from}; "
+            f"nearest: {suggest(settings.golden_from, variants) or 'none yet'}"
+        )
+    return folder / settings.golden_from
+
+
+def golden_path(item: pytest.Item, model_name: str) -> str:
+    """Return a test's path below its golden folder: ``tests/test_residual/test_stream``.
+
+    The folder of the test file is mirrored; the name of the model, where it is part of the test's
+    id, is left out, since it is the folder.
+    """
+    file, _, inside = item.nodeid.partition("::")
+    folder = Path("suite") if file == SUITE_NODE else Path(file).with_suffix("")
+    if ".." in folder.parts or folder.is_absolute():
+        folder = Path(folder.name)
+    name = inside.replace("::", ".")
+    before, bracket, parameters = name.partition("[")
+    if bracket:
+        kept = [part for part in parameters[:-1].split("-") if part != model_name]
+        joined = parameters[:-1] if model_name not in parameters else "-".join(kept)
+        joined = joined.replace(f"{model_name}-", "").replace(f"-{model_name}", "")
+        name = before if joined in ("", model_name) else f"{before}[{joined}]"
+    return str(folder / name.replace("/", "_"))
+
+
+def _as_run(loaded_model: LoadedModel, data: Any) -> Run:
+    """Accept what can be compared with a golden: a run, or a dict of tensors."""
+    from pytest_nnsight.capture.tensors import run_of_tensors
+    from pytest_nnsight.run import Run
+
+    if isinstance(data, Run):
+        return data
+    if isinstance(data, dict):
+        return run_of_tensors(data, *loaded_model.identify())
+    raise UsageError(
+        f"a golden compares a run or a dict of tensors, got {type(data).__name__}; "
+        'write {"name": value} == nnsight_golden'
+    )
+
+
+def _refresh(item: pytest.Item) -> str:
+    """Return the command that rewrites the golden of one test."""
+    words = ["pytest"]
+    for model in item.config.getoption("nnsight_model") or ():
+        words.append(f"--nnsight-model {shlex.quote(model)}")
+    if item.nodeid.startswith(SUITE_NODE):
+        words.append(f"--nnsight-suite -k {shlex.quote(item.name.partition('[')[0])}")
+    else:
+        words.append(shlex.quote(item.nodeid))
+    return " ".join([*words, "--snapshot-update"])
+
+
+def _is_detailed(config: pytest.Config) -> bool:
+    return config.get_verbosity() >= 2 or bool(os.environ.get("CI"))

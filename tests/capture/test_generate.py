@@ -1,0 +1,102 @@
+"""``generate``: text, ids, every step, margins, sampling."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.capture import Capture
+from pytest_nnsight.compare import compare
+from pytest_nnsight.errors import UsageError
+from pytest_nnsight.golden.document import decode, encode
+
+PROMPT = "Once upon a time"
+CaptureOf = Callable[..., Capture]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+def test_new_tokens_alone_equal_transformers_own(capture_of: CaptureOf, family: str) -> None:
+    capture = capture_of(f"tiny:{family}")
+    run = capture.generate(PROMPT, max_new_tokens=6)
+    tokenizer, module = capture.model.tokenizer, nnsight_api.torch_module(capture.model)
+    encoded = tokenizer(PROMPT, return_tensors="pt")
+    ids = module.generate(
+        input_ids=encoded["input_ids"],
+        attention_mask=encoded["attention_mask"],
+        max_new_tokens=6,
+        do_sample=False,
+    )[0]
+    start = 1 if family == "t5" else encoded["input_ids"].shape[1]
+    assert run.token_ids == ids[start:].tolist()
+    assert run.text == tokenizer.decode(ids[start:], skip_special_tokens=True)
+    assert run.prompt.token_ids == (tuple(encoded["input_ids"][0].tolist()),)
+
+
+def test_every_step_of_every_module_is_kept(gpt2: Capture) -> None:
+    run = gpt2.generate(PROMPT, max_new_tokens=4, keep="transformer.h.*")
+    visits = [call.visit for call in run.calls if call.path == "transformer.h.1.mlp"]
+    assert visits == [0, 1, 2, 3]
+    shapes = [run["transformer.h.1", visit].output.shape for visit in visits]
+    assert shapes == [(1, len(PROMPT), 64), (1, 1, 64), (1, 1, 64), (1, 1, 64)]
+
+
+def test_margins_are_the_two_highest_logits_apart(gpt2: Capture) -> None:
+    run = gpt2.generate(PROMPT, max_new_tokens=3, keep="lm_head")
+    assert run.generated is not None
+    margins = struct.unpack("<3f", run.generated.margins[0])
+    for step, margin in enumerate(margins):
+        first, second = run["lm_head", step].output[0, -1].topk(2).values.tolist()
+        assert margin == pytest.approx(first - second, rel=1e-6)
+
+
+def test_a_batch_gives_lists(gpt2: Capture) -> None:
+    run = gpt2.generate([PROMPT, "Hi"], max_new_tokens=3)
+    assert [len(row) for row in run.token_ids] == [3, 3]
+    assert isinstance(run.text, list)
+    alone = gpt2.generate("Hi", max_new_tokens=3)
+    assert run.token_ids[1] == alone.token_ids
+
+
+def test_generation_ends_at_the_end_token(gpt2: Capture) -> None:
+    first = gpt2.generate(PROMPT, max_new_tokens=1).token_ids[0]
+    run = gpt2.generate(PROMPT, max_new_tokens=5, eos_token_id=first)
+    assert run.token_ids == [first]
+
+
+def test_sampling_is_seeded_and_the_seed_is_in_the_golden(gpt2: Capture) -> None:
+    before = torch.random.get_rng_state()
+    sampled = [
+        gpt2.generate(PROMPT, max_new_tokens=8, do_sample=True, temperature=2.0, seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    assert sampled[0].token_ids == sampled[1].token_ids != sampled[2].token_ids
+    assert torch.equal(before, torch.random.get_rng_state())
+    golden = decode(encode(sampled[0]), "golden")
+    assert golden.prompt.generation["seed"] == 1
+    assert golden.prompt.generation["temperature"] == 2.0
+    assert "seed" not in gpt2.generate(PROMPT, max_new_tokens=1).prompt.generation
+
+
+def test_a_run_survives_its_golden(gpt2: Capture) -> None:
+    run = gpt2.generate(PROMPT, max_new_tokens=3)
+    golden = decode(encode(run), "golden")
+    assert encode(golden) == encode(run)
+    assert compare(golden, run).drifts == ()
+    assert golden.text == run.text
+
+
+def test_an_encoder_cannot_generate(capture_of: CaptureOf) -> None:
+    bert = capture_of("tiny:bert")
+    assert not bert.can_generate
+    with pytest.raises(UsageError, match="BertForMaskedLM cannot generate; use nnsight_capture.t"):
+        bert.generate(PROMPT)
+
+
+def test_a_chat(gpt2: Capture) -> None:
+    run = gpt2.generate([{"role": "user", "content": "Hi"}], max_new_tokens=2)
+    assert len(run.token_ids) == 2
+    assert "assistant" not in run.text

@@ -1,0 +1,159 @@
+"""``trace``: what is captured, in which order, from which prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.capture import Capture
+from pytest_nnsight.compare import compare, relative_drift
+from pytest_nnsight.errors import UsageError
+from pytest_nnsight.run import ROOT, Run
+
+PROMPT = "Hello there"
+CaptureOf = Callable[..., Capture]
+
+
+def executed(capture: Capture, run: Callable[[], Any]) -> list[str]:
+    """Return the modules that a run calls, in the order in which they return, by plain torch."""
+    order: list[str] = []
+    module = nnsight_api.torch_module(capture.model)
+    handles = [
+        part.register_forward_hook(lambda *_, path=path: order.append(path or ROOT))
+        for path, part in module.named_modules()
+    ]
+    run()
+    for handle in handles:
+        handle.remove()
+    return order
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "t5"])
+def test_every_call_is_kept_in_order_of_execution(capture_of: CaptureOf, family: str) -> None:
+    capture = capture_of(f"tiny:{family}")
+    runs: list[Run] = []
+    order = executed(capture, lambda: runs.append(capture.trace(PROMPT)))
+    assert [call.path for call in runs[0].calls] == order
+    visits: dict[str, int] = {}
+    for call in runs[0].calls:
+        assert call.visit == visits.get(call.path, 0)
+        visits[call.path] = call.visit + 1
+    if family == "t5":
+        assert visits["shared"] == 2
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "t5"])
+def test_summaries_are_those_of_a_plain_forward(capture_of: CaptureOf, family: str) -> None:
+    capture = capture_of(f"tiny:{family}")
+    run = capture.trace(PROMPT, keep=True)
+    module = nnsight_api.torch_module(capture.model)
+    ids = torch.tensor(run.prompt.token_ids)
+    extra = {"decoder_input_ids": torch.zeros(1, 1, dtype=torch.long)} if family == "t5" else {}
+    with torch.no_grad():
+        logits = module(input_ids=ids, **extra).logits
+    assert torch.equal(run[ROOT].value.logits, logits)
+    assert run[ROOT].output is run[ROOT].value.logits
+    (summary,) = [leaf.summary for leaf in run.calls[-1].leaves if leaf.at == "out.logits"]
+    assert summary.mean == pytest.approx(float(logits.double().mean()), rel=1e-5)
+    assert summary.std == pytest.approx(float(logits.double().std(correction=0)), rel=1e-5)
+
+
+def test_all_kinds_of_prompt(gpt2: Capture) -> None:
+    tokenizer = gpt2.model.tokenizer
+    ids = tokenizer(PROMPT)["input_ids"]
+    text = gpt2.trace(PROMPT)
+    for prompt in (ids, tuple(ids), torch.tensor(ids), torch.tensor([ids])):
+        assert compare(text, gpt2.trace(prompt)).matches
+    tensors = dict(tokenizer(PROMPT, return_tensors="pt"))
+    assert compare(text, gpt2.trace(tensors)).matches
+    batch = gpt2.trace([PROMPT, "Hi"])
+    assert batch.prompt.is_batch
+    assert [len(row) for row in batch.prompt.token_ids] == [len(ids), 2]
+    chat = gpt2.trace([{"role": "user", "content": "Hi"}])
+    assert tokenizer.decode(chat.prompt.token_ids[0]) == "user: Hi\nassistant: "
+    assert chat.prompt.text == [{"role": "user", "content": "Hi"}]
+
+
+def test_a_wrong_prompt_is_refused_before_the_model_runs(gpt2: Capture) -> None:
+    for prompt in ([[1, 2], [3]], {"mask": torch.ones(1)}, 7, [1.5], None, {"input_ids": []}):
+        with pytest.raises(UsageError):
+            gpt2.trace(prompt)
+
+
+def test_modules_are_chosen_by_globs(gpt2: Capture) -> None:
+    assert gpt2.trace(PROMPT, modules="transformer.h.*").paths == [
+        "transformer.h.0",
+        "transformer.h.1",
+    ]
+    chosen = gpt2.trace(PROMPT, modules=["**.mlp", ROOT])
+    assert chosen.paths == ["transformer.h.0.mlp", "transformer.h.1.mlp", ROOT]
+
+
+def test_containers_and_none(gpt2: Capture) -> None:
+    calls = {call.path: call for call in gpt2.trace(PROMPT).calls}
+    assert calls["transformer.h.0.attn"].output == "(tensor, None)"
+    assert [leaf.at for leaf in calls["transformer.h.0.attn"].leaves] == ["out[0]"]
+    assert calls[ROOT].output.startswith("CausalLMOutputWithCrossAttentions(logits=tensor")
+    assert "past_key_values=DynamicCache" in calls[ROOT].output
+
+
+def test_inputs_are_summarised_where_asked(gpt2: Capture) -> None:
+    run = gpt2.trace(PROMPT, modules="transformer.h.*.mlp", inputs=True)
+    call = run.calls[0]
+    assert call.inputs == "{0=tensor}"
+    assert [leaf.at for leaf in call.leaves] == ["in.0", "out"]
+    full = {c.path: c for c in gpt2.trace(PROMPT).calls}
+    norm = full["transformer.h.0.ln_2"].leaves[0].summary
+    assert relative_drift(norm, call.leaves[0].summary)[0] == 0
+
+
+def test_a_tensor_seen_twice_is_one_summary(gpt2: Capture) -> None:
+    calls = {call.path: call for call in gpt2.trace(PROMPT).calls}
+    assert calls["lm_head"].leaves[0].summary is calls[ROOT].leaves[0].summary
+
+
+def test_an_operation_in_place_does_not_change_what_was_seen(gpt2: Capture) -> None:
+    """The MLP's output is its dropout's very tensor: only what came after the change shows it."""
+
+    def zero(model: Any) -> None:
+        model.transformer.h[0].mlp.output[:] = 0
+
+    plain = {call.path: call for call in gpt2.trace(PROMPT).calls}
+    run = gpt2.trace(PROMPT, intervene=zero, keep="transformer.h.0.mlp")
+    changed = {call.path: call for call in run.calls}
+    for path in ("transformer.h.0.mlp.c_proj", "transformer.h.0.mlp.dropout"):
+        assert changed[path].leaves == plain[path].leaves
+    assert changed["transformer.h.0.mlp"].leaves[0].summary.maximum == 0
+    assert changed["transformer.h.1"].leaves != plain["transformer.h.1"].leaves
+    assert run.prompt.intervention == "zero"
+    assert not run["transformer.h.0.mlp"].output.any()
+
+
+def test_an_intervention_may_take_the_tracer(gpt2: Capture) -> None:
+    seen: list[Any] = []
+    gpt2.trace(PROMPT, intervene=lambda model, tracer: seen.append(tracer))
+    assert hasattr(seen[0], "cache")
+
+
+def test_nothing_is_left_on_the_model(gpt2: Capture) -> None:
+    module = nnsight_api.torch_module(gpt2.model)
+    gpt2.generate(PROMPT, max_new_tokens=2)
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_other_dtypes_are_near_float32(capture_of: CaptureOf, dtype: str) -> None:
+    reference, run = (
+        capture_of("tiny:llama").trace(PROMPT),
+        capture_of("tiny:llama", dtype).trace(PROMPT),
+    )
+    assert run.environment.variant == f"cpu-{dtype}"
+    comparison = compare(reference, run)
+    assert comparison.matches, comparison.failures[:3]
+    assert compare(run, capture_of("tiny:llama", dtype).trace(PROMPT)).drifts == ()

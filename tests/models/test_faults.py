@@ -1,0 +1,132 @@
+"""Faults planted in the trained model are named; other kernels and threads raise no alarm.
+
+Each run is a process of its own, as in real life: the golden is of another process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+TEST = """
+import os, torch
+
+def test_trace(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("The Eiffel Tower is in the city of") == nnsight_golden
+"""
+PLANT = """
+import os, pytest, torch
+
+if "THREADS" in os.environ:
+    torch.set_num_threads(int(os.environ["THREADS"]))
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    model = yield
+    if fixturedef.argname == "nnsight_model" and "WEIGHT" in os.environ:
+        model._module.get_submodule(os.environ["WEIGHT"]).weight.data[7, 11] += 0.05
+    return model
+"""
+MODULE = "model.layers.12.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def smollm2(request: pytest.FixtureRequest) -> Path:
+    """The prepared folder that this very run was started with."""
+    models = request.config.getoption("nnsight_model") or []
+    folders = [spec.removeprefix("smollm2=") for spec in models if spec.startswith("smollm2=")]
+    if not folders:
+        pytest.skip("needs --nnsight-model smollm2=FOLDER (make test-trained)")
+    return Path(folders[0])
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, smollm2: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run the test above against a golden that an unchanged model wrote."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_")] + ["CI"]:
+        monkeypatch.delenv(name, raising=False)
+    pytester.makepyfile(test_it=TEST)
+    pytester.makeconftest(PLANT)
+
+    def run(*arguments: str, folder: Path = smollm2) -> pytest.RunResult:
+        model = f"--nnsight-model=smollm2={folder}"
+        return pytester.runpytest_subprocess(model, *arguments, timeout=300)
+
+    run("--snapshot-update").assert_outcomes(passed=1)
+    return run
+
+
+def copy_with(folder: Path, source: Path, file: str, **changes: object) -> Path:
+    """Copy a model's folder, weights by link, with other values in one of its JSON files."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.suffix == ".safetensors":
+            (folder / path.name).symlink_to(path)
+        else:
+            shutil.copy(path, folder)
+    content = json.loads((folder / file).read_text()) | changes
+    (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+def test_a_weight_an_epsilon_and_a_tokenizer(
+    run, smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epsilon = copy_with(tmp_path / "epsilon", smollm2, "config.json", rms_norm_eps=1e-6)
+    result = run(folder=epsilon)
+    result.stdout.re_match_lines(
+        [
+            r"E .*golden drift: \d+ of 396 calls, starts at model.layers.0.input_layernorm "
+            r"\(rel .*, allowed 1e-5\); cause: config \(rms_norm_eps 9.99\S+ -> 1e-06\)"
+        ]
+    )
+
+    tokenizer = json.loads((smollm2 / "tokenizer.json").read_text())
+    bos = {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}
+    single = [bos, {"Sequence": {"id": "A", "type_id": 0}}]
+    template = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {
+            "<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}
+        },
+    }
+    assert tokenizer["post_processor"] != template
+    adds_bos = copy_with(tmp_path / "bos", smollm2, "tokenizer.json", post_processor=template)
+    result = run(folder=adds_bos)
+    result.stdout.re_match_lines(
+        [
+            r"E .*golden drift: prompt 9 ids, at 0: 504 -> 10 ids, at 0: 1; "
+            r"cause: tokenizer \(the same text gives other token ids\)"
+        ]
+    )
+
+    monkeypatch.setenv("WEIGHT", MODULE)
+    result = run()
+    result.stdout.re_match_lines(
+        [
+            rf"E .*golden drift: \d+ of 396 calls, starts at {MODULE} \(rel .*, allowed 1e-5\); "
+            rf"cause: weights \(1 of 272 parameters differ: {MODULE}.weight\)"
+        ]
+    )
+
+
+def test_threads_and_attention_kernels_raise_no_alarm(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("--nnsight-attn", "eager").assert_outcomes(passed=1)
+    for threads in ("1", "2"):
+        monkeypatch.setenv("THREADS", threads)
+        run().assert_outcomes(passed=1)
+
+
+def test_an_update_of_an_unchanged_model_changes_no_file(run, pytester: pytest.Pytester) -> None:
+    """Neither the golden nor the fingerprints are touched: content and time stay."""
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in pytester.path.rglob("*.json")}
+    assert len(before) == 2
+    run("--snapshot-update").assert_outcomes(passed=1)
+    after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in pytester.path.rglob("*.json")}
+    assert after == before

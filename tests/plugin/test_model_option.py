@@ -1,0 +1,207 @@
+"""``--nnsight-model``: every kind of spec, loaded once, with what can go wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY, Project
+
+COUNT = """
+LOADS = []
+
+def test_one(nnsight_model):
+    LOADS.append(id(nnsight_model))
+    assert not nnsight_model._module.training
+    assert nnsight_model.dispatched if hasattr(nnsight_model, "dispatched") else True
+
+def test_two(nnsight_model):
+    LOADS.append(id(nnsight_model))
+    assert LOADS[0] == LOADS[1]
+
+def test_golden(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("Hello") == nnsight_golden
+"""
+
+
+@pytest.fixture(scope="session")
+def saved_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny GPT-2 as ``save_pretrained`` leaves it, once per session."""
+    import torch
+
+    from pytest_nnsight.models import tiny
+
+    folder = tmp_path_factory.mktemp("models") / "my-gpt2"
+    model, tokenizer = tiny.build("gpt2", torch.float32, None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_is_loaded_once_with_progress_and_a_folder_is_named_after_it(
+    project: Project, saved_gpt2: Path
+) -> None:
+    project.test_file(COUNT)
+    result = project.run(f"--nnsight-model={saved_gpt2}", "--snapshot-update")
+    result.assert_outcomes(passed=3)
+    progress = [line for line in result.errlines if "nnsight: loading" in line]
+    assert len(progress) == 1
+    assert progress[0].startswith("nnsight: loading my-gpt2 ... GPT2LMHeadModel, 0.1 M parameters")
+    (path,) = project.goldens()
+    assert path == "my-gpt2/cpu-float32/test_it/test_golden.json"
+    assert str(saved_gpt2.parent) not in project.goldens()[path]
+
+
+def test_a_path_that_pytest_takes_for_the_root_is_refused(
+    project: Project, saved_gpt2: Path
+) -> None:
+    project.test_file(COUNT)
+    result = project.run("--nnsight-model", str(saved_gpt2), "--snapshot-update")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: write --nnsight-model={saved_gpt2} with an equals *"])
+    assert not list(saved_gpt2.parent.rglob("golden"))
+
+
+def test_two_models_run_each_test_on_both(project: Project) -> None:
+    """Node ids are plain for one model and carry the model's name for two."""
+    project.test_file(COUNT)
+    both = (*TINY, "--nnsight-model", "mine=tiny:llama")
+    result = project.run(*both, "--snapshot-update", "-v")
+    result.assert_outcomes(passed=6)
+    assert sorted(project.goldens()) == [
+        "mine/cpu-float32/test_it/test_golden.json",
+        "tiny-gpt2/cpu-float32/test_it/test_golden.json",
+    ]
+    result.stdout.fnmatch_lines(["test_it.py::test_golden[[]mine[]] PASSED*"])
+    single = project.run(*TINY, "-v", "-k", "golden")
+    single.assert_outcomes(passed=1)
+    single.stdout.fnmatch_lines(["test_it.py::test_golden PASSED*"])
+
+
+def test_a_hub_id_from_an_offline_cache(
+    project: Project, saved_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--nnsight-model gpt2``, laid out as the hub's cache lays it out, with no network."""
+    home = project.path / "hf"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = home / "hub" / "models--gpt2" / "snapshots" / commit
+    shutil.copytree(saved_gpt2, snapshot)
+    refs = home / "hub" / "models--gpt2" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    monkeypatch.setenv("HF_HOME", str(home))
+    project.test_file(COUNT)
+    project.run("--nnsight-model", "gpt2", "--snapshot-update").assert_outcomes(passed=3)
+    assert list(project.goldens()) == ["gpt2/cpu-float32/test_it/test_golden.json"]
+    project.run("--nnsight-model", f"gpt2@{commit}", "-k", "golden").assert_outcomes(passed=1)
+
+    absent = project.run("--nnsight-model", "gpt3", "-k", "golden")
+    absent.assert_outcomes(errors=1)
+    absent.stdout.fnmatch_lines(
+        ["cannot load gpt3: not in the local cache, and the model hub cannot be reached *"]
+    )
+    assert "Traceback" not in "\n".join(absent.outlines)
+
+
+def test_no_network_and_damaged_files_are_one_line(
+    project: Project, saved_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.test_file(COUNT)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HOME", str(project.path / "empty"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    unreachable = project.run("--nnsight-model", "gpt2", "-k", "golden")
+    unreachable.assert_outcomes(errors=1)
+    unreachable.stdout.fnmatch_lines(["cannot load gpt2: *the model hub cannot be reached*"])
+
+    damaged = project.path / "damaged"
+    shutil.copytree(saved_gpt2, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    result = project.run("--nnsight-model", str(damaged), "-k", "golden")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["cannot load damaged: its weights file is damaged *"])
+    for outcome in (unreachable, result):
+        assert "Traceback" not in "\n".join(outcome.outlines)
+
+
+def test_a_configuration_of_another_kind_is_one_line(project: Project, saved_gpt2: Path) -> None:
+    unknown = project.path / "unknown"
+    shutil.copytree(saved_gpt2, unknown)
+    config = json.loads((unknown / "config.json").read_text())
+    (unknown / "config.json").write_text(json.dumps(config | {"model_type": "gpt99"}))
+    project.test_file(COUNT)
+    result = project.run("--nnsight-model", str(unknown), "-k", "golden")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["cannot load unknown: *gpt99*"])
+    assert "Traceback" not in "\n".join(result.outlines)
+
+
+def test_dtype_and_attention_by_option_ini_and_marker(project: Project) -> None:
+    project.test_file(
+        """
+def test_plain(nnsight_model):
+    parameter = next(nnsight_model._module.parameters())
+    attention = nnsight_model._module.config._attn_implementation
+    assert (str(parameter.dtype), attention) == ("torch." + os.environ["DTYPE"], os.environ["ATTN"])
+
+@pytest.mark.nnsight(dtype="float16", attn="eager", device_map="cpu")
+def test_marker(nnsight_model):
+    parameter = next(nnsight_model._module.parameters())
+    assert parameter.dtype == torch.float16
+    assert nnsight_model._module.config._attn_implementation == "eager"
+"""
+    )
+    environ = project.pytester._monkeypatch.setenv
+    environ("DTYPE", "bfloat16")
+    environ("ATTN", "eager")
+    project.run(*TINY, "--nnsight-dtype=bfloat16", "--nnsight-attn=eager").assert_outcomes(passed=2)
+    environ("DTYPE", "float64")
+    environ("ATTN", "sdpa")
+    project.pytester.makeini("[pytest]\nnnsight_model = tiny:gpt2\nnnsight_dtype = float64\n")
+    project.run().assert_outcomes(passed=2)
+    environ("PYTEST_NNSIGHT_DTYPE", "float32")
+    environ("DTYPE", "float32")
+    project.run().assert_outcomes(passed=2)
+
+
+def test_another_variants_golden_is_named_and_can_be_compared_with(project: Project) -> None:
+    project.test_file(COUNT)
+    project.run(*TINY, "--snapshot-update", "-k", "golden").assert_outcomes(passed=1)
+    half = (*TINY, "--nnsight-dtype", "bfloat16", "-k", "golden")
+    missing = project.run(*half)
+    missing.assert_outcomes(failed=1)
+    missing.stdout.fnmatch_lines(
+        ["E*golden: no golden *cpu-bfloat16*; there is one for cpu-float32: compare with *"]
+    )
+    across = project.run(*half, "--nnsight-golden-from", "cpu-float32")
+    across.assert_outcomes(passed=1)
+    assert list(project.goldens()) == ["tiny-gpt2/cpu-float32/test_it/test_golden.json"]
+
+
+def test_without_a_model_tests_are_skipped_with_a_reason(project: Project) -> None:
+    project.test_file(COUNT)
+    result = project.run("-rs")
+    result.assert_outcomes(skipped=3)
+    result.stdout.fnmatch_lines(["SKIPPED*needs a model: add --nnsight-model gpt2, or tiny:gpt2*"])
+
+
+def test_a_users_own_model_fixture(project: Project) -> None:
+    """A fixture of the same name replaces ours; goldens are named after the model's class."""
+    project.pytester.makeconftest(
+        """
+import pytest, torch
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.models import tiny
+
+@pytest.fixture(scope="session")
+def nnsight_model():
+    return nnsight_api.wrap(*tiny.build("gpt2", torch.float32, None))
+"""
+    )
+    project.test_file(COUNT)
+    project.run("--snapshot-update").assert_outcomes(passed=3)
+    assert list(project.goldens()) == ["GPT2LMHeadModel/cpu-float32/test_it/test_golden.json"]
