@@ -37,10 +37,11 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/capture.py $$($(BIN)/python tests/models/prepare.py)
 
-# Write the goldens of our own tests where they are missing or have drifted.
+# Write the goldens of our own tests where they are missing or have drifted; with
+# REBASELINE=--nnsight-rebaseline those within tolerance too.
 goldens: $(READY)
-	$(BIN)/pytest --nnsight-suite $(TINY) --snapshot-update
-	$(BIN)/pytest tests/models --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py) --snapshot-update
+	$(BIN)/pytest --nnsight-suite $(TINY) --snapshot-update $(REBASELINE)
+	$(BIN)/pytest tests/models/test_smollm2.py --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py) --snapshot-update $(REBASELINE)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'

@@ -1,23 +1,12 @@
-"""Run x run x tolerance -> drifts. Neither torch nor pytest is needed.
-
-The drift of a tensor is relative and per token: with every token divided by its own norm (floored
-at a tenth of the median token's), ``rel`` is the larger of
-
-- the root mean square over the tokens of their L2 distance, estimated from the two sketches, and
-- the largest change of one token's norm.
-
-Integers and booleans are equal or not.
-"""
+"""Run x run x tolerance -> drifts. Neither torch nor pytest is needed."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
-from pytest_nnsight.run import NORM_FLOOR, Call, Leaf, Run, Summary
+from pytest_nnsight.distance import relative_drift, telling_statistics
+from pytest_nnsight.run import Call, Leaf, Run, Summary
 
 TOLERANCES = {
     "float64": 1e-6,
@@ -33,9 +22,10 @@ _COARSEST = 1e-1
 class Drift:
     """One difference between golden and received.
 
-    ``kind`` is ``values``, ``container``, ``shape``, ``dtype``, ``class``, ``missing``, ``added``,
-    ``ids`` or ``text``. ``rel`` is the relative drift of values and ``allowed`` its tolerance;
-    ``token`` is the token whose norm moved most. A ``note`` does not fail.
+    ``kind`` is ``values``, ``container``, ``shape``, ``dtype``, ``class``, ``order``, ``missing``,
+    ``added``, ``ids``, ``settings`` or ``kind``. ``rel`` is the relative drift of values and
+    ``allowed`` its tolerance; ``token`` is the token whose norm moved most. A ``note`` does not
+    fail.
     """
 
     kind: str
@@ -51,7 +41,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences of two runs, in the golden's order of execution."""
+    """All differences of two runs, in the golden's order of execution.
+
+    ``calls`` counts those of either run; ``noise`` is the largest drift that was allowed.
+    """
 
     drifts: tuple[Drift, ...]
     calls: int
@@ -100,7 +93,20 @@ def compare(golden: Run, received: Run) -> Comparison:
         Drift("added", call.label, received=call.output, position=len(golden.calls))
         for call in received_calls.values()
     ]
-    return Comparison(tuple(drifts), len(golden.calls), tolerance, worst)
+    drifts += _order(golden, received)
+    calls = len(golden.calls) + len(received_calls)
+    return Comparison(tuple(drifts), calls, tolerance, worst)
+
+
+def _order(golden: Run, received: Run) -> Iterator[Drift]:
+    """Note where the calls that both runs have come in another order."""
+    keys = {call.key for call in golden.calls} & {call.key for call in received.calls}
+    before = [call.label for call in golden.calls if call.key in keys]
+    now = [call.label for call in received.calls if call.key in keys]
+    for position, (old, new) in enumerate(zip(before, now, strict=False)):
+        if old != new:
+            yield Drift("order", old, expected=old, received=new, note=True, position=position)
+            return
 
 
 def _inputs(golden: Run, received: Run) -> Iterator[Drift]:
@@ -113,6 +119,9 @@ def _inputs(golden: Run, received: Run) -> Iterator[Drift]:
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             yield Drift("settings", key, expected=str(before.get(key)), received=str(now.get(key)))
+    asked = [any(call.inputs is not None for call in run.calls) for run in (golden, received)]
+    if asked[0] != asked[1]:
+        yield Drift("settings", "inputs", expected=str(asked[0]), received=str(asked[1]))
     if golden.prompt.intervention != received.prompt.intervention:
         names = (str(golden.prompt.intervention), str(received.prompt.intervention))
         yield Drift("settings", "intervention", expected=names[0], received=names[1])
@@ -246,56 +255,3 @@ def compare_summaries(
         token=token,
         position=position,
     )
-
-
-def relative_drift(golden: Summary, received: Summary) -> tuple[float, int | None]:
-    """Return the relative drift of two summaries of one shape, and the token that moved most.
-
-    Infinite where one has NaN or Inf that the other has not, or where exact values differ. The
-    estimate from 61 buckets lies within about 0.8 and 1.3 of the true distance.
-    """
-    if golden.digest or received.digest:
-        return (0.0, None) if golden.digest == received.digest else (math.inf, None)
-    if (golden.nan, golden.inf) != (received.nan, received.inf):
-        return math.inf, None
-    if not golden.sketch or not received.sketch:
-        return (0.0, None) if golden.sketch == received.sketch else (math.inf, None)
-    if golden.norms == received.norms and golden.sketch == received.sketch:
-        return 0.0, None
-    norms, others = _floats(golden.norms), _floats(received.norms)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        floor = NORM_FLOOR * max(float(np.median(norms)), float(np.median(others)))
-        scale = np.maximum(np.maximum(norms, others), floor)
-        change = np.where(norms == others, 0.0, np.abs(norms - others) / scale)
-        change = np.nan_to_num(change, nan=np.inf)
-        share = np.nan_to_num(np.where(scale > 0, np.maximum(norms, others) / scale, 0.0), nan=1.0)
-    weight = math.sqrt(float(np.square(share).sum())) or 1.0
-    distance = float(np.linalg.norm(_floats(golden.sketch) - _floats(received.sketch)))
-    token = int(np.argmax(change)) if len(change) > 1 and change.max() > 0 else None
-    return max(distance / weight, float(change.max())), token
-
-
-def _floats(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, "<f4").astype(np.float64)
-
-
-def telling_statistics(golden: Summary, received: Summary) -> tuple[str, str]:
-    """Return the statistic that changed most, as text of both sides: ``std 0.7867``, ``0.7875``."""
-    if (golden.nan, golden.inf) != (received.nan, received.inf):
-        return f"{golden.nan} NaN, {golden.inf} Inf", f"{received.nan} NaN, {received.inf} Inf"
-    scale = max(golden.std or 0.0, received.std or 0.0, 1e-30)
-    pairs = [
-        (name, before, now)
-        for name, before, now in (
-            ("mean", golden.mean, received.mean),
-            ("std", golden.std, received.std),
-            ("min", golden.minimum, received.minimum),
-            ("max", golden.maximum, received.maximum),
-        )
-        if before is not None and now is not None
-    ]
-    if not pairs:
-        return golden.digest or "no values", received.digest or "no values"
-    name, before, now = max(pairs, key=lambda pair: abs(pair[1] - pair[2]) / scale)
-    digits = next((d for d in range(4, 9) if f"{before:.{d}g}" != f"{now:.{d}g}"), 4)
-    return f"{name} {before:.{digits}g}", f"{now:.{digits}g}"

@@ -140,8 +140,13 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             changes += changed_keys(old, new, f"{prefix}{key}.")
         elif old != new and key in before and key in now:
-            changes.append(f"{prefix}{key} {old} -> {new}")
+            changes.append(f"{prefix}{key} {_brief(old)} -> {_brief(new)}")
     return changes
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _moved(golden: Run, received: Run) -> str:

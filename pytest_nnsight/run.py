@@ -19,6 +19,13 @@ NORM_FLOOR = 0.1
 """A token counts as at least this share of the median token, or noise near zero would blow up."""
 
 
+def token_count(shape: tuple[int, ...]) -> int:
+    """Return how many tokens a tensor of ``shape`` has: axes 0 and -2 count them."""
+    if len(shape) < 2:
+        return 1
+    return shape[0] if len(shape) == 2 else shape[0] * shape[-2]
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What is kept of one tensor.

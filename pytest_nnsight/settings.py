@@ -57,8 +57,8 @@ def _tolerance(text: str) -> float:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if value < 0:
-        raise ValueError("expected seconds, 0 for no limit")
+    if not 0 <= value < 1e6:
+        raise ValueError("expected seconds below a million, 0 for no limit")
     return value
 
 
@@ -187,7 +187,7 @@ def read_settings(
     for option in OPTIONS:
         given = command_line.get(option.key)
         source = option.flag
-        if given is None and option.variable in environ:
+        if given is None and environ.get(option.variable):
             given, source = environ[option.variable], option.variable
             given = given.split() if option.is_list else given
         if given is None:

@@ -27,7 +27,8 @@ from pytest_nnsight.run import NORM_FLOOR, Summary
 
 BUCKETS = 61
 _SEED = 0x6E6E7369676874
-_STATISTICS = 5  # min, max, sum, nan, inf
+_STATISTICS = 6  # min, max, sum, nan, inf, variance (NaN: to be derived from sum and norms)
+_SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,19 @@ def measure(tensor: torch.Tensor) -> Measured:
     tensor = tensor.detach()
     if tensor.device.type == "meta" or tensor.numel() == 0:
         return Measured(shape, dtype, None)
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.device.type == "mps":  # has no float64
+        tensor = tensor.cpu()
     if tensor.is_complex():
-        tensor = torch.view_as_real(tensor).flatten(-2)
+        pairs = torch.view_as_real(tensor.resolve_conj())
+        tensor = pairs.flatten(-2) if tensor.ndim else pairs
     elif not tensor.is_floating_point():
         return Measured(shape, dtype, None, exact=tensor.clone())
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
+    if tensor.dtype == torch.float64 and not _fits_float32(tensor):
+        return Measured(shape, dtype, None, exact=tensor.clone())
     values = tokens_of(tensor).contiguous()
     return Measured(shape, dtype, _numbers(values), tokens=values.shape[0])
 
@@ -89,24 +97,51 @@ def collect(measured: Sequence[Measured]) -> list[Summary]:
 
 
 def _numbers(values: torch.Tensor) -> torch.Tensor:
-    """Return ``[min, max, sum, nan, inf, *norms, *sketch]`` as float64 for ``[tokens, values]``."""
+    """Return ``[min, max, sum, nan, inf, variance, *norms, *sketch]`` as float64.
+
+    ``values`` is ``[tokens, values]``.
+    """
     norms = torch.linalg.vector_norm(values, dim=1)
     total = values.sum()
     low, high = torch.aminmax(values)
     zero = torch.zeros((), dtype=torch.float64, device=values.device)
     nan = inf = zero
+    variance = zero + torch.nan
     # The check waits for the device, which costs nothing on a CPU; elsewhere always take the
     # careful way, whose extra passes are cheap there.
-    if values.device.type != "cpu" or not math.isfinite(float(norms.sum() + total)):
+    if values.device.type != "cpu" or _needs_care(values, norms, total, low, high):
         nan, inf = values.isnan().sum().double(), values.isinf().sum().double()
         finite = values.isfinite()
         low = values.masked_fill(~finite, torch.inf).min()
         high = values.masked_fill(~finite, -torch.inf).max()
         values = values.masked_fill(~finite, 0.0).double()
         norms, total = torch.linalg.vector_norm(values, dim=1), values.sum()
+        count = finite.sum().double()
+        variance = (values - total / count).masked_fill(~finite, 0.0).square().sum() / count
     weights = token_weights(norms)
-    head = torch.stack([low.double(), high.double(), total.double(), nan, inf])
+    head = torch.stack([low.double(), high.double(), total.double(), nan, inf, variance])
     return torch.cat([head, norms.double(), project(values, weights.to(values.dtype)).double()])
+
+
+def _needs_care(
+    values: torch.Tensor,
+    norms: torch.Tensor,
+    total: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+) -> bool:
+    """Tell whether float32 is not enough: NaN, Inf, squares out of range, mean far above std."""
+    largest = max(abs(float(low)), abs(float(high)))
+    if not math.isfinite(largest) or not (_SMALLEST < largest < _LARGEST or largest == 0):
+        return True
+    square, mean = float(norms.square().sum()), float(total) / values.numel()
+    return mean * mean * values.numel() > 0.99 * square > 0
+
+
+def _fits_float32(tensor: torch.Tensor) -> bool:
+    """Tell whether the numbers of a float64 tensor survive as float32, as norms are kept."""
+    largest = float(torch.where(tensor.isfinite(), tensor, 0.0).abs().max())
+    return largest == 0 or 1e-30 < largest < 1e30
 
 
 def token_weights(norms: torch.Tensor) -> torch.Tensor:
@@ -123,6 +158,8 @@ def project(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     scaled by the weight of the token it starts in, and rows that straddle two tokens are corrected.
     """
     tokens, width = values.shape
+    if width % BUCKETS == 0:  # each channel would keep to one bucket for all tokens
+        values, width = torch.nn.functional.pad(values, (0, 1)), width + 1
     if width < BUCKETS:
         values, weights = (values * weights[:, None]).reshape(1, -1), values.new_ones(1)
         tokens, width = values.shape
@@ -177,7 +214,7 @@ def _summary(item: Measured, numbers: np.ndarray | None) -> Summary:
         return _exact_summary(item)
     if numbers is None:
         return Summary(item.shape, item.dtype)
-    low, high, total, nan, inf = (float(x) for x in numbers[:_STATISTICS])
+    low, high, total, nan, inf, variance = (float(x) for x in numbers[:_STATISTICS])
     norms = numbers[_STATISTICS : _STATISTICS + item.tokens]
     sketch = numbers[_STATISTICS + item.tokens :]
     elements = math.prod(item.shape) * (2 if item.dtype.startswith("complex") else 1)
@@ -191,7 +228,7 @@ def _summary(item: Measured, numbers: np.ndarray | None) -> Summary:
         minimum=low,
         maximum=high,
         mean=mean,
-        std=math.sqrt(max(square - mean * mean, 0.0)),
+        std=math.sqrt(max(square - mean * mean, 0.0) if math.isnan(variance) else variance),
         rms=math.sqrt(square),
         nan=int(nan),
         inf=int(inf),
@@ -203,7 +240,7 @@ def _summary(item: Measured, numbers: np.ndarray | None) -> Summary:
 def _exact_summary(item: Measured) -> Summary:
     """Summarise integers and booleans: bounds and mean to read, a digest to compare."""
     assert item.exact is not None
-    values = item.exact.cpu().contiguous()
+    values = item.exact.cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
     numbers = values.double()
     return Summary(

@@ -58,8 +58,8 @@ class Capture:
         `UsageError` for an empty or too long prompt and for a glob that matches nothing.
         """
         request = read(self.model, prompt, generates=False)
-        recorder = self._recorder(modules, keep)
-        outputs, entering = _wanted(recorder, inputs)
+        recorder = self._recorder(modules, keep, inputs)
+        outputs, entering = _wanted(recorder)
         nnsight_api.run_trace(
             self.model,
             request.arguments,
@@ -101,8 +101,8 @@ class Capture:
         self._check_budget(module, request, max_new_tokens)
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation}
         used_seed = (self.seed if seed is None else seed) if settings["do_sample"] else None
-        recorder = self._recorder(modules, keep)
-        outputs, entering = _wanted(recorder, inputs)
+        recorder = self._recorder(modules, keep, inputs)
+        outputs, entering = _wanted(recorder)
         with _seeded(used_seed):
             ids = nnsight_api.run_generate(
                 self.model,
@@ -122,7 +122,7 @@ class Capture:
         )
         return self._run("generate", record, self._generated(ids, recorder, request), recorder)
 
-    def _recorder(self, modules: Globs, keep: Globs | bool) -> Recorder:
+    def _recorder(self, modules: Globs, keep: Globs | bool, inputs: bool) -> Recorder:
         tree = nnsight_api.torch_module(self.model)
         classes = {path or ROOT: type(module).__name__ for path, module in tree.named_modules()}
         captured = set(select(modules, list(classes)))
@@ -130,7 +130,7 @@ class Capture:
             kept = set(captured)
         else:
             kept = set(select(keep, list(classes), "keep")) if keep else set()
-        return Recorder(classes, captured | kept, kept)
+        return Recorder(classes, captured | kept, inputs, kept)
 
     def _check_budget(self, module: torch.nn.Module, request: Request, new_tokens: int) -> None:
         if not isinstance(new_tokens, int) or new_tokens < 1:
@@ -176,10 +176,10 @@ class Capture:
         return Run(kind, model, environment, prompt, generated, calls, kept=recorder.kept)
 
 
-def _wanted(recorder: Recorder, inputs: bool) -> tuple[list[str], list[str]]:
+def _wanted(recorder: Recorder) -> tuple[list[str], list[str]]:
     """Return torch paths of outputs and inputs to watch; the model's own are always among them."""
     captured = ["" if path == ROOT else path for path in recorder.captured]
-    return [*{*captured, ""}], [*{*(captured if inputs else ()), ""}]
+    return [*{*captured, ""}], [*{*(captured if recorder.captures_inputs else ()), ""}]
 
 
 def _two_arguments(intervene: Callable[..., Any] | None) -> Callable[..., Any] | None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Iterable, Sequence
 
 from pytest_nnsight.errors import UsageError, suggest
-from pytest_nnsight.run import ROOT
 
 
 def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modules") -> list[str]:
@@ -23,8 +21,8 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise UsageError(f"{option}= takes globs over module paths, got {pattern!r}")
-        expression = re.compile(_translate(pattern))
-        matching = [path for path in paths if expression.fullmatch(path)]
+        parts = pattern.split(".")
+        matching = [path for path in paths if _matches(path.split("."), parts)]
         if not matching:
             raise UsageError(
                 f"{option}={pattern!r} matches no module; nearest: {_nearest(pattern, paths)}"
@@ -33,22 +31,13 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
     return [path for path in paths if path in chosen]
 
 
-def _translate(pattern: str) -> str:
-    if pattern == ROOT:
-        return re.escape(ROOT)
-    parts = []
-    for part in pattern.split("."):
-        if part == "**":
-            parts.append("**")
-        else:
-            inner = fnmatch.translate(part).removeprefix("(?s:").removesuffix(r")\Z")
-            parts.append(inner.replace(".*", "[^.]*") if "*" in part else inner)
-    if parts == ["**"]:
-        return ".*"
-    text = r"\.".join(parts)
-    text = re.sub(r"^\*\*\\\.", r"(?:.+\\.)?", text)
-    text = re.sub(r"\\\.\*\*$", r"(?:\\..+)?", text)
-    return text.replace(r"\.**\.", r"\.(?:.+\.)?")
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns:
+        return not parts
+    first, *rest = patterns
+    if first == "**":
+        return any(_matches(parts[skip:], rest) for skip in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], first) and _matches(parts[1:], rest)
 
 
 def _nearest(pattern: str, paths: Sequence[str]) -> str:

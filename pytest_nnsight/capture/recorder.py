@@ -24,6 +24,7 @@ class Recorder:
 
     classes: dict[str, str]
     captured: set[str]
+    captures_inputs: bool
     kept_paths: set[str]
     calls: list[_OpenCall] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
@@ -47,7 +48,7 @@ class Recorder:
         if path == ROOT and self.prompt_ids is None:
             self.prompt_ids = _find(value, "input_ids")
             self.prompt_mask = _find(value, "attention_mask")
-        if path not in self.captured:
+        if not self.captures_inputs or path not in self.captured:
             return
         arguments, keywords = value
         together = {**{str(i): item for i, item in enumerate(arguments)}, **keywords}

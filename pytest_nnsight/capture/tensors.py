@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pytest_nnsight.capture.values import describe
+from pytest_nnsight.capture.values import describe, rebuild
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import Call, Environment, Leaf, ModelRecord, Prompt, Run
 from pytest_nnsight.sketch import collect, measure
@@ -42,7 +42,7 @@ def _as_tensors(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _as_tensors(f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_as_tensors(f"{name}[{i}]", item) for i, item in enumerate(value))
+        return rebuild(value, [_as_tensors(f"{name}[{i}]", v) for i, v in enumerate(value)])
     raise UsageError(
         f"{name} is a {type(value).__name__}; a golden takes tensors, arrays, numbers and "
         "containers of them (was it saved inside the trace?)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,14 +46,27 @@ def _describe(value: Any, at: str, tensors: list[tuple[str, torch.Tensor]]) -> s
 
 
 def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return ``value`` with ``function`` applied to every tensor; containers are kept."""
+    """Return ``value`` with ``function`` applied to every tensor.
+
+    Containers are kept; a mapping that is no model output becomes a plain dict.
+    """
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, Mapping):
         items = {key: map_tensors(item, function) for key, item in value.items()}
-        return type(value)(**items) if type(value) is not dict else items
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, function) for item in value))
+        if dataclasses.is_dataclass(value):
+            return type(value)(**items)
+        return OrderedDict(items) if isinstance(value, OrderedDict) else items
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        changed = {name: map_tensors(item, function) for name, item in fields.items()}
+        return dataclasses.replace(value, **changed)
     if isinstance(value, tuple | list):
-        return type(value)(map_tensors(item, function) for item in value)
+        return rebuild(value, [map_tensors(item, function) for item in value])
     return value
+
+
+def rebuild(container: tuple[Any, ...] | list[Any], items: list[Any]) -> Any:
+    """Return ``items`` in a container of the same type; a named tuple takes them one by one."""
+    kind: Any = type(container)
+    return kind(*items) if hasattr(container, "_fields") else kind(items)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +17,7 @@ from pytest_nnsight.run import (
     Prompt,
     Run,
     Summary,
+    token_count,
 )
 
 FORMAT = 1
@@ -39,10 +38,10 @@ def encode(run: Run) -> str:
             "class": run.model.model_class,
             "parameters": run.model.parameters,
             "weights": run.model.weights,
-            "config": run.model.config,
+            "config": _sorted(run.model.config),
         },
         "environment": {
-            "versions": run.environment.versions,
+            "versions": _sorted(run.environment.versions),
             "device": run.environment.device,
             "dtype": run.environment.dtype,
             "attention": run.environment.attention,
@@ -53,7 +52,7 @@ def encode(run: Run) -> str:
             "text": run.prompt.text,
             "batch": run.prompt.is_batch,
             "token_ids": run.prompt.token_ids,
-            "generation": run.prompt.generation,
+            "generation": _sorted(run.prompt.generation),
             "intervention": run.prompt.intervention,
         },
         "output": None
@@ -75,6 +74,13 @@ def _json(value: Any) -> str:
     return json.dumps(
         value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=False
     )
+
+
+def _sorted(value: Any) -> Any:
+    """Sort the keys of nested mappings: the same run gives the same bytes."""
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return value
 
 
 def _call_to_json(call: Call, known: dict[int, str]) -> dict[str, Any]:
@@ -109,10 +115,8 @@ def _leaf_to_json(call: Call, leaf: Leaf, known: dict[int, str]) -> dict[str, An
 
 
 def _shortest(value: float) -> float | int:
-    """Cut a number to what float32 holds; whole numbers lose their point."""
-    if not math.isfinite(value):
-        return 0
-    short = float(f"{value:.9g}")
+    """Cut a number to the 7 digits that float32 holds for sure; whole ones lose their point."""
+    short = float(f"{value:.7g}")
     return int(short) if short == int(short) and abs(short) < 1e15 else short
 
 
@@ -129,10 +133,10 @@ def decode(text: str | bytes, name: str) -> Run:
     if len(text) > LARGEST_FILE:
         raise GoldenError(f"{name} is larger than {LARGEST_FILE >> 20} MB; that is not a golden")
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise _broken(name, "is not whole JSON (truncated, or a merge conflict?)") from error
-    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
+    if not isinstance(document, dict) or type(document.get("format")) is not int:
         raise GoldenError(f"{name} is no golden of pytest-nnsight: it has no format number")
     if document["format"] > FORMAT:
         raise GoldenError(
@@ -141,9 +145,13 @@ def decode(text: str | bytes, name: str) -> Run:
         )
     try:
         return _run(document)
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+    except (LookupError, TypeError, ArithmeticError, ValueError, AttributeError) as error:
         reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise _broken(name, f"is damaged ({reason[:120]})") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _broken(name: str, what: str) -> GoldenError:
@@ -155,6 +163,11 @@ def _run(document: Mapping[str, Any]) -> Run:
     output = document["output"]
     if document["kind"] not in KINDS:
         raise ValueError(f"kind {document['kind']!r} is unknown")
+    for texts in (model["revision"], model["weights"], prompt["intervention"]):
+        if not isinstance(texts, str | None):
+            raise ValueError(f"{texts!r:.40} should be text")
+    if output is not None and len(output["text"]) != len(output["token_ids"]):
+        raise ValueError("texts and token ids differ in number")
     known: dict[str, Summary] = {}
     return Run(
         kind=document["kind"],
@@ -220,7 +233,7 @@ def _summary(tensor: Mapping[str, Any]) -> Summary:
         for name, attribute in _STATISTICS.items()
     }
     norms = _bytes(tensor.get("norms", ""), None)
-    if len(norms) % 4 or len(norms) // 4 > max(math.prod(shape), 1):
+    if norms and len(norms) != 4 * token_count(shape):
         raise ValueError("norms do not fit their tensor's shape")
     return Summary(
         shape=shape,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,15 +16,15 @@ WEIGHTS_FILE = "weights.json"
 
 
 def file_name(name: str) -> str:
-    """Make a test's name a file name: letters, digits and ``-_.,=+[]``, at most 180 characters."""
-    clean = re.sub(r"[^\w\-.,=+\[\]]", "_", name)
-    if clean.strip(".") == "":
-        clean = "_"
-    if len(clean) > 180 or clean != name:
-        import hashlib
+    """Make a test's name a file name: ASCII letters, digits and ``-_.,=+[]``, at most 180 of them.
 
-        clean = f"{clean[:160]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return clean
+    A name that had to be changed gets a part of its hash, so that two names have two files.
+    """
+    clean = re.sub(r"[^A-Za-z0-9_\-.,=+\[\]]", "_", name)
+    if len(clean) <= 180 and clean == name and clean.strip("."):
+        return clean
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{clean[:160]}-{digest}"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -37,8 +38,8 @@ def write_atomically(path: Path, text: str) -> None:
         handle, temporary = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp"
         )
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -72,13 +73,10 @@ def read_text(path: Path) -> str | None:
 
 def read_weights(folder: Path) -> dict[str, str] | None:
     """Return the fingerprints per parameter of a golden folder, ``None`` where unknown."""
-    text = read_text(folder / WEIGHTS_FILE)
-    if text is None:
-        return None
     try:
-        document = json.loads(text)
+        document = json.loads(read_text(folder / WEIGHTS_FILE) or "{}")
         return {str(name): str(digest) for name, digest in document["parameters"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (GoldenError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # it only refines a diagnosis; a damaged one must not hide the drift itself
 
 

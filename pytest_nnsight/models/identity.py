@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -68,8 +69,10 @@ def _plain(value: Any) -> Any:
         }
     if isinstance(value, list | tuple | set):
         return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     return hide_home(str(value).removeprefix("torch."))
 
 

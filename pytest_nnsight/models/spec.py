@@ -30,7 +30,7 @@ class ModelSpec:
     def public(self) -> str:
         """The spec as it may stand in a file: a local path is cut to its last part."""
         if self.kind in ("directory", "gguf"):
-            return Path(self.source).name
+            return Path(self.source).resolve().name
         return self.source
 
 
@@ -60,7 +60,10 @@ def parse_spec(text: str) -> ModelSpec:
     if not separator:
         name, source = "", text
     elif not name or name in (".", "..") or re.search(r'[\\/:*?"<>|\s]', name):
-        raise UsageError(f"model name {name!r} in {text!r} cannot be a folder; use letters and -_.")
+        raise UsageError(
+            f"model name {name!r} in {text!r} cannot be a folder; give NAME=SPEC, "
+            "with a name of letters, digits and -_."
+        )
     if not source.strip():
         raise UsageError(f"model spec {text!r} is empty; try {', '.join(BUILT_INS)} or a hub id")
     return _classify(name, source.strip())
@@ -84,7 +87,7 @@ def _classify(name: str, source: str) -> ModelSpec:
                 f"{source} holds no config.json; give a folder that save_pretrained wrote"
             )
         return ModelSpec(name or path.resolve().name, str(path), "directory")
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if source.startswith((".", "/", "~")) or source.partition("@")[0].count("/") > 1:
         raise UsageError(
             f"there is no folder {source}; give a model folder, a hub id or a built-in"
         )

@@ -8,6 +8,7 @@ from pytest_nnsight.compare import Comparison, Drift
 from pytest_nnsight.diagnose import Diagnosis, Finding, diagnose
 
 MOST_ROWS = 20
+LONGEST_EVIDENCE = 200
 PYTEST_LINES, PYTEST_CHARACTERS = 8, 640
 """What pytest shows of an assertion without -vv; more than that it cuts, the last lines first."""
 
@@ -40,10 +41,10 @@ def failure_lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
 def verdict(comparison: Comparison, diagnosis: Diagnosis) -> str:
     """Say in one line what differs, where it starts, how much, how much is allowed, and why."""
     start = diagnosis.start
-    cause = f"cause: {diagnosis.cause} ({diagnosis.evidence})"
+    cause = f"cause: {diagnosis.cause} ({_shortened(diagnosis.evidence)})"
     if not _is_of_call(start):
         return f"golden drift: {start.label} {_change(start)}; {cause}"
-    drifted = {drift.position for drift in comparison.failures if _is_of_call(drift)}
+    drifted = {drift.label.split(" ")[0] for drift in comparison.failures if _is_of_call(drift)}
     if start.kind == "values":
         where = f"{start.label} (rel {size(start.rel)}, allowed {size(start.allowed)})"
     else:
@@ -51,12 +52,16 @@ def verdict(comparison: Comparison, diagnosis: Diagnosis) -> str:
     return f"golden drift: {len(drifted)} of {comparison.calls} calls, starts at {where}; {cause}"
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_EVIDENCE else text[: LONGEST_EVIDENCE - 3] + "..."
+
+
 def size(rel: float) -> str:
     """Write a relative drift: ``0.21``, ``4.9e-3``, ``1e-5``, ``inf``."""
     if math.isinf(rel) or rel == 0:
         return "inf" if rel else "0"
     if rel >= 0.01:
-        return f"{rel:.2g}"
+        return f"{rel:.3g}" if rel >= 100 else f"{rel:.2g}"
     mantissa, exponent = f"{rel:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 

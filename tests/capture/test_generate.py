@@ -92,7 +92,7 @@ def test_a_run_survives_its_golden(gpt2: Capture) -> None:
 def test_an_encoder_cannot_generate(capture_of: CaptureOf) -> None:
     bert = capture_of("tiny:bert")
     assert not bert.can_generate
-    with pytest.raises(UsageError, match="BertForMaskedLM cannot generate; use nnsight_capture.t"):
+    with pytest.raises(UsageError, match="BertForMaskedLM cannot generate; use nnsight"):
         bert.generate(PROMPT)
 
 

@@ -24,7 +24,7 @@ thorough = settings(deadline=None, max_examples=50, suppress_health_check=[Healt
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 count = st.integers(0, 2**40)
 # A golden keeps nine digits of a statistic.
-number = st.floats(-1e38, 1e38).map(lambda value: float(f"{value:.9g}"))
+number = st.floats(-1e38, 1e38).map(lambda value: float(f"{value:.7g}"))
 plain = st.recursive(
     st.none() | st.booleans() | count | st.floats(allow_nan=False, allow_infinity=False) | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
@@ -63,9 +63,13 @@ def call_lists(draw: st.DrawFn) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-generated = st.builds(
-    Generated, rows, st.lists(text).map(tuple), st.lists(st.binary(max_size=8)).map(tuple)
-)
+@st.composite
+def generations(draw: st.DrawFn) -> Generated:
+    ids = draw(rows)
+    texts = tuple(draw(text) for _ in ids)
+    return Generated(ids, texts, draw(st.lists(st.binary(max_size=8)).map(tuple)))
+
+
 runs = st.builds(
     Run,
     kind=st.sampled_from(KINDS),
@@ -74,7 +78,7 @@ runs = st.builds(
         Environment, st.dictionaries(text, text, max_size=3), text, text, text, count, text
     ),
     prompt=st.builds(Prompt, plain, rows, st.booleans(), mapping, st.none() | text),
-    generated=st.none() | generated,
+    generated=st.none() | generations(),
     calls=call_lists(),
 )
 
@@ -108,7 +112,7 @@ def test_decoded_run_has_the_same_bytes(run: Run) -> None:
     assert encode(decode(encode(run), NAME)) == encode(run)
 
 
-def test_real_summaries_survive_to_nine_digits() -> None:
+def test_real_summaries_survive_to_seven_digits() -> None:
     run = rich_run()
     back = decode(encode(run), NAME)
     assert encode(back) == encode(run)
@@ -116,7 +120,7 @@ def test_real_summaries_survive_to_nine_digits() -> None:
         for leaf, again in zip(call.leaves, other.leaves, strict=True):
             assert again.summary.norms == leaf.summary.norms
             assert again.summary.sketch == leaf.summary.sketch
-            assert again.summary.mean == pytest.approx(leaf.summary.mean, rel=1e-8)
+            assert again.summary.mean == pytest.approx(leaf.summary.mean, rel=1e-6)
 
 
 def test_shared_tensor_is_written_once_and_shared_again() -> None:
@@ -162,7 +166,7 @@ def test_statistics_are_as_short_as_they_can_be() -> None:
     summary = replace(make_summary(), mean=2.0, std=0.100000001490116, minimum=-0.0)
     line = encode(make_run(make_call(summary=summary)))
     assert '"min":0,' in line
-    assert '"mean":2,"std":0.100000001,' in line
+    assert '"mean":2,"std":0.1,' in line
 
 
 @pytest.mark.parametrize("tokens", [8, 41, 512])
@@ -188,7 +192,7 @@ def test_truncated_golden_is_an_error_that_names_the_file() -> None:
             decode(whole[:end], NAME)
 
 
-def test_golden_with_a_flipped_byte_is_a_run_or_an_error() -> None:
+def test_golden_with_a_byte_that_is_no_text_is_an_error() -> None:
     whole = bytearray(encode(rich_run()).encode())
     for position in range(0, len(whole), 37):
         damaged = bytes(whole[:position]) + b"\xff" + bytes(whole[position + 1 :])
@@ -300,3 +304,24 @@ def test_drawn_places_reach_every_depth() -> None:
     assert all(after - before == 1 for before, after in pairwise(depths))
     assert depths[0] == 1
     assert depths[-1] >= 6
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"parameters":3', '"parameters":Infinity'),
+        ('"parameters":3', '"parameters":1e999'),
+        ('"shape":[1,7,64]', '"shape":[1e999,7,64]'),
+        ('"shape":[1,7,64]', '"shape":[1,5,64]'),
+        ('"shape":[1,7,64]', '"shape":[-1,7,64]'),
+        ('"token_ids":[[', '"token_ids":[[Infinity,'),
+        ('"mean":', '"mean":NaN,"was":'),
+        ('"format": 1', '"format": true'),
+        ('"text":["xx"]', '"text":[]'),
+    ],
+)
+def test_numbers_that_do_not_fit_are_a_golden_error(old: str, new: str) -> None:
+    whole = encode(rich_run())
+    assert old in whole
+    with pytest.raises(GoldenError, match=r"golden/.*test_it\.json "):
+        decode(whole.replace(old, new, 1), NAME)

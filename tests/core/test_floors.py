@@ -12,18 +12,19 @@ import pytest_nnsight
 
 ROOT = Path(pytest_nnsight.__file__).parent
 PACKAGE = "pytest_nnsight"
-EDGE = {"plugin", "session", "cli", "suite"}
+EDGE = {"plugin", "session", "binding", "cli", "suite"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
 CORE = {
     "errors": set(),
     "run": {"errors"},
     "settings": {"errors"},
     "sketch": {"errors", "run", "settings"},
-    "compare": {"errors", "run", "settings"},
-    "diagnose": {"errors", "run", "settings", "sketch", "compare"},
+    "distance": {"errors", "run", "settings"},
+    "compare": {"errors", "run", "settings", "distance"},
+    "diagnose": {"errors", "run", "settings", "sketch", "distance", "compare"},
 }
 FILES = sorted(path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py"))
-BARE = {"compare", "diagnose", "golden", "report", "cli", "run", "settings", "errors"}
+BARE = {"distance", "compare", "diagnose", "golden", "report", "cli", "run", "settings", "errors"}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

@@ -106,3 +106,11 @@ def test_no_glob_at_all_is_a_usage_error() -> None:
 def test_what_is_no_text_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"^modules= takes globs over module paths, got 3$"):
         select([3], PATHS)  # type: ignore[list-item]
+
+
+def test_doubled_stars_and_single_characters() -> None:
+    paths = ["a", "a.b", "a.x.b", "axb"]
+    assert select("**.**", paths) == paths
+    assert select("a.**.**.b", paths) == ["a.b", "a.x.b"]
+    assert select("a?b", paths) == ["axb"]
+    assert select("a[!y]b", paths) == ["axb"]

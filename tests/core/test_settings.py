@@ -96,8 +96,8 @@ def test_invalid_tolerance_names_its_source(value: str) -> None:
         "ini nnsight_tolerance": lambda: read(ini={"nnsight_tolerance": value}),
         "@pytest.mark.nnsight(tolerance=...)": lambda: Settings().for_marker({"tolerance": value}),
     }
-    if not value:
-        del sources["ini nnsight_tolerance"]  # an empty ini key is one that is not set
+    if not value:  # an empty ini key or variable is one that is not set
+        del sources["ini nnsight_tolerance"], sources["PYTEST_NNSIGHT_TOLERANCE"]
     for source, attempt in sources.items():
         with pytest.raises(UsageError) as caught:
             attempt()

@@ -13,7 +13,7 @@ from builders import normal, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.compare import relative_drift
+from pytest_nnsight.distance import relative_drift
 from pytest_nnsight.sketch import BUCKETS, collect, measure, project, token_weights, tokens_of
 
 FIRST_SIGNS = (-1, 1, 1, -1, -1, 1, 1, 1, 1, 1, 1, -1, -1, 1, 1, 1)
@@ -23,7 +23,12 @@ quick = settings(deadline=None, max_examples=50)
 
 
 def naive_projection(values: torch.Tensor, weights: torch.Tensor) -> np.ndarray:
-    """Add element ``i`` to bucket ``i mod 61`` with sign ``i div 61``, one after another."""
+    """Add element ``i`` to bucket ``i mod 61`` with sign ``i div 61``, one after another.
+
+    Tokens whose width is a multiple of 61 get a zero behind them, so that channels change buckets.
+    """
+    if values.shape[1] % BUCKETS == 0:
+        values = torch.nn.functional.pad(values, (0, 1))
     flat = (values.double() * weights.double()[:, None]).reshape(-1).tolist()
     words = np.random.Philox(key=int.from_bytes(b"nnsight", "big")).random_raw(len(flat) // 64 + 1)
     sketch = np.zeros(BUCKETS)
@@ -144,7 +149,7 @@ def true_drift(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(torch.maximum(distance, change))
 
 
-@pytest.mark.parametrize("width", [64, 576])
+@pytest.mark.parametrize("width", [64, 122, 576])
 @pytest.mark.parametrize(
     "change", [random_noise, one_channel, one_token, swapped_tokens, swapped_channels]
 )
@@ -361,3 +366,24 @@ def test_drift_grows_with_the_change() -> None:
         for noise in (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
     ]
     assert all(small < large for small, large in pairwise(sizes))
+
+
+def test_odd_tensors_are_summarised() -> None:
+    conjugated = torch.tensor([1 + 2j, 3 - 1j]).conj()
+    assert summarize(conjugated) == summarize(conjugated.resolve_conj())
+    assert summarize(torch.tensor(1 + 2j)).rms == pytest.approx(2.5**0.5)
+    assert summarize(torch.tensor(3)).digest != summarize(torch.tensor(4)).digest
+    dense = torch.eye(4)
+    assert summarize(dense.to_sparse()) == summarize(dense)
+
+
+def test_very_small_and_very_large_numbers_are_told_apart() -> None:
+    for scale, dtype in ((1e-30, torch.float32), (1e30, torch.float32), (1e300, torch.float64)):
+        x = torch.full((2, 70), scale, dtype=dtype)
+        assert relative_drift(summarize(x), summarize(x * 1.001))[0] > 5e-4
+        assert relative_drift(summarize(x), summarize(-x))[0] > 0.5
+
+
+def test_std_far_below_the_mean_is_kept() -> None:
+    x = 1000 + 1e-3 * normal(3, 50, seed=1)
+    assert summarize(x).std == pytest.approx(float(x.double().std(correction=0)), rel=1e-3)

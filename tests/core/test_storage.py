@@ -99,7 +99,7 @@ def test_home_folder_is_not_in_the_message(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "name", ["test_it", "test_it[gpt2-1.5,x]", "test_it.1", "test_it[a=b]", "test-é", "A+B"]
+    "name", ["test_it", "test_it[gpt2-1.5,x]", "test_it.1", "test_it[a=b]", "A+B"]
 )
 def test_plain_name_stays_as_it_is(name: str) -> None:
     assert file_name(name) == name
@@ -184,3 +184,21 @@ def test_damaged_weights_are_unknown(tmp_path: Path, text: str) -> None:
 
 def test_missing_weights_are_unknown(tmp_path: Path) -> None:
     assert read_weights(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["é" * 170, "漢" * 180, "a\udc80b", "..", ".", ""])
+def test_any_name_becomes_a_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{file_name(name)}.json"
+    write_atomically(path, name)
+    assert path.parent == tmp_path
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"{}", b"[]", b"1"])
+def test_damaged_fingerprints_are_unknown_and_can_be_rewritten(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "weights.json").write_bytes(content)
+    assert read_weights(tmp_path) is None
+    write_weights(tmp_path, {"w": "0"})
+    assert read_weights(tmp_path) == {"w": "0"}
