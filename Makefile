@@ -9,7 +9,7 @@ TINY := --nnsight-model tiny:gpt2 --nnsight-model tiny:llama --nnsight-model tin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained lint format bench goldens clean
+.PHONY: demo test test-behaviour test-tiny test-trained lint format bench goldens picture clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -36,6 +36,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/capture.py $$($(BIN)/python tests/models/prepare.py)
+
+# Draw the README's picture anew.
+picture: $(READY)
+	$(BIN)/python examples/picture.py
 
 # Write the goldens of our own tests where they are missing or have drifted; with
 # REBASELINE=--nnsight-rebaseline those within tolerance too.

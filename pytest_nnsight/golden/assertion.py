@@ -79,7 +79,8 @@ class GoldenAssertion(SnapshotAssertion):
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
-        return f"nnsight_golden({self.extension_class.__name__})"
+        assert issubclass(self.extension_class, GoldenExtension)
+        return f"nnsight_golden({self.extension_class.context.test})"
 
     def get_assert_diff(self, *, diff_mode: DiffMode = DiffMode.DETAILED) -> list[str]:
         """Return the report of the last mismatch, verdict first."""

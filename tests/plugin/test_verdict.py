@@ -127,8 +127,9 @@ def test_each_fault_is_named_in_the_first_line(
     [
         (
             "values",
-            "golden drift: 18 of 31 calls, starts at transformer.h.0.mlp (rel 9.9e-3, "
-            "allowed 1e-5); cause: code (same weights, config and versions: a patched module, a hook or an edit)",
+            "golden drift: 18 of 31 calls, starts at transformer.h.0.mlp (rel 9.9e-3, allowed "
+            "1e-5); cause: code (same weights, config and versions: a patched module, a hook or "
+            "an edit)",
         ),
         (
             "container",
