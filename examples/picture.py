@@ -34,6 +34,7 @@ def main() -> None:
     console.print(f"[bold]$[/bold] {COMMAND}\n")
     console.print(Text.from_ansi("\n".join(ours)))
     svg = console.export_svg(title="one weight was changed by 0.01")
+    svg = re.sub(r"\s*<!--.*?-->", "", svg)
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # fetched from elsewhere
     TARGET.write_text(svg, encoding="utf-8")
     print(f"wrote {TARGET.relative_to(ROOT)}")

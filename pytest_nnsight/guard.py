@@ -40,6 +40,7 @@ def restore(model: Any, before: ModelState) -> list[str]:
     Persistent edits, training mode, gradients and the tokenizer's padding side are restored.
     Forward hooks cannot be told from those that belong to the model; they are only named.
     """
+    nnsight_api.remove_cache_hooks(model)
     now, module = observe(model), nnsight_api.torch_module(model)
     left = []
     if now.edits > before.edits:

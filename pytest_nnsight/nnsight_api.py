@@ -2,8 +2,12 @@
 
 Known are 0.5.15 to 0.8. What differs between them:
 
-- loading: 0.8 opens ``TransformersModel(path, task=...)``, before it was ``LanguageModel(path)``;
+- loading: 0.8 opens ``TransformersModel(path, task=...)``, before it was ``LanguageModel(path)``,
+  which leaves the padding of a tokenizer that it is given alone;
+- inputs: 0.5 takes tensors as one positional dict, 0.6 and later as keywords too;
+- modules: before 0.8 a ``generator`` of nnsight's own hangs in the torch model;
 - the cache: 0.8 hands a value over in ``Cache.observe_selected``, before it was ``Cache.add``;
+  0.7 leaves the cache's hooks on the model;
 - edits: 0.8 keeps them in ``model._edits``, before it was ``model._default_mediators``.
 
 Everything here is ``Any``: nnsight has no types of its own.
@@ -19,8 +23,13 @@ from typing import Any
 
 import torch
 
+from pytest_nnsight.errors import UsageError
+
 Receive = Callable[[str, str, Any], None]
 """Is handed (module path, ``inputs`` or ``output``, value) as the model runs."""
+
+# Where nnsight mounts ``output`` on modules that have one, as BERT's do; captures go by path.
+_NAME_IS_TAKEN = "Module .* has (a submodule named|pre-defined a)"
 
 
 def version() -> tuple[int, int]:
@@ -59,7 +68,7 @@ def load(path: str, **keywords: Any) -> Any:
     if keywords.get("revision") is None:
         keywords.pop("revision", None)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Module .* has a submodule named")
+        warnings.filterwarnings("ignore", message=_NAME_IS_TAKEN)
         if version() >= (0, 8):
             return nnsight.TransformersModel(
                 path, task="text-generation", dispatch=True, **keywords
@@ -71,13 +80,22 @@ def wrap(module: torch.nn.Module, tokenizer: Any) -> Any:
     """Wrap a loaded transformers model of any architecture, with its tokenizer."""
     nnsight = _import_nnsight()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Module .* has a submodule named")
+        warnings.filterwarnings("ignore", message=_NAME_IS_TAKEN)
         if version() >= (0, 8):
             # The pipeline of any other task refuses prompts that do not suit the task, such as a
             # text without a mask token; this one only tokenizes.
             task = "text-generation" if is_causal(module) else "feature-extraction"
             return nnsight.TransformersModel(module, tokenizer=tokenizer, task=task)
+        _pad_for_batches(module, tokenizer)
         return nnsight.LanguageModel(module, tokenizer=tokenizer)
+
+
+def _pad_for_batches(module: torch.nn.Module, tokenizer: Any) -> None:
+    """Pad as nnsight does with a tokenizer that it loads itself. Goes when nnsight 0.7 does."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if is_causal(module):
+        tokenizer.padding_side = "left"
 
 
 def is_causal(module: torch.nn.Module) -> bool:
@@ -91,6 +109,15 @@ def torch_module(model: Any) -> torch.nn.Module:
     """Return the torch module that an nnsight model wraps."""
     module: torch.nn.Module = model._module
     return module
+
+
+def named_modules(model: Any) -> dict[str, torch.nn.Module]:
+    """Return the torch modules by path (the empty string for the model), without nnsight's own."""
+    return {
+        path: module
+        for path, module in torch_module(model).named_modules()
+        if not type(module).__module__.startswith("nnsight.")
+    }
 
 
 def run_trace(
@@ -109,12 +136,14 @@ def run_trace(
     """
     wanted_outputs, wanted_inputs = _envoys(model, outputs), _envoys(model, inputs)
     paths = _torch_paths(model)
+    arguments, keywords = _as_inputs(arguments, keywords)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
         with model.trace(*arguments, **keywords) as tracer:
             _tap(tracer, wanted_outputs, wanted_inputs, paths, receive)
             if intervene is not None:
                 intervene(model, tracer)
+    remove_cache_hooks(model)
 
 
 def run_generate(
@@ -129,6 +158,7 @@ def run_generate(
     """Generate; like `run_trace` for every step. Return the ids that transformers returns."""
     wanted_outputs, wanted_inputs = _envoys(model, outputs), _envoys(model, inputs)
     paths = _torch_paths(model)
+    arguments, keywords = _as_inputs(arguments, keywords)
     ids = None
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
@@ -137,7 +167,40 @@ def run_generate(
             if intervene is not None:
                 intervene(model, tracer)
             ids = tracer.result.save()
+    remove_cache_hooks(model)
     return ids
+
+
+def _as_inputs(
+    arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Hand tensors to nnsight 0.5 as its positional input, and leave it settings as keywords.
+
+    Raise `UsageError` for embeddings on 0.6 and 0.7, which trace nothing without ``input_ids``.
+    """
+    if arguments or version() >= (0, 8):
+        return arguments, keywords
+    if version() >= (0, 6):
+        if "input_ids" not in keywords:
+            raise UsageError("nnsight 0.6 and 0.7 cannot trace inputs_embeds; give token ids")
+        return arguments, keywords
+    tensors = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
+    return (tensors,), {name: value for name, value in keywords.items() if name not in tensors}
+
+
+def remove_cache_hooks(model: Any) -> None:
+    """Take off the hooks of finished caches, which would go on storing in every later run.
+
+    Only nnsight 0.7 leaves them: it cleans up after a trace that failed, not after one that ended
+    well. They are the hooks that run after all others. Goes when nnsight 0.7 does.
+    """
+    if version() != (0, 7):
+        return
+    for module in torch_module(model).modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if getattr(hook, "mediator_idx", None) == float("inf"):
+                    del hooks[key]
 
 
 def edits(model: Any) -> int:
@@ -152,7 +215,7 @@ def clear_edits(model: Any) -> None:
 
 def _torch_paths(model: Any) -> dict[str, str]:
     """Map nnsight's module paths to torch's (the empty string for the model itself)."""
-    names = {id(module): name for name, module in torch_module(model).named_modules()}
+    names = {id(module): name for name, module in named_modules(model).items()}
     return {
         envoy.path: names[id(envoy._module)]
         for envoy in model.modules()
@@ -161,9 +224,13 @@ def _torch_paths(model: Any) -> dict[str, str]:
 
 
 def _envoys(model: Any, paths: Sequence[str]) -> list[Any]:
-    """Return nnsight's envoys of the modules at torch ``paths``."""
+    """Return nnsight's envoys of the modules at torch ``paths``.
+
+    One for each module: 0.7 reports a module that has several names once for each of them.
+    """
     wanted, names = set(paths), _torch_paths(model)
-    return [envoy for envoy in model.modules() if names.get(envoy.path) in wanted]
+    found = [envoy for envoy in model.modules() if names.get(envoy.path) in wanted]
+    return list({id(envoy._module): envoy for envoy in found}.values())
 
 
 def _tap(

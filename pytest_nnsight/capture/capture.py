@@ -123,8 +123,8 @@ class Capture:
         return self._run("generate", record, self._generated(ids, recorder, request), recorder)
 
     def _recorder(self, modules: Globs, keep: Globs | bool, inputs: bool) -> Recorder:
-        tree = nnsight_api.torch_module(self.model)
-        classes = {path or ROOT: type(module).__name__ for path, module in tree.named_modules()}
+        tree = nnsight_api.named_modules(self.model)
+        classes = {path or ROOT: type(module).__name__ for path, module in tree.items()}
         captured = set(select(modules, list(classes)))
         if keep is True:
             kept = set(captured)

@@ -54,8 +54,9 @@ def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) ->
         return function(value)
     if isinstance(value, Mapping):
         items = {key: map_tensors(item, function) for key, item in value.items()}
-        if dataclasses.is_dataclass(value):
-            return type(value)(**items)
+        kind: Any = type(value)
+        if dataclasses.is_dataclass(kind):
+            return kind(**items)
         return OrderedDict(items) if isinstance(value, OrderedDict) else items
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -17,7 +17,15 @@ from pytest_nnsight.run import Environment, ModelRecord
 
 PACKAGES = ("torch", "transformers", "nnsight", "accelerate", "tokenizers", "numpy")
 # Where it was saved and by which release says nothing about what it computes.
-_LEFT_OUT = ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype")
+_LEFT_OUT = (
+    "_name_or_path",
+    "_model_name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+)
 _PRIVATE = ("token", "secret", "password", "api_key")
 
 

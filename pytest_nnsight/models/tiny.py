@@ -114,6 +114,8 @@ def byte_tokenizer(adds_bos: bool) -> Any:
         unk_token="<unk>",
         mask_token="<mask>",
         model_max_length=LONGEST,
+        # transformers 4 adds token_type_ids by itself, which GPT-2 embeds and T5 refuses.
+        model_input_names=["input_ids", "attention_mask"],
     )
     fast.chat_template = (
         "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
