@@ -55,7 +55,7 @@ def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) ->
     if isinstance(value, Mapping):
         items = {key: map_tensors(item, function) for key, item in value.items()}
         kind: Any = type(value)
-        if dataclasses.is_dataclass(kind):
+        if hasattr(kind, "__dataclass_fields__"):
             return kind(**items)
         return OrderedDict(items) if isinstance(value, OrderedDict) else items
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
