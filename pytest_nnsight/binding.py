@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from pytest_nnsight.run import Run
 
 
-def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) -> Any:
-    """Make syrupy's assertion for one test, bound to its golden file."""
+@contextmanager
+def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Make syrupy's assertion for one test, bound to its golden file; let go of both after it."""
     from syrupy.location import PyTestLocation
 
     from pytest_nnsight.golden.assertion import GoldenAssertion, GoldenContext, GoldenExtension
@@ -47,13 +50,16 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         tolerance=settings.tolerance,
     )
     item.stash[GOLDENS] = context
-    return GoldenAssertion(
+    assertion = GoldenAssertion(
         update_snapshots=config.option.update_snapshots,
         update_new_snapshots_only=config.option.update_new_snapshots_only,
         extension_class=GoldenExtension.bound_to(context),
         test_location=PyTestLocation(item),
         session=config._syrupy,  # type: ignore[attr-defined]  # syrupy keeps its session there
     )
+    yield assertion
+    del item.stash[GOLDENS]
+    assertion.release()
 
 
 def _other_variant(folder: Path, settings: Settings) -> Path | None:

@@ -156,7 +156,7 @@ def nnsight_capture(_nnsight_loaded: LoadedModel) -> Capture:
 
 
 @pytest.fixture
-def nnsight_golden(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest) -> Any:
+def nnsight_golden(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The golden of this test: compare a run, or a dict of tensors, with ``==``.
 
     def test_stream(nnsight_capture, nnsight_golden):
@@ -165,4 +165,5 @@ def nnsight_golden(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest)
     """
     from pytest_nnsight.binding import golden_assertion
 
-    return golden_assertion(_nnsight_loaded, request)
+    with golden_assertion(_nnsight_loaded, request) as assertion:
+        yield assertion

@@ -177,21 +177,16 @@ def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:
 
 @contextmanager
 def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Load the model of a request, and let go of it at the end."""
+    """Load the model of a request, once the memory of one before it is free."""
     wanted: LoadRequest | None = getattr(request, "param", None)
     if wanted is None:
         pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
     from pytest_nnsight.models.loading import load
 
-    say = partial(_say, request.config)
-    model = load(wanted.spec, wanted.options, say)
-    known = request.config.stash[LOADED]
-    known[id(model)] = wanted.spec
-    try:
-        yield model
-    finally:
-        known.pop(id(model), None)
-        _release()
+    _release()  # of a model before this one: pytest lets go of it only after its fixture's end
+    model = load(wanted.spec, wanted.options, partial(_say, request.config))
+    request.config.stash[LOADED] = {id(model): wanted.spec}
+    yield model
 
 
 @contextmanager
@@ -222,7 +217,7 @@ def _say(config: pytest.Config, line: str) -> None:
 
 
 def _release() -> None:
-    """Give the memory of a model back to its device."""
+    """Give the memory of models that nothing refers to back to their device."""
     import gc
 
     import torch

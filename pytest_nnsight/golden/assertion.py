@@ -65,6 +65,10 @@ class GoldenContext:
         write_weights(self.folder, parameters)
         self.pending.clear()
 
+    def release(self) -> None:
+        """Let go of the model, which the functions of a context refer to."""
+        self.as_run = self.fingerprint = self.explain = _released
+
     def display(self, path: Path) -> str:
         """Return a golden's path as a message should call it."""
         return (
@@ -72,6 +76,10 @@ class GoldenContext:
             if path.is_relative_to(self.root)
             else hide_home(str(path))
         )
+
+
+def _released(*_: Any) -> Any:
+    raise GoldenError("nnsight_golden was used after its test had ended")
 
 
 class GoldenAssertion(SnapshotAssertion):
@@ -91,6 +99,14 @@ class GoldenAssertion(SnapshotAssertion):
             Path(result.snapshot_location), result.recalled_data, result.exception
         )
         return extension.context.explain(finding)
+
+    def release(self) -> None:
+        """Let go of model, runs and texts; syrupy keeps every assertion to the session's end."""
+        for result in self.executions.values():
+            result.asserted_data = result.recalled_data = None
+        assert isinstance(self.extension, GoldenExtension)
+        self.extension._received = None
+        self.extension.context.release()
 
 
 class GoldenExtension(SingleFileSnapshotExtension):

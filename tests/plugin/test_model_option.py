@@ -27,6 +27,17 @@ def test_golden(nnsight_capture, nnsight_golden):
 """
 
 
+RELEASED = """
+import weakref
+
+MODELS = []
+
+def test_one_before_is_released(nnsight_model):
+    assert all(known() is None for known in MODELS)
+    MODELS.append(weakref.ref(nnsight_model._module))
+"""
+
+
 @pytest.fixture(scope="session")
 def saved_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny GPT-2 as ``save_pretrained`` leaves it, once per session."""
@@ -67,10 +78,10 @@ def test_a_path_that_pytest_takes_for_the_root_is_refused(
 
 def test_two_models_run_each_test_on_both(project: Project) -> None:
     """Node ids are plain for one model and carry the model's name for two."""
-    project.test_file(COUNT)
+    project.test_file(COUNT + RELEASED)
     both = (*TINY, "--nnsight-model", "mine=tiny:llama")
     result = project.run(*both, "--snapshot-update", "-v")
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=8)
     assert sorted(project.goldens()) == [
         "mine/cpu-float32/test_it/test_golden.json",
         "tiny-gpt2/cpu-float32/test_it/test_golden.json",
