@@ -59,7 +59,7 @@ def read_text(path: Path) -> str | None:
     """Return the text of a golden, ``None`` where there is none."""
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError as error:
         raise GoldenError(

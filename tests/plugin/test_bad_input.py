@@ -156,14 +156,14 @@ def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
 
 
 def test_a_golden_folder_that_cannot_be_written(project: Project) -> None:
-    """As root, for whom no mode forbids writing, the folder is inside ``/proc``."""
+    """As root, for whom no mode forbids writing, a file is in the way."""
     project.test_file(GOLDEN_TEST)
     folder = project.path / "golden"
     folder.mkdir()
     if os.geteuid():
         folder.chmod(0o500)
     else:
-        (folder / "tiny-gpt2").symlink_to("/proc")
+        (folder / "tiny-gpt2").write_text("in the way")
     result = project.run(*TINY, "--snapshot-update")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["cannot write golden *; make its folder writable, *"])
