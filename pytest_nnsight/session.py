@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -184,7 +184,8 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
     from pytest_nnsight.models.loading import load
 
     _release()  # of a model before this one: pytest lets go of it only after its fixture's end
-    model = load(wanted.spec, wanted.options, partial(_say, request.config))
+    with _uncaptured(request.config) as say:
+        model = load(wanted.spec, wanted.options, say, _shows_bars(request.config))
     request.config.stash[LOADED] = {id(model): wanted.spec}
     yield model
 
@@ -207,13 +208,28 @@ def with_line(error: Exception, item: pytest.Item) -> str:
     return f"{error} ({item.path.name}:{lines[-1]})" if lines else str(error)
 
 
-def _say(config: pytest.Config, line: str) -> None:
-    """Write progress past the capture of output; from a worker too."""
-    if config.get_verbosity() < 0:
-        return
+@contextmanager
+def _uncaptured(config: pytest.Config) -> Iterator[Callable[[str], None]]:
+    """Give a function that writes progress past the capture of output; from a worker too."""
     capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
-        print(line, end="", file=sys.__stderr__, flush=True)
+    quiet = config.get_verbosity() < 0
+
+    def say(text: str) -> None:
+        with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+            print(text, end="", file=sys.__stderr__, flush=True)
+
+    if capture is not None and _shows_bars(config):
+        with capture.global_and_fixture_disabled():
+            yield partial(print, end="", file=sys.__stderr__, flush=True)
+    else:
+        yield (lambda text: None) if quiet else say
+
+
+def _shows_bars(config: pytest.Config) -> bool:
+    """Tell whether progress bars reach a person: a terminal, one process, not ``-q``."""
+    is_worker = hasattr(config, "workerinput")
+    is_terminal = TERMINAL in config.stash and os.isatty(config.stash[TERMINAL])
+    return is_terminal and not is_worker and config.get_verbosity() >= 0
 
 
 def _release() -> None:

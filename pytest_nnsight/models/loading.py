@@ -17,15 +17,18 @@ from pytest_nnsight.models import tiny
 from pytest_nnsight.models.spec import LoadOptions, ModelSpec
 
 
-def load(spec: ModelSpec, options: LoadOptions, say: Callable[[str], None]) -> Any:
+def load(
+    spec: ModelSpec, options: LoadOptions, say: Callable[[str], None], shows_bars: bool = False
+) -> Any:
     """Return the dispatched nnsight model of ``spec`` in eval mode.
 
-    ``say`` is told what is going on, with line breaks. Raise `LoadError` with one line for every
+    ``say`` is told what is going on, with line breaks; ``shows_bars`` leaves the progress bars of
+    transformers on, for a terminal. Raise `LoadError` with one line for every
     way in which loading fails.
     """
     say(f"\nnnsight: loading {spec.public}" + (f"@{spec.revision}" if spec.revision else ""))
     start = time.perf_counter()
-    with _quiet_transformers(), _readable_errors(spec):
+    with _quiet_transformers(shows_bars), _readable_errors(spec):
         model = _load(spec, options)
     module = nnsight_api.torch_module(model)
     module.eval()
@@ -139,14 +142,15 @@ def _reason(spec: ModelSpec, error: Exception) -> str:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own progress bars and advice out of the test report while it loads."""
+def _quiet_transformers(shows_bars: bool) -> Iterator[None]:
+    """Keep transformers' advice, and its progress bars, out of the test report while it loads."""
     import transformers
 
     verbosity = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity(logging.ERROR)
-    transformers.logging.disable_progress_bar()
+    if not shows_bars:
+        transformers.logging.disable_progress_bar()
     try:
         yield
     finally:

@@ -70,3 +70,17 @@ def first_line() -> Callable[..., str]:
         raise AssertionError("\n".join(result.outlines))
 
     return find
+
+
+@pytest.fixture(scope="session")
+def saved_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny GPT-2 as ``save_pretrained`` leaves it, once per session."""
+    import torch
+
+    from pytest_nnsight.models import tiny
+
+    folder = tmp_path_factory.mktemp("models") / "my-gpt2"
+    model, tokenizer = tiny.build("gpt2", torch.float32, None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

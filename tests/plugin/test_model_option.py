@@ -38,20 +38,6 @@ def test_one_before_is_released(nnsight_model):
 """
 
 
-@pytest.fixture(scope="session")
-def saved_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny GPT-2 as ``save_pretrained`` leaves it, once per session."""
-    import torch
-
-    from pytest_nnsight.models import tiny
-
-    folder = tmp_path_factory.mktemp("models") / "my-gpt2"
-    model, tokenizer = tiny.build("gpt2", torch.float32, None)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_a_model_is_loaded_once_with_progress_and_a_folder_is_named_after_it(
     project: Project, saved_gpt2: Path
 ) -> None:
