@@ -5,11 +5,9 @@ A *token* is one vector of a tensor: the last axis of ``[batch, token, channel]`
 A token's values are divided by its own L2 norm before they are projected, so that one massive
 token (22,500 among 75s in SmolLM2) does not hide the others; the norms themselves are kept beside.
 
-The projection is a CountSketch (Charikar, Chen, Farach-Colton 2002) with 61 buckets: element ``i``
-of the flattened tensor is added to bucket ``i mod 61`` with a random sign that depends on
-``i div 61``. The squared distance of two sketches is an unbiased estimate of the squared distance
-of the two tensors. It is computed as one vector-matrix product, without a table of signs as long
-as the tensor. `docs/decisions/0001-token-normalised-sketch.md` has the reasons.
+Tensors of few values, such as one token's, are copied and measured together later: a handful of
+small operations costs its dispatch, not its arithmetic.
+`docs/decisions/0001-token-normalised-sketch.md` has the reasons for the rest.
 """
 
 from __future__ import annotations
@@ -17,29 +15,38 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from pytest_nnsight.projection import project
 from pytest_nnsight.run import NORM_FLOOR, Summary
 
-BUCKETS = 61
-_SEED = 0x6E6E7369676874
+_FEW = 16_384  # values of a tensor that is measured later, together with others of its shape
 _STATISTICS = 6  # min, max, sum, nan, inf, variance (NaN: to be derived from sum and norms)
 _SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The numbers of one tensor, still on its device; `collect` turns many into summaries."""
+    """The numbers of one tensor, still on its device; `collect` turns many into summaries.
+
+    Instead of numbers it may hold the tensor's values ``[tokens, values]``, to be measured with
+    others (`measure_held`), or an ``exact`` copy.
+    """
 
     shape: tuple[int, ...]
     dtype: str
-    numbers: torch.Tensor | None
     tokens: int = 0
+    numbers: torch.Tensor | None = None
+    held: torch.Tensor | None = None
     exact: torch.Tensor | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory of the values that wait to be measured."""
+        return 0 if self.held is None else self.held.nbytes
 
 
 def tokens_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -63,7 +70,7 @@ def measure(tensor: torch.Tensor) -> Measured:
     shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
     tensor = tensor.detach()
     if tensor.device.type == "meta" or tensor.numel() == 0:
-        return Measured(shape, dtype, None)
+        return Measured(shape, dtype)
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     if tensor.device.type == "mps":  # has no float64
@@ -72,17 +79,35 @@ def measure(tensor: torch.Tensor) -> Measured:
         pairs = torch.view_as_real(tensor.resolve_conj())
         tensor = pairs.flatten(-2) if tensor.ndim else pairs
     elif not tensor.is_floating_point():
-        return Measured(shape, dtype, None, exact=tensor.clone())
+        return Measured(shape, dtype, exact=tensor.clone())
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
     if tensor.dtype == torch.float64 and not _fits_float32(tensor):
-        return Measured(shape, dtype, None, exact=tensor.clone())
+        return Measured(shape, dtype, exact=tensor.clone())
     values = tokens_of(tensor).contiguous()
-    return Measured(shape, dtype, _numbers(values), tokens=values.shape[0])
+    if values.numel() <= _FEW:
+        return Measured(shape, dtype, len(values), held=values.clone())
+    return Measured(shape, dtype, len(values), _numbers(values[None])[0])
+
+
+def measure_held(measured: Sequence[Measured]) -> list[Measured]:
+    """Measure the tensors that wait for it, those of one shape in one go."""
+    groups: dict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = {}
+    for index, item in enumerate(measured):
+        if item.held is not None:
+            key = (item.held.shape, item.held.dtype, item.held.device)
+            groups.setdefault(key, []).append(index)
+    done = list(measured)
+    for indices in groups.values():
+        stacked = torch.stack([held for i in indices if (held := measured[i].held) is not None])
+        for index, numbers in zip(indices, _numbers(stacked), strict=True):
+            done[index] = replace(measured[index], numbers=numbers, held=None)
+    return done
 
 
 def collect(measured: Sequence[Measured]) -> list[Summary]:
     """Bring the numbers of many tensors to the host, one transfer a device, as summaries."""
+    measured = measure_held(measured)
     host: dict[int, np.ndarray] = {}
     by_device: dict[torch.device, list[int]] = {}
     for index, item in enumerate(measured):
@@ -97,30 +122,31 @@ def collect(measured: Sequence[Measured]) -> list[Summary]:
 
 
 def _numbers(values: torch.Tensor) -> torch.Tensor:
-    """Return ``[min, max, sum, nan, inf, variance, *norms, *sketch]`` as float64.
+    """Return ``[min, max, sum, nan, inf, variance, *norms, *sketch]`` of each tensor, as float64.
 
-    ``values`` is ``[tokens, values]``.
+    ``values`` is ``[tensors, tokens, values]``.
     """
-    norms = torch.linalg.vector_norm(values, dim=1)
-    total = values.sum()
-    low, high = torch.aminmax(values)
-    zero = torch.zeros((), dtype=torch.float64, device=values.device)
+    norms = torch.linalg.vector_norm(values, dim=2)
+    total = values.sum((1, 2))
+    low, high = values.amin((1, 2)), values.amax((1, 2))  # aminmax over an axis is 20 times slower
+    zero = torch.zeros(len(values), dtype=torch.float64, device=values.device)
     nan = inf = zero
     variance = zero + torch.nan
     # The check waits for the device, which costs nothing on a CPU; elsewhere always take the
     # careful way, whose extra passes are cheap there.
     if values.device.type != "cpu" or _needs_care(values, norms, total, low, high):
-        nan, inf = values.isnan().sum().double(), values.isinf().sum().double()
         finite = values.isfinite()
-        low = values.masked_fill(~finite, torch.inf).min()
-        high = values.masked_fill(~finite, -torch.inf).max()
+        nan, inf = values.isnan().sum((1, 2)).double(), values.isinf().sum((1, 2)).double()
+        low = values.masked_fill(~finite, torch.inf).amin((1, 2))
+        high = values.masked_fill(~finite, -torch.inf).amax((1, 2))
         values = values.masked_fill(~finite, 0.0).double()
-        norms, total = torch.linalg.vector_norm(values, dim=1), values.sum()
-        count = finite.sum().double()
-        variance = (values - total / count).masked_fill(~finite, 0.0).square().sum() / count
-    weights = token_weights(norms)
-    head = torch.stack([low.double(), high.double(), total.double(), nan, inf, variance])
-    return torch.cat([head, norms.double(), project(values, weights.to(values.dtype)).double()])
+        norms, total = torch.linalg.vector_norm(values, dim=2), values.sum((1, 2))
+        count = finite.sum((1, 2)).double()
+        centred = (values - (total / count)[:, None, None]).masked_fill(~finite, 0.0)
+        variance = centred.square().sum((1, 2)) / count
+    sketch = project(values, token_weights(norms).to(values.dtype))
+    head = torch.stack([low.double(), high.double(), total.double(), nan, inf, variance], 1)
+    return torch.cat([head, norms.double(), sketch.double()], 1)
 
 
 def _needs_care(
@@ -131,11 +157,11 @@ def _needs_care(
     high: torch.Tensor,
 ) -> bool:
     """Tell whether float32 is not enough: NaN, Inf, squares out of range, mean far above std."""
-    largest = max(abs(float(low)), abs(float(high)))
-    if not math.isfinite(largest) or not (_SMALLEST < largest < _LARGEST or largest == 0):
-        return True
-    square, mean = float(norms.square().sum()), float(total) / values.numel()
-    return mean * mean * values.numel() > 0.99 * square > 0
+    largest = torch.maximum(low.abs(), high.abs())
+    in_range = (largest > _SMALLEST) & (largest < _LARGEST) | (largest == 0)
+    square, mean = norms.square().sum(1), total / values[0].numel()
+    is_centred = mean.square() * values[0].numel() <= 0.99 * square
+    return not bool((in_range & is_centred).all())
 
 
 def _fits_float32(tensor: torch.Tensor) -> bool:
@@ -145,68 +171,13 @@ def _fits_float32(tensor: torch.Tensor) -> bool:
 
 
 def token_weights(norms: torch.Tensor) -> torch.Tensor:
-    """Return what each token is multiplied with: one over its norm, floored by the median token."""
-    floor = NORM_FLOOR * norms.median()
+    """Return what each token is multiplied with: one over its norm, floored by the median token.
+
+    ``norms`` is ``[..., tokens]``, and so is the result.
+    """
+    floor = NORM_FLOOR * norms.median(-1, keepdim=True).values
     largest = torch.maximum(norms, floor)
     return torch.where(largest > 0, 1.0 / largest, torch.zeros_like(largest))
-
-
-def project(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the 61-bucket CountSketch of ``values * weights[:, None]`` for ``[tokens, values]``.
-
-    Linear in ``values``. The product with the weights is never made: a row of 61 elements is
-    scaled by the weight of the token it starts in, and rows that straddle two tokens are corrected.
-    """
-    tokens, width = values.shape
-    if width % BUCKETS == 0:  # each channel would keep to one bucket for all tokens
-        values, width = torch.nn.functional.pad(values, (0, 1)), width + 1
-    if width < BUCKETS:
-        values, weights = (values * weights[:, None]).reshape(1, -1), values.new_ones(1)
-        tokens, width = values.shape
-    flat = values.reshape(-1)
-    rows = flat.numel() // BUCKETS
-    signs = _signs(_power_of_two(rows + 1), values.dtype, values.device)
-    main = flat[: rows * BUCKETS].view(rows, BUCKETS)
-    sketch = (signs[:rows] * weights[_first_tokens(rows, width, values.device)]) @ main
-    row, token, mask = _straddling(rows, tokens, width, values.dtype, values.device)
-    if len(row):
-        change = signs[row] * (weights[token] - weights[token - 1])
-        sketch = sketch + change @ (main[row] * mask)
-    tail = flat[rows * BUCKETS :] * (signs[rows] * weights[-1])
-    sketch[: len(tail)] += tail
-    return sketch
-
-
-def _power_of_two(count: int) -> int:
-    return max(1024, 1 << (count - 1).bit_length())
-
-
-@lru_cache(maxsize=64)
-def _signs(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return the first ``count`` random signs, the same in every version of numpy and torch."""
-    words = np.random.Philox(key=_SEED).random_raw(-(-count // 64))
-    bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little")[:count]
-    return torch.from_numpy(bits.astype(np.float32) * 2 - 1).to(device=device, dtype=dtype)
-
-
-@lru_cache(maxsize=256)
-def _first_tokens(rows: int, width: int, device: torch.device) -> torch.Tensor:
-    """Return for each row of 61 elements the token its first element belongs to."""
-    return torch.arange(rows, device=device) * BUCKETS // width
-
-
-@lru_cache(maxsize=256)
-def _straddling(
-    rows: int, tokens: int, width: int, dtype: torch.dtype, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the rows that hold the start of a token, that token, and a mask from there on."""
-    token = torch.arange(1, tokens, device=device)
-    start = token * width
-    row, offset = start // BUCKETS, start % BUCKETS
-    inside = (offset > 0) & (row < rows)
-    row, offset, token = row[inside], offset[inside], token[inside]
-    mask = torch.arange(BUCKETS, device=device)[None, :] >= offset[:, None]
-    return row, token, mask.to(dtype)
 
 
 def _summary(item: Measured, numbers: np.ndarray | None) -> Summary:

@@ -11,7 +11,9 @@ import torch
 
 from pytest_nnsight.capture.values import describe, map_tensors
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.sketch import Measured, collect, measure
+from pytest_nnsight.sketch import Measured, collect, measure, measure_held
+
+_MOST_HELD = 64 * 1024 * 1024  # bytes of small tensors that wait to be measured together
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Recorder:
     margins: list[torch.Tensor] = field(default_factory=list)
     prompt_ids: torch.Tensor | None = None
     prompt_mask: torch.Tensor | None = None
+    _held_bytes: int = 0
     _visits: Counter[str] = field(default_factory=Counter)
     _inputs: dict[str, list[tuple[str, list[tuple[str, int]]]]] = field(default_factory=dict)
     _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
@@ -77,7 +80,11 @@ class Recorder:
         known = self._seen.get(id(tensor))
         if known is not None and known[0]() is tensor and known[1] == tensor._version:
             return known[2]
-        self.measured.append(measure(tensor))
+        item = measure(tensor)
+        self.measured.append(item)
+        self._held_bytes += item.held_bytes
+        if self._held_bytes > _MOST_HELD:
+            self.measured, self._held_bytes = measure_held(self.measured), 0
         index = len(self.measured) - 1
         self._seen[id(tensor)] = (weakref.ref(tensor), tensor._version, index)
         return index

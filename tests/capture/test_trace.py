@@ -109,7 +109,7 @@ def test_inputs_are_summarised_where_asked(gpt2: Capture) -> None:
     assert [leaf.at for leaf in call.leaves] == ["in.0", "out"]
     full = {c.path: c for c in gpt2.trace(PROMPT).calls}
     norm = full["transformer.h.0.ln_2"].leaves[0].summary
-    assert relative_drift(norm, call.leaves[0].summary)[0] == 0
+    assert relative_drift(norm, call.leaves[0].summary)[0] < 1e-6
 
 
 def test_a_tensor_seen_twice_is_one_summary(gpt2: Capture) -> None:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nnsight.distance import relative_drift
-from pytest_nnsight.sketch import BUCKETS, collect, measure, project, token_weights, tokens_of
+from pytest_nnsight.projection import BUCKETS, project
+from pytest_nnsight.sketch import collect, measure, token_weights, tokens_of
 
 FIRST_SIGNS = (-1, 1, 1, -1, -1, 1, 1, 1, 1, 1, 1, -1, -1, 1, 1, 1)
 WIDTHS = (1, 3, 60, 61, 62, 64, 122, 200)
@@ -387,3 +388,24 @@ def test_very_small_and_very_large_numbers_are_told_apart() -> None:
 def test_std_far_below_the_mean_is_kept() -> None:
     x = 1000 + 1e-3 * normal(3, 50, seed=1)
     assert summarize(x).std == pytest.approx(float(x.double().std(correction=0)), rel=1e-3)
+
+
+def test_tensors_measured_together_are_measured_as_each_alone() -> None:
+    """Also where one among them needs care, or is of another shape."""
+    tensors = [1000**i * normal(1, 5, 70, seed=i) for i in range(6)]
+    tensors[2][0, 1, 3] = float("nan")
+    tensors[3:3] = [normal(9, seed=1), normal(3, 2, 8, 70, seed=2), normal(300, 576, seed=3)]
+    together = collect([measure(tensor) for tensor in tensors])
+    for tensor, summary in zip(tensors, together, strict=True):
+        alone = summarize(tensor)
+        assert (alone.shape, alone.nan) == (summary.shape, summary.nan)
+        assert relative_drift(alone, summary)[0] < 1e-6
+        assert alone.std == pytest.approx(summary.std, rel=1e-5)
+
+
+def test_a_change_in_place_after_measuring_is_not_seen() -> None:
+    for width in (8, 600):
+        tensor = normal(40, width, seed=1)
+        measured, before = measure(tensor), summarize(tensor)
+        tensor.zero_()
+        assert relative_drift(collect([measured])[0], before)[0] < 1e-6
