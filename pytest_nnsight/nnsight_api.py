@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -27,6 +29,21 @@ from pytest_nnsight.errors import UsageError
 
 Receive = Callable[[str, str, Any], None]
 """Is handed (module path, ``inputs`` or ``output``, value) as the model runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What to hand over while the model runs, and to whom.
+
+    ``outputs`` and ``inputs`` are torch module paths. ``intervene`` is called in the body of the
+    trace with the model and the tracer.
+    """
+
+    outputs: Sequence[str]
+    inputs: Sequence[str]
+    receive: Receive
+    intervene: Callable[[Any, Any], Any] | None = None
+
 
 # Where nnsight mounts ``output`` on modules that have one, as BERT's do; captures go by path.
 _NAME_IS_TAKEN = "Module .* has (a submodule named|pre-defined a)"
@@ -121,51 +138,28 @@ def named_modules(model: Any) -> dict[str, torch.nn.Module]:
 
 
 def run_trace(
-    model: Any,
-    arguments: tuple[Any, ...],
-    keywords: dict[str, Any],
-    outputs: Sequence[str],
-    inputs: Sequence[str],
-    receive: Receive,
-    intervene: Callable[..., Any] | None,
+    model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], watch: Watch
 ) -> None:
-    """Run one forward pass; ``receive`` gets the values of the wanted modules as they appear.
+    """Run one forward pass; ``watch`` gets the values of its modules as they appear.
 
-    ``outputs`` and ``inputs`` are torch module paths. ``intervene`` is called in the trace's body
-    with the model and the tracer.
+    nnsight reads the source of its ``with``, which therefore stands on a line of its own.
     """
-    wanted_outputs, wanted_inputs = _envoys(model, outputs), _envoys(model, inputs)
-    paths = _torch_paths(model)
     arguments, keywords = _as_inputs(arguments, keywords)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
+    with _quiet_forward():
         with model.trace(*arguments, **keywords) as tracer:
-            _tap(tracer, wanted_outputs, wanted_inputs, paths, receive)
-            if intervene is not None:
-                intervene(model, tracer)
+            _begin(model, tracer, watch)
     remove_cache_hooks(model)
 
 
 def run_generate(
-    model: Any,
-    arguments: tuple[Any, ...],
-    keywords: dict[str, Any],
-    outputs: Sequence[str],
-    inputs: Sequence[str],
-    receive: Receive,
-    intervene: Callable[..., Any] | None,
+    model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], watch: Watch
 ) -> Any:
     """Generate; like `run_trace` for every step. Return the ids that transformers returns."""
-    wanted_outputs, wanted_inputs = _envoys(model, outputs), _envoys(model, inputs)
-    paths = _torch_paths(model)
     arguments, keywords = _as_inputs(arguments, keywords)
     ids = None
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
+    with _quiet_forward():
         with model.generate(*arguments, **keywords) as tracer:
-            _tap(tracer, wanted_outputs, wanted_inputs, paths, receive)
-            if intervene is not None:
-                intervene(model, tracer)
+            _begin(model, tracer, watch)
             ids = tracer.result.save()
     remove_cache_hooks(model)
     return ids
@@ -233,30 +227,40 @@ def _envoys(model: Any, paths: Sequence[str]) -> list[Any]:
     return list({id(envoy._module): envoy for envoy in found}.values())
 
 
-def _tap(
-    tracer: Any,
-    outputs: Sequence[Any],
-    inputs: Sequence[Any],
-    paths: dict[str, str],
-    receive: Receive,
-) -> None:
-    """Let ``receive`` see every value that ``tracer.cache`` would keep, at the moment it is there.
+@contextmanager
+def _quiet_forward() -> Iterator[None]:
+    """Run without gradients, and without nnsight's advice on what it deprecates."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
+        yield
+
+
+def _begin(model: Any, tracer: Any, watch: Watch) -> None:
+    """Do what a trace's body starts with: tap the values, then intervene."""
+    _tap(model, tracer, watch)
+    if watch.intervene is not None:
+        watch.intervene(model, tracer)
+
+
+def _tap(model: Any, tracer: Any, watch: Watch) -> None:
+    """Let ``watch`` see every value that ``tracer.cache`` would keep, at the moment it is there.
 
     nnsight's cache keeps all values to the end, by reference: memory grows with the model, and an
     operation in place changes what was seen. So the cache is asked for as usual and its last step,
     storing, is replaced. The order of calls is then the order of execution.
     """
-    for envoys, slot in ((outputs, "output"), (inputs, "inputs")):
-        if not envoys:
+    paths = _torch_paths(model)
+    for wanted, slot in ((watch.outputs, "output"), (watch.inputs, "inputs")):
+        if not wanted:
             continue
         view = tracer.cache(
-            modules=list(envoys),
+            modules=_envoys(model, wanted),
             device=None,
             detach=False,
             include_output=slot == "output",
             include_inputs=slot == "inputs",
         )
-        _replace_store(tracer, view, paths, receive)
+        _replace_store(tracer, view, paths, watch.receive)
 
 
 def _replace_store(tracer: Any, view: Any, paths: dict[str, str], receive: Receive) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,16 +61,8 @@ class Capture:
         """
         request = read(self.model, prompt, generates=False)
         recorder = self._recorder(modules, keep, inputs)
-        outputs, entering = _wanted(recorder)
-        nnsight_api.run_trace(
-            self.model,
-            request.arguments,
-            request.keywords,
-            outputs,
-            entering,
-            recorder.receive,
-            _two_arguments(intervene),
-        )
+        watch = _watch(recorder, intervene)
+        nnsight_api.run_trace(self.model, request.arguments, request.keywords, watch)
         record = Prompt(
             text=request.text,
             token_ids=_prompt_ids(recorder, request),
@@ -102,17 +96,10 @@ class Capture:
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation}
         used_seed = (self.seed if seed is None else seed) if settings["do_sample"] else None
         recorder = self._recorder(modules, keep, inputs)
-        outputs, entering = _wanted(recorder)
+        watch = _watch(recorder, intervene)
+        keywords = request.keywords | _quiet_greedy(module, settings)
         with _seeded(used_seed):
-            ids = nnsight_api.run_generate(
-                self.model,
-                request.arguments,
-                request.keywords | _quiet_greedy(module, settings),
-                outputs,
-                entering,
-                recorder.receive,
-                _two_arguments(intervene),
-            )
+            ids = nnsight_api.run_generate(self.model, request.arguments, keywords, watch)
         record = Prompt(
             text=request.text,
             token_ids=_prompt_ids(recorder, request),
@@ -176,38 +163,33 @@ class Capture:
         return Run(kind, model, environment, prompt, generated, calls, kept=recorder.kept)
 
 
-def _wanted(recorder: Recorder) -> tuple[list[str], list[str]]:
-    """Return torch paths of outputs and inputs to watch; the model's own are always among them."""
-    captured = ["" if path == ROOT else path for path in recorder.captured]
-    return [*{*captured, ""}], [*{*(captured if recorder.captures_inputs else ()), ""}]
+def _watch(recorder: Recorder, intervene: Callable[..., Any] | None) -> nnsight_api.Watch:
+    """Watch the captured modules, and always what enters and leaves the model itself.
 
+    An intervention may be written with or without the tracer as second argument.
+    """
+    captured = {"" if path == ROOT else path for path in recorder.captured}
+    inputs = captured if recorder.captures_inputs else set()
+    if intervene is not None and len(inspect.signature(intervene).parameters) < 2:
+        only_model = intervene
 
-def _two_arguments(intervene: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """Let an intervention be written with or without the tracer as second argument."""
-    if intervene is None:
-        return None
-    import inspect
+        def intervene(model: Any, tracer: Any) -> Any:
+            return only_model(model)
 
-    count = len(inspect.signature(intervene).parameters)
-    return intervene if count >= 2 else lambda model, tracer: intervene(model)
+    return nnsight_api.Watch([*{*captured, ""}], [*{*inputs, ""}], recorder.receive, intervene)
 
 
 def _name(intervene: Callable[..., Any] | None) -> str | None:
     return None if intervene is None else getattr(intervene, "__name__", type(intervene).__name__)
 
 
-def _seeded(seed: int | None) -> Any:
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
     """Seed torch for one generation and restore its generators afterwards."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def seeded() -> Any:
-        with torch.random.fork_rng(enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            yield
-
-    return seeded()
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def _quiet_greedy(module: torch.nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
