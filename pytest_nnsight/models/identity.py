@@ -40,16 +40,27 @@ def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environme
         revision=spec.revision if spec else None,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
     )
-    parameter = next(module.parameters(), None)
     environment = Environment(
         versions=_versions(),
-        device="cpu" if parameter is None else parameter.device.type,
-        dtype="none" if parameter is None else str(parameter.dtype).removeprefix("torch."),
+        device=_device(module),
+        dtype=_dtype(module),
         attention=str(getattr(config, "_attn_implementation", None) or "none"),
         threads=torch.get_num_threads(),
         cpu=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     )
     return record, environment
+
+
+def _device(module: torch.nn.Module) -> str:
+    """Return the accelerator that holds any of the weights, else the CPU (offloaded: meta)."""
+    found = {parameter.device.type for parameter in module.parameters()} - {"meta", "cpu"}
+    return min(found, default="cpu")
+
+
+def _dtype(module: torch.nn.Module) -> str:
+    """Return the dtype of the first weights that are floats: quantised ones come as integers."""
+    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return str(next(floats, "none")).removeprefix("torch.")
 
 
 def plain_config(config: Any) -> dict[str, Any]:
