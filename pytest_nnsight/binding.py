@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
     context = GoldenContext(
         root=config.rootpath,
         folder=root / loaded_model.name / environment.variant,
-        test=golden_path(item, loaded_model.name),
+        test=golden_path(item.nodeid, loaded_model.name if len(settings.model) > 1 else None),
         as_run=partial(_as_run, loaded_model),
         fingerprint=loaded_model.fingerprint,
         explain=lambda finding: failure_lines(finding, _refresh(item), _is_detailed(config)),
@@ -75,24 +76,22 @@ def _other_variant(folder: Path, settings: Settings) -> Path | None:
     return folder / settings.golden_from
 
 
-def golden_path(item: pytest.Item, model_name: str) -> str:
+def golden_path(nodeid: str, model_in_id: str | None) -> str:
     """Return a test's path below its golden folder: ``tests/test_residual/test_stream``.
 
-    The folder of the test file is mirrored; the name of the model, where it is part of the test's
-    id, is left out, since it is the folder.
+    The folder of the test file is mirrored. ``model_in_id`` is the name of the model where it is
+    part of the test's id, with several models; it is left out once, since it is the folder.
     """
-    file, _, inside = item.nodeid.partition("::")
+    file, _, inside = nodeid.partition("::")
     folder = Path("suite") if file == SUITE_NODE else Path(file).with_suffix("")
     if ".." in folder.parts or folder.is_absolute():
         folder = Path(folder.name)
-    name = inside.replace("::", ".")
-    before, bracket, parameters = name.partition("[")
-    if bracket:
-        kept = [part for part in parameters[:-1].split("-") if part != model_name]
-        joined = parameters[:-1] if model_name not in parameters else "-".join(kept)
-        joined = joined.replace(f"{model_name}-", "").replace(f"-{model_name}", "")
-        name = before if joined in ("", model_name) else f"{before}[{joined}]"
-    return str(folder / name.replace("/", "_"))
+    name, bracket, parameters = inside.replace("::", ".").partition("[")
+    if bracket and model_in_id is not None:
+        edges = rf"(?:^|-){re.escape(model_in_id)}(?=-|\]$)"
+        parameters = re.sub(edges, "", parameters, count=1).removeprefix("-")
+    kept = f"[{parameters}" if parameters not in ("", "]") else ""
+    return str(folder / (name + kept).replace("/", "_"))
 
 
 def _as_run(loaded_model: LoadedModel, data: Any) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.errors import LoadError, NnsightPluginError, one_line
+from pytest_nnsight.errors import LoadError, NnsightPluginError, UsageError, one_line
 from pytest_nnsight.models import tiny
 from pytest_nnsight.models.spec import LoadOptions, ModelSpec
+
+_PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def load(
@@ -44,7 +47,7 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
         module, tokenizer = tiny.build(spec.source.partition(":")[2], dtype, options.attn)
         return nnsight_api.wrap(module.to(_device(options.device_map)), tokenizer)
     keywords: dict[str, Any] = {
-        "device_map": options.device_map,
+        "device_map": _device_map(options.device_map),
         "dtype": options.dtype if options.dtype == "auto" else getattr(torch, options.dtype),
         "trust_remote_code": options.trust_remote_code,
     }
@@ -80,6 +83,10 @@ def _auto_class(spec: ModelSpec, options: LoadOptions) -> str:
     if spec.revision:
         keywords["revision"] = spec.revision
     config = transformers.AutoConfig.from_pretrained(spec.source, **keywords)
+    own = getattr(config, "auto_map", None) or {}  # of a model that brings its own code
+    for auto in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM"):
+        if auto in own:
+            return auto
     architecture = (getattr(config, "architectures", None) or [""])[0]
     if getattr(config, "is_encoder_decoder", False):
         return "AutoModelForSeq2SeqLM"
@@ -94,9 +101,19 @@ def _auto_class(spec: ModelSpec, options: LoadOptions) -> str:
     return "AutoModelForCausalLM"
 
 
+def _device_map(text: str) -> Any:
+    """Return what accelerate takes: a word, a device, or a map written as JSON."""
+    if not text.startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"device map {text!r} is not JSON: {error}") from error
+
+
 def _device(device_map: str) -> str:
-    """Return where a built-in goes: ``auto`` is the first accelerator, else the CPU."""
-    if device_map != "auto":
+    """Return where a built-in goes: a device, else the first accelerator, else the CPU."""
+    if device_map not in _PLACEMENTS and not device_map.startswith("{"):
         return device_map
     accelerator = getattr(torch, "accelerator", None)
     if accelerator is not None and accelerator.is_available():

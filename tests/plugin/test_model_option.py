@@ -202,3 +202,31 @@ def nnsight_model():
     project.test_file(COUNT)
     project.run("--snapshot-update").assert_outcomes(passed=3)
     assert list(project.goldens()) == ["GPT2LMHeadModel/cpu-float32/test_it/test_golden.json"]
+
+
+def test_code_that_comes_with_a_model_runs_only_where_allowed(
+    project: Project, saved_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(project.path / "hf"))  # keeps a copy of such code
+    own = project.path / "own"
+    shutil.copytree(saved_gpt2, own)
+    (own / "modeling_own.py").write_text(
+        "from transformers import GPT2Config, GPT2LMHeadModel\n\n"
+        "class OwnConfig(GPT2Config):\n    model_type = 'own'\n\n"
+        "class OwnModel(GPT2LMHeadModel):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((own / "config.json").read_text())
+    config |= {"model_type": "own", "architectures": ["OwnModel"]}
+    auto = {"AutoConfig": "OwnConfig", "AutoModelForCausalLM": "OwnModel"}
+    config["auto_map"] = {key: f"modeling_own.{name}" for key, name in auto.items()}
+    (own / "config.json").write_text(json.dumps(config))
+    project.test_file(
+        "def test_class(nnsight_model):\n"
+        "    assert type(nnsight_model._module).__name__ == 'OwnModel'\n"
+    )
+    model = f"--nnsight-model={own}"
+    refused = project.run(model)
+    refused.assert_outcomes(errors=1)
+    refused.stdout.fnmatch_lines(["cannot load own: it brings its own code; read it, then allow *"])
+    assert "Traceback" not in "\n".join(refused.outlines)
+    project.run(model, "--nnsight-trust-remote-code").assert_outcomes(passed=1)
