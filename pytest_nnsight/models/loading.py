@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -155,7 +156,14 @@ def _reason(spec: ModelSpec, error: Exception) -> str:
         return "it brings its own code; read it, then allow it with --nnsight-trust-remote-code"
     if type(error).__name__ == "SafetensorError" or "header" in text.lower():
         return f"its weights file is damaged ({one_line(error, 120)}); fetch the model again"
-    return f"{type(error).__name__}: {one_line(error)}"
+    return _original(str(error)) or f"{type(error).__name__}: {one_line(error)}"
+
+
+def _original(text: str) -> str | None:
+    """Find the error that transformers tells of as a traceback inside its own."""
+    _, told, traceback = text.partition("original errors")
+    causes = re.findall(r"^[\w.]+(?:Error|Exception|Interrupt): .+", traceback, re.MULTILINE)
+    return one_line(Exception(causes[-1])) if told and causes else None
 
 
 @contextmanager

@@ -137,6 +137,16 @@ def test_a_configuration_of_another_kind_is_one_line(project: Project, saved_gpt
     assert "Traceback" not in "\n".join(result.outlines)
 
 
+def test_a_device_that_is_not_there_is_one_line(project: Project, saved_gpt2: Path) -> None:
+    """Also where transformers tells of the error only in the middle of another one."""
+    project.test_file("def test_load(nnsight_model): pass\n")
+    for model in (f"--nnsight-model={saved_gpt2}", "--nnsight-model=tiny:gpt2"):
+        result = project.run(model, "--nnsight-device-map", "gpu")
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines(["cannot load *gpt2: *Error: *gpu*"])
+        assert "Traceback" not in "\n".join(result.outlines)
+
+
 def test_dtype_and_attention_by_option_ini_and_marker(project: Project) -> None:
     project.test_file(
         """
