@@ -217,12 +217,12 @@ def _torch_paths(model: Any) -> dict[str, str]:
     }
 
 
-def _envoys(model: Any, paths: Sequence[str]) -> list[Any]:
-    """Return nnsight's envoys of the modules at torch ``paths``.
+def _envoys(model: Any, names: dict[str, str], paths: Sequence[str]) -> list[Any]:
+    """Return nnsight's envoys of the modules at torch ``paths``, given `_torch_paths`.
 
     One for each module: 0.7 reports a module that has several names once for each of them.
     """
-    wanted, names = set(paths), _torch_paths(model)
+    wanted = set(paths)
     found = [envoy for envoy in model.modules() if names.get(envoy.path) in wanted]
     return list({id(envoy._module): envoy for envoy in found}.values())
 
@@ -254,7 +254,7 @@ def _tap(model: Any, tracer: Any, watch: Watch) -> None:
         if not wanted:
             continue
         view = tracer.cache(
-            modules=_envoys(model, wanted),
+            modules=_envoys(model, paths, wanted),
             device=None,
             detach=False,
             include_output=slot == "output",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,12 +39,12 @@ def read(model: Any, prompt: Any, generates: bool) -> Request:
     elif isinstance(prompt, str) or _is_list_of(prompt, str):
         request = _text(module, tokenizer, prompt)
     else:
-        request = _ids(prompt, tokenizer)
-    _check_length(module, request, generates)
+        request = _ids(prompt)
+    _check_length(module, request)
     return _with_decoder_start(module, request, generates)
 
 
-def _is_list_of(value: Any, kind: type | tuple[type, ...]) -> bool:
+def _is_list_of(value: Any, kind: type) -> bool:
     return (
         isinstance(value, list | tuple) and bool(value) and all(isinstance(v, kind) for v in value)
     )
@@ -83,7 +83,7 @@ def _chat(tokenizer: Any, messages: list[Any]) -> Request:
     return Request((), dict(encoding), text, False, [encoding["input_ids"].shape[1]])
 
 
-def _ids(prompt: Any, tokenizer: Any) -> Request:
+def _ids(prompt: Any) -> Request:
     try:
         rows = prompt if isinstance(prompt, torch.Tensor) else _rows(prompt)
         ids = torch.as_tensor(rows)
@@ -123,7 +123,7 @@ def _need(tokenizer: Any, what: str) -> None:
         raise UsageError(f"this model has no tokenizer for {what}; give token ids or tensors")
 
 
-def _check_length(module: torch.nn.Module, request: Request, generates: bool) -> None:
+def _check_length(module: torch.nn.Module, request: Request) -> None:
     longest = max(request.rows, default=0)
     if longest == 0:
         raise UsageError("prompt is empty: the tokenizer makes no token of it")
@@ -154,5 +154,4 @@ def _with_decoder_start(module: torch.nn.Module, request: Request, generates: bo
     start = getattr(config, "decoder_start_token_id", None)
     rows = next(iter(request.keywords.values())).shape[0]
     ids = torch.full((rows, 1), 0 if start is None else start, dtype=torch.long)
-    keywords = request.keywords | {"decoder_input_ids": ids}
-    return Request(request.arguments, keywords, request.text, request.is_batch, request.rows)
+    return replace(request, keywords=request.keywords | {"decoder_input_ids": ids})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -95,7 +96,9 @@ def _plain(value: Any) -> Any:
     return hide_home(str(value).removeprefix("torch."))
 
 
+@cache
 def _versions() -> dict[str, str]:
+    """Read the versions once: they come from files, and every run is given them."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -6,7 +6,6 @@ Each run is a process of its own, as in real life: the golden is of another proc
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -34,27 +33,15 @@ def pytest_fixture_setup(fixturedef):
 MODULE = "model.layers.12.mlp.down_proj"
 
 
-@pytest.fixture(scope="module")
-def smollm2(request: pytest.FixtureRequest) -> Path:
-    """The prepared folder that this very run was started with."""
-    models = request.config.getoption("nnsight_model") or []
-    folders = [spec.removeprefix("smollm2=") for spec in models if spec.startswith("smollm2=")]
-    if not folders:
-        pytest.skip("needs --nnsight-model smollm2=FOLDER (make test-trained)")
-    return Path(folders[0])
-
-
 @pytest.fixture
-def run(pytester: pytest.Pytester, smollm2: Path, monkeypatch: pytest.MonkeyPatch):
+def run(user: pytest.Pytester, smollm2: Path):
     """Run the test above against a golden that an unchanged model wrote."""
-    for name in [name for name in os.environ if name.startswith("PYTEST_")] + ["CI"]:
-        monkeypatch.delenv(name, raising=False)
-    pytester.makepyfile(test_it=TEST)
-    pytester.makeconftest(PLANT)
+    user.makepyfile(test_it=TEST)
+    user.makeconftest(PLANT)
 
     def run(*arguments: str, folder: Path = smollm2) -> pytest.RunResult:
         model = f"--nnsight-model=smollm2={folder}"
-        return pytester.runpytest_subprocess(model, *arguments, timeout=300)
+        return user.runpytest_subprocess(model, *arguments, timeout=300)
 
     run("--snapshot-update").assert_outcomes(passed=1)
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,15 @@ def test_trace(nnsight_capture, nnsight_golden):
 """
 
 
-def test_a_gguf_file_equals_the_folder_made_of_it(
-    pytester: pytest.Pytester, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models = request.config.getoption("nnsight_model") or []
-    folder = next((m.partition("=")[2] for m in models if m.startswith("smollm2=")), None)
-    if folder is None:
-        pytest.skip("needs --nnsight-model smollm2=FOLDER (make test-trained)")
-    for name in [name for name in os.environ if name.startswith("PYTEST_")] + ["CI"]:
-        monkeypatch.delenv(name, raising=False)
-    pytester.makepyfile(test_it=TEST)
-    written = pytester.runpytest_subprocess(
+def test_a_gguf_file_equals_the_folder_made_of_it(user: pytest.Pytester, smollm2: Path) -> None:
+    user.makepyfile(test_it=TEST)
+    written = user.runpytest_subprocess(
         f"--nnsight-model=same={gguf_file()}", "--snapshot-update", timeout=300
     )
     written.assert_outcomes(passed=1)
     assert (
         str(Path(gguf_file()).parent)
-        not in next((pytester.path / "golden").rglob("test_trace.json")).read_text()
+        not in next((user.path / "golden").rglob("test_trace.json")).read_text()
     )
-    checked = pytester.runpytest_subprocess(f"--nnsight-model=same={folder}", timeout=300)
+    checked = user.runpytest_subprocess(f"--nnsight-model=same={smollm2}", timeout=300)
     checked.assert_outcomes(passed=1)

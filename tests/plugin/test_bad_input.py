@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-
-from conftest import TINY, Project
+from project import TINY, Project
 
 WRONG = """
 def test_glob(nnsight_capture):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from conftest import TINY, Project
+from project import TINY, Project
 
 HEAVY = "torch", "nnsight", "transformers", "numpy"
 SPY = f"""

@@ -7,8 +7,7 @@ golden must be lost or damaged, so that the test is known to be able to fail.
 from __future__ import annotations
 
 import pytest
-
-from conftest import TINY, Project
+from project import TINY, Project
 
 TESTS = """
 def test_one(nnsight_capture, nnsight_golden):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-from conftest import TINY, Project
+from project import TINY, Project
 
 TRACE = """
 def test_trace(nnsight_model, nnsight_capture, nnsight_golden):

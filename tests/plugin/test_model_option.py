@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from conftest import TINY, Project
+from project import TINY, Project
 
 COUNT = """
 LOADS = []

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from conftest import Project
+from project import Project
 
 
 def on_a_terminal(*arguments: str, cwd: Path) -> str:

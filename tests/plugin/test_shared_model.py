@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from conftest import TINY, Project
+from project import TINY, Project
 
 
 def test_what_is_left_behind_is_put_back_and_named(project: Project) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import TINY, Project
+from project import TINY, Project
 
 NAMES = ["greedy_generation", "long_prompt", "padded_batch", "short_prompt"]
 BOTH = (*TINY, "--nnsight-model", "tiny:bert", "--nnsight-suite")

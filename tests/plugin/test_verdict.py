@@ -6,8 +6,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import pytest
-
-from conftest import TINY, Project
+from project import TINY, Project
 
 FAULTS = """
 from transformers.models.gpt2 import modeling_gpt2
