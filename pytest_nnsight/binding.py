@@ -22,6 +22,7 @@ from pytest_nnsight.session import (
     settings_of,
 )
 from pytest_nnsight.settings import Settings, golden_root
+from pytest_nnsight.summary import note_bits
 
 if TYPE_CHECKING:
     from pytest_nnsight.run import Run
@@ -46,9 +47,10 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         as_run=partial(_as_run, loaded_model),
         fingerprint=loaded_model.fingerprint,
         explain=lambda finding: failure_lines(finding, _refresh(item), _is_detailed(config)),
+        whole_tensors=_whole_tensors,
+        note=partial(note_bits, item),
+        settings=settings,
         read_from=_other_variant(root / loaded_model.name, settings),
-        rebaseline=settings.rebaseline,
-        tolerance=settings.tolerance,
     )
     item.stash[GOLDENS] = context
     assertion = GoldenAssertion(
@@ -107,6 +109,24 @@ def _as_run(loaded_model: LoadedModel, data: Any) -> Run:
         f"a golden compares a run or a dict of tensors, got {type(data).__name__}; "
         'write {"name": value} == nnsight_golden'
     )
+
+
+def _whole_tensors(run: Run) -> dict[str, Any]:
+    """Return the tensors a run kept as arrays ``[tokens, values]``, by the label of a drift."""
+    from pytest_nnsight.capture.values import describe
+    from pytest_nnsight.compare import place
+    from pytest_nnsight.run import Leaf, Summary
+    from pytest_nnsight.sketch import tokens_of
+
+    tensors = {}
+    for key, value in run.kept.items():
+        call = run[key].call
+        for at, tensor in describe(value)[1]:
+            if tensor.is_floating_point():
+                wide = tensor if tensor.element_size() >= 4 else tensor.float()
+                label = place(call, Leaf(at, Summary((), "")))
+                tensors[label] = tokens_of(wide).cpu().numpy()
+    return tensors
 
 
 def _refresh(item: pytest.Item) -> str:

@@ -1,55 +1,41 @@
-"""Run x run x tolerance -> drifts. Neither torch nor pytest is needed."""
+"""Run x run -> drifts. Neither torch nor pytest is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
-from pytest_nnsight.distance import relative_drift, telling_statistics
-from pytest_nnsight.run import Call, Leaf, Run, Summary
+from pytest_nnsight.bits import Bits, count_bits, what_moves_numbers
+from pytest_nnsight.choice import Flip, calls_until, first_flip, flip_place
+from pytest_nnsight.distance import Distance, distance, telling_statistics
+from pytest_nnsight.drift import Drift
+from pytest_nnsight.inputs import compare_inputs, first_difference
+from pytest_nnsight.pairing import pair
+from pytest_nnsight.pooling import pool
+from pytest_nnsight.run import Call, Leaf, Run
+from pytest_nnsight.timeline import timeline
+from pytest_nnsight.tolerance import Tolerance, tolerance_for
 
-TOLERANCES = {
-    "float64": 1e-6,
-    "float32": 1e-5,
-    "float16": 5e-3,
-    "bfloat16": 3e-2,
-}
-"""What equal models may differ by on other kernels, by the coarsest dtype involved."""
-_COARSEST = 1e-1
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """One difference between golden and received.
-
-    ``kind`` is ``values``, ``container``, ``shape``, ``dtype``, ``class``, ``order``, ``missing``,
-    ``added``, ``ids``, ``settings`` or ``kind``. ``rel`` is the relative drift of values and
-    ``allowed`` its tolerance; ``token`` is the token whose norm moved most. A ``note`` does not
-    fail.
-    """
-
-    kind: str
-    label: str
-    rel: float = 0.0
-    allowed: float = 0.0
-    expected: str = ""
-    received: str = ""
-    token: int | None = None
-    note: bool = False
-    position: int = 0
+Place = tuple[int, str]  # position of a call, place of a tensor in it
+Pairs = dict[Place, tuple[Leaf, Leaf]]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences of two runs, in the golden's order of execution.
+    """All differences of two runs.
 
-    ``calls`` counts those of either run; ``noise`` is the largest drift that was allowed.
+    ``values`` are the distances of all tensors that were compared, by the place of the golden's.
+    ``calls`` counts those of either run. ``flip`` is the first generated token that fell the other
+    way; calls after it are not compared, since their past is another.
     """
 
     drifts: tuple[Drift, ...]
     calls: int
-    tolerance: float
-    noise: float = 0.0
+    tolerance: Tolerance
+    bits: Bits
+    values: Mapping[Place, Distance] = field(default_factory=dict, repr=False)
+    flip: Flip | None = None
 
     @property
     def failures(self) -> tuple[Drift, ...]:
@@ -61,41 +47,113 @@ class Comparison:
         """Whether the received run is as good as the golden."""
         return not self.failures
 
-
-def default_tolerance(golden: Run, received: Run) -> float:
-    """Return the tolerance for the coarser of the two dtypes that the models ran in."""
-    return max(
-        TOLERANCES.get(
-            run.environment.dtype, _COARSEST if run.environment.dtype != "none" else 1e-5
-        )
-        for run in (golden, received)
-    )
+    @property
+    def noise(self) -> float:
+        """The largest drift of a tensor; within what is allowed where the runs match."""
+        return max((value.rms for value in self.values.values()), default=0.0)
 
 
 def compare(golden: Run, received: Run) -> Comparison:
-    """Compare two runs; ``received.tolerance`` overrules the default of their dtypes."""
-    explicit = received.tolerance
-    tolerance = default_tolerance(golden, received) if explicit is None else explicit
-    drifts = list(_inputs(golden, received))
-    drifts += _generated(golden, received)
-    received_calls = {call.key: call for call in received.calls}
-    worst = 0.0
-    for position, call in enumerate(golden.calls):
-        other = received_calls.pop(call.key, None)
-        if other is None:
-            drifts.append(Drift("missing", call.label, expected=call.output, position=position))
-            continue
-        for drift in _call(call, other, tolerance, position):
-            worst = max(worst, drift.rel if drift.rel <= drift.allowed else 0.0)
-            if not (drift.kind == "values" and drift.rel <= drift.allowed):
-                drifts.append(drift)
-    drifts += [
-        Drift("added", call.label, received=call.output, position=len(golden.calls))
-        for call in received_calls.values()
-    ]
+    """Compare two runs by the rules that ``received`` carries.
+
+    ``received.tolerance`` overrules the default of the dtypes. ``received.tokens`` is ``exact``, or
+    ``close`` where a token may fall the other way in a near tie; after it nothing is compared.
+    ``received.is_exact`` makes every bit that should be equal count.
+    """
+    reason = what_moves_numbers(golden.environment, received.environment)
+    tolerance = tolerance_for(golden, received, bits_are_expected=not reason)
+    parted = flip_place(golden, received)
+    calls = golden.calls if parted is None else golden.calls[: calls_until(golden, parted[0])]
+    others = {call.key: call for call in received.calls}
+    added = {} if len(calls) < len(golden.calls) else dict(others)
+    drifts = list(compare_inputs(golden, received))
+    pairs: Pairs = {}
+    same_dtype = golden.environment.dtype == received.environment.dtype
+    for position, call in enumerate(calls):
+        added.pop(call.key, None)
+        drifts += _structure(position, call, others.get(call.key), same_dtype, pairs)
+    values = {at: distance(old.summary, new.summary) for at, (old, new) in pairs.items()}
+    in_time = timeline(calls)
+    values |= pool(in_time, values)
+    bits = count_bits(calls, values, reason)
+    limits = tolerance.onsets(in_time, values)
+    if received.is_exact and bits.is_expected:
+        limits = dict.fromkeys(values, 0.0)
+    drifts += _values(calls, pairs, values, tolerance, limits)
+    drifts += _added(golden, received, added)
     drifts += _order(golden, received)
-    calls = len(golden.calls) + len(received_calls)
-    return Comparison(tuple(drifts), calls, tolerance, worst)
+    flip = first_flip(golden, received, values)
+    drifts += _generated(golden, received, flip)
+    count = len(golden.calls) + len(added)
+    return Comparison(tuple(drifts), count, tolerance, bits, values, flip)
+
+
+def _structure(
+    position: int, golden: Call, received: Call | None, same_dtype: bool, pairs: Pairs
+) -> Iterator[Drift]:
+    """Compare what a call is, not its numbers; put the tensors to be compared into ``pairs``."""
+    found = partial(Drift, label=golden.label, path=golden.path, position=position)
+    if received is None:
+        yield found("missing", expected=golden.output)
+        return
+    if golden.module_class != received.module_class:
+        yield found("class", expected=golden.module_class, received=received.module_class)
+    leaves, container = pair(golden, received)
+    if container is not None:
+        note = container == "note"
+        yield found("container", expected=golden.output, received=received.output, note=note)
+    for old, new in leaves:
+        found = partial(Drift, label=place(golden, old), path=golden.path, position=position)
+        before, now = old.summary, new.summary
+        comparable = bool(before.sketch) == bool(now.sketch) or before.dtype == now.dtype
+        if before.dtype != now.dtype and (same_dtype or not comparable):
+            yield found("dtype", expected=before.dtype, received=now.dtype)
+        if before.shape != now.shape:
+            yield found("shape", expected=str(list(before.shape)), received=str(list(now.shape)))
+        elif comparable:
+            pairs[position, old.at] = (old, new)
+
+
+def place(call: Call, leaf: Leaf) -> str:
+    """Return ``path`` for the only output, else with the place behind it: ``path out[1]``."""
+    return call.label if leaf.at == "out" else f"{call.label} {leaf.at}"
+
+
+def _values(
+    calls: Sequence[Call],
+    pairs: Pairs,
+    values: Mapping[Place, Distance],
+    tolerance: Tolerance,
+    limits: Mapping[Place, float],
+) -> Iterator[Drift]:
+    """Yield the tensors that drift by more than is allowed, or than their own ``limits``."""
+    for (position, at), (old, new) in pairs.items():
+        apart, call = values[position, at], calls[position]
+        limit = limits.get((position, at))
+        if apart.is_same or (limit is None and not tolerance.exceeded(apart, old.summary)):
+            continue
+        allowed = tolerance.of(old.summary) if old.summary.sketch else 0.0
+        before, now = telling_statistics(old.summary, new.summary)
+        yield Drift(
+            "values",
+            place(call, old),
+            call.path,
+            apart,
+            allowed if limit is None else limit,
+            before,
+            now,
+            position=position,
+        )
+
+
+def _added(golden: Run, received: Run, added: Mapping[tuple[str, int], Call]) -> Iterator[Drift]:
+    """Yield the calls that the golden lacks, placed behind the call that they came after."""
+    positions = {call.key: position for position, call in enumerate(golden.calls)}
+    last = 0
+    for call in received.calls:
+        last = positions.get(call.key, last)
+        if call.key in added:
+            yield Drift("added", call.label, call.path, received=call.output, position=last)
 
 
 def _order(golden: Run, received: Run) -> Iterator[Drift]:
@@ -109,149 +167,11 @@ def _order(golden: Run, received: Run) -> Iterator[Drift]:
             return
 
 
-def _inputs(golden: Run, received: Run) -> Iterator[Drift]:
-    if golden.kind != received.kind:
-        yield Drift("kind", "run", expected=golden.kind, received=received.kind)
-    if golden.prompt.token_ids != received.prompt.token_ids:
-        expected, got = _first_difference(golden.prompt.token_ids, received.prompt.token_ids)
-        yield Drift("ids", "prompt", expected=expected, received=got)
-    before, now = golden.prompt.generation, received.prompt.generation
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key):
-            yield Drift("settings", key, expected=str(before.get(key)), received=str(now.get(key)))
-    asked = [any(call.inputs is not None for call in run.calls) for run in (golden, received)]
-    if asked[0] != asked[1]:
-        yield Drift("settings", "inputs", expected=str(asked[0]), received=str(asked[1]))
-    if golden.prompt.intervention != received.prompt.intervention:
-        names = (str(golden.prompt.intervention), str(received.prompt.intervention))
-        yield Drift("settings", "intervention", expected=names[0], received=names[1])
-
-
-def _generated(golden: Run, received: Run) -> list[Drift]:
-    if golden.generated is None or received.generated is None:
+def _generated(golden: Run, received: Run, flip: Flip | None) -> list[Drift]:
+    """Compare what was generated; a near tie is a note where tokens may be close."""
+    if flip is None or golden.generated is None or received.generated is None:
         return []
     before, now = golden.generated.token_ids, received.generated.token_ids
-    if before == now:
-        return []
-    expected, got = _first_difference(before, now)
-    return [Drift("ids", "generated", expected=expected, received=got)]
-
-
-def _first_difference(
-    before: tuple[tuple[int, ...], ...], now: tuple[tuple[int, ...], ...]
-) -> tuple[str, str]:
-    """Say where two lists of id rows part: ``41 ids, at 0: 504`` against ``42 ids, at 0: 1``."""
-    if len(before) != len(now):
-        return f"{len(before)} prompts", f"{len(now)} prompts"
-    for row, (old, new) in enumerate(zip(before, now, strict=True)):
-        if old == new:
-            continue
-        at = next(
-            (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b),
-            min(len(old), len(new)),
-        )
-        where = f" of prompt {row}" if len(before) > 1 else ""
-        return tuple(  # type: ignore[return-value]
-            f"{len(ids)} ids{where}, at {at}: {ids[at] if at < len(ids) else 'end'}"
-            for ids in (old, new)
-        )
-    return "", ""
-
-
-def _call(golden: Call, received: Call, tolerance: float, position: int) -> Iterator[Drift]:
-    if golden.module_class != received.module_class:
-        yield Drift(
-            "class",
-            golden.label,
-            expected=golden.module_class,
-            received=received.module_class,
-            position=position,
-        )
-    pairs, container = _pair(golden, received)
-    if container is not None:
-        yield Drift(
-            "container",
-            golden.label,
-            expected=golden.output,
-            received=received.output,
-            note=container == "note",
-            position=position,
-        )
-    for old, new in pairs:
-        yield compare_summaries(_place(golden, old), old.summary, new.summary, tolerance, position)
-
-
-def _place(call: Call, leaf: Leaf) -> str:
-    """Return ``path`` for the only output, else with the place behind it: ``path out[1]``."""
-    return call.label if leaf.at == "out" else f"{call.label} {leaf.at}"
-
-
-def _pair(golden: Call, received: Call) -> tuple[list[tuple[Leaf, Leaf]], str | None]:
-    """Pair the tensors of two calls; say whether their containers differ.
-
-    Tensors pair by place where the containers agree, else in order: a 1-tuple against a tensor
-    hides no value. An output that was ``None`` in the golden and is a tensor now (eager attention
-    returns its weights) is a note.
-    """
-    entering = _pair_places(golden, received, "in")
-    old = [leaf for leaf in golden.leaves if not leaf.at.startswith("in")]
-    new = [leaf for leaf in received.leaves if not leaf.at.startswith("in")]
-    if golden.output == received.output:
-        return entering + list(zip(old, new, strict=False)), None
-    by_place = {leaf.at: leaf for leaf in new}
-    if all(leaf.at in by_place for leaf in old):
-        only_added = _only_filled(golden.output, received.output)
-        pairs = [(leaf, by_place[leaf.at]) for leaf in old]
-        return entering + pairs, "note" if only_added else "fail"
-    return entering + list(zip(old, new, strict=False)), "fail"
-
-
-def _pair_places(golden: Call, received: Call, prefix: str) -> list[tuple[Leaf, Leaf]]:
-    places = {leaf.at: leaf for leaf in received.leaves if leaf.at.startswith(prefix)}
-    return [(leaf, places[leaf.at]) for leaf in golden.leaves if leaf.at in places]
-
-
-def _only_filled(before: str, now: str) -> bool:
-    """Tell whether ``now`` is ``before`` with some ``None`` replaced by tensors."""
-    old, new = before.split("None"), now
-    for index, piece in enumerate(old):
-        if not new.startswith(piece):
-            return False
-        new = new[len(piece) :]
-        if index < len(old) - 1:
-            filled = next((word for word in ("None", "tensor") if new.startswith(word)), None)
-            if filled is None:
-                return False
-            new = new[len(filled) :]
-    return new == ""
-
-
-def compare_summaries(
-    label: str, golden: Summary, received: Summary, tolerance: float, position: int = 0
-) -> Drift:
-    """Return the drift between two summaries of one tensor, zero or more."""
-    if golden.shape != received.shape:
-        return Drift(
-            "shape",
-            label,
-            expected=str(list(golden.shape)),
-            received=str(list(received.shape)),
-            position=position,
-        )
-    if golden.dtype != received.dtype and bool(golden.digest) != bool(received.digest):
-        return Drift(
-            "dtype", label, expected=golden.dtype, received=received.dtype, position=position
-        )
-    rel, token = relative_drift(golden, received)
-    exact = bool(golden.digest)
-    expected, got = telling_statistics(golden, received) if rel else ("", "")
-    return Drift(
-        "values",
-        label,
-        rel=rel,
-        allowed=0.0 if exact else tolerance,
-        expected=expected,
-        received=got,
-        token=token,
-        position=position,
-    )
+    expected, got = first_difference(before, now)
+    note = received.tokens == "close" and flip.is_near_tie
+    return [Drift("ids", "generated", expected=expected, received=got, note=note)]

@@ -1,28 +1,52 @@
-"""Drifts -> where they start and why. Neither torch nor pytest is needed."""
+"""Drifts -> where they start and why. Neither torch nor pytest is needed.
+
+The causes are tried from the outside in: what went into the model before what it is made of, and
+that before what it computes with. A cause is certain where it explains the very place where the
+drift starts and nothing else could; otherwise it is called likely.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from pytest_nnsight.compare import Comparison, Drift
+from pytest_nnsight import evidence
+from pytest_nnsight.compare import Comparison
+from pytest_nnsight.distance import Distance
+from pytest_nnsight.drift import Drift
+from pytest_nnsight.evidence import Fingerprints
+from pytest_nnsight.location import GENERATED, PROMPT, Origin, locate
 from pytest_nnsight.run import Run
 
-Fingerprints = Mapping[str, str]
+_STRUCTURE = ("missing", "added", "container", "class", "shape", "dtype")
+_AS_NOISE = 30.0  # times the tolerance: other arithmetic alone does not go beyond
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a drift is there, what that is concluded from, and whether it is beyond doubt."""
+
+    name: str
+    evidence: str
+    is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """Where a drift starts and its cause.
 
-    ``cause`` is one of prompt, tokenizer, weights, config, structure, settings, code, numerics;
-    ``evidence`` is what it is concluded from.
+    ``cause`` is one of prompt, tokenizer, settings, positions, mask, intervention, sampling,
+    weights, config, structure, code, numerics, or two of them joined by ``and`` or ``or``;
+    ``evidence`` is what it is concluded from. ``where`` is the path of a module, ``prompt`` or
+    ``generated``. ``parallel`` tells how many modules of that class start a drift, as text.
     """
 
     start: Drift
+    where: str
     cause: str
     evidence: str
+    is_certain: bool = True
+    parallel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +54,7 @@ class Finding:
     """One failed comparison with a golden, for the report.
 
     ``error`` stands alone where there was nothing to compare; otherwise all the rest is there.
+    ``exact`` are true distances, by label, of tensors that were stored whole.
     """
 
     golden_file: str
@@ -39,6 +64,19 @@ class Finding:
     comparison: Comparison | None = None
     golden_weights: dict[str, str] | None = None
     received_weights: dict[str, str] | None = None
+    exact: dict[str, Distance] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All there is to judge by."""
+
+    golden: Run
+    received: Run
+    comparison: Comparison
+    origin: Origin
+    before: Fingerprints | None
+    now: Fingerprints | None
 
 
 def diagnose(
@@ -50,135 +88,170 @@ def diagnose(
 ) -> Diagnosis:
     """Say where the failures of ``comparison`` start and what caused them.
 
-    ``golden_weights`` and ``received_weights`` are fingerprints per parameter, where known. The
-    causes are tried from the outside in: what went into the model before what it is made of.
+    ``golden_weights`` and ``received_weights`` are fingerprints per parameter, where known.
     """
-    failures = comparison.failures
-    start = _start(failures)
-    for find in (_from_prompt, _from_settings):
-        found = find(golden, received, failures)
-        if found is not None:
-            return Diagnosis(start, *found)
-    config = changed_keys(golden.model.config, received.model.config)
-    weights = _weights(golden, received, golden_weights, received_weights)
-    reasons = []
-    if config:
-        reasons.append(("config", "; ".join(config[:3]) + (" ..." if len(config) > 3 else "")))
-    if weights:
-        reasons.append(("weights", weights))
-    if reasons:
-        return Diagnosis(
-            start,
-            " and ".join(cause for cause, _ in reasons),
-            "; ".join(evidence for _, evidence in reasons),
-        )
-    if start.kind in ("missing", "added", "container", "class", "shape", "dtype"):
-        return Diagnosis(
-            start, "structure", _moved(golden, received) or "same weights, config and versions"
-        )
-    return Diagnosis(start, *_numerics_or_code(golden, received, comparison))
-
-
-def _start(failures: tuple[Drift, ...]) -> Drift:
-    """Return the earliest failure: inputs first, then calls in order, generated ids last."""
-    order = {"kind": -3, "settings": -2}
-    return min(
-        failures,
-        key=lambda drift: (
-            order.get(drift.kind, -1 if drift.label == "prompt" else 0),
-            drift.label == "generated",
-            drift.position,
-        ),
+    origin = locate(golden, received, comparison)
+    case = Case(golden, received, comparison, origin, golden_weights, received_weights)
+    cause = next(found for rule in _RULES if (found := rule(case)) is not None)
+    return Diagnosis(
+        origin.start, origin.where, cause.name, cause.evidence, cause.is_certain, origin.parallel
     )
 
 
-def _from_prompt(golden: Run, received: Run, failures: tuple[Drift, ...]) -> tuple[str, str] | None:
-    if not any(drift.kind == "ids" and drift.label == "prompt" for drift in failures):
+def _from_request(case: Case) -> Cause | None:
+    """The test asks for something else than the golden's, or the tokenizer reads it otherwise."""
+    if case.origin.where != PROMPT:
         return None
+    start, golden, received = case.origin.start, case.golden, case.received
+    if start.kind in ("settings", "kind"):
+        return Cause("settings", "the test asks for something else than the golden's")
+    if start.kind == "tensors":
+        return Cause(
+            _kind_of_tensor(start.label) or "prompt", f"the model is given other {start.label}"
+        )
     if golden.prompt.text is None or golden.prompt.text != received.prompt.text:
-        return "prompt", "the test asks for another prompt than the golden's"
-    return "tokenizer", "the same text gives other token ids"
+        return Cause("prompt", "the test asks for another prompt than the golden's")
+    if isinstance(golden.prompt.text, list) and isinstance(golden.prompt.text[0], dict):
+        return Cause("tokenizer", "the same messages give other token ids: the chat template?")
+    return Cause("tokenizer", "the same text gives other token ids")
 
 
-def _from_settings(
-    golden: Run, received: Run, failures: tuple[Drift, ...]
-) -> tuple[str, str] | None:
-    if not any(drift.kind in ("settings", "kind") for drift in failures):
+def _from_choice(case: Case) -> Cause | None:
+    """Every call agrees up to a token that was chosen otherwise."""
+    flip = case.comparison.flip
+    if case.origin.where != GENERATED or flip is None:
         return None
-    return "settings", "the test asks for something else than the golden's"
-
-
-def _weights(
-    golden: Run, received: Run, before: Fingerprints | None, now: Fingerprints | None
-) -> str | None:
-    """Say which parameters differ, or ``None`` where the weights are the same or unknown."""
-    if golden.model.weights and golden.model.weights == received.model.weights:
-        return None
-    if not before or not now:
-        if golden.model.weights and received.model.weights:
-            return f"fingerprint {golden.model.weights} -> {received.model.weights}"
-        return None
-    differing = [name for name in now if name in before and before[name] != now[name]]
-    gone = sorted(set(before) - set(now))
-    new = sorted(set(now) - set(before))
-    if not differing and not gone and not new:
-        return None
-    if not differing:
-        return f"{len(gone)} parameters gone, {len(new)} new: {(gone + new)[0]}"
-    which = differing[0] if len(differing) == 1 else f"{differing[0]}, ..."
-    return f"{len(differing)} of {len(before)} parameters differ: {which}"
-
-
-def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """List the config keys with other values, ``key old -> new``.
-
-    Keys that only one side has count where their value is set: libraries add unset keys freely.
-    """
-    changes = []
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            changes += changed_keys(old, new, f"{prefix}{key}.")
-        elif old != new and key in before and key in now:
-            changes.append(f"{prefix}{key} {_brief(old)} -> {_brief(new)}")
-    return changes
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _moved(golden: Run, received: Run) -> str:
-    """List the versions that differ, ``transformers 5.2.0 -> 5.23.0``."""
-    before, now = golden.environment.versions, received.environment.versions
-    return ", ".join(
-        f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
+    settings = evidence.changed_generation(case.golden, case.received)
+    tokens = f"step {flip.step}: {flip.expected} -> {flip.received}"
+    if flip.is_near_tie:
+        near = f"near tie at {tokens}, margin {flip.margin:.2g}, noise {flip.noise:.2g}"
+        return Cause("sampling", near)
+    if settings:
+        return Cause("config", _first(settings))
+    if case.golden.prompt.generation.get("do_sample"):
+        return Cause("sampling", f"{tokens}, drawn at random", is_certain=False)
+    return Cause(
+        "code", f"{tokens}, though the logits agree: what chooses the token", is_certain=False
     )
 
 
-def _numerics_or_code(golden: Run, received: Run, comparison: Comparison) -> tuple[str, str]:
+def _from_model_inputs(case: Case) -> Cause | None:
+    """Positions or a mask were wrong before any module computed with them."""
+    value = case.origin.value
+    if value is None or not value.leaf.at.startswith("in"):
+        return None
+    name = value.leaf.at
+    if value.leaf.summary.sketch == b"" and _kind_of_tensor(f"{name} {value.call.path}") is None:
+        return None
+    kind = _kind_of_tensor(f"{name} {value.call.path}")
+    if kind is None:
+        return None
+    return Cause(kind, f"{value.call.path} is given another {name.removeprefix('in.')}")
+
+
+def _kind_of_tensor(name: str) -> str | None:
+    """Tell positions from masks by the name of an input and of the module that it enters."""
+    if "mask" in name:
+        return "mask"
+    words = ("position", "cache_position", "rotary", "wpe")
+    return "positions" if any(word in name for word in words) else None
+
+
+def _from_intervention(case: Case) -> Cause | None:
+    before, now = case.golden.prompt, case.received.prompt
+    if before.intervention is None or before.intervention_code == now.intervention_code:
+        return None
+    if _changed_weights(case)[1] or evidence.changed_config(case.golden, case.received):
+        return None
+    return Cause("intervention", f"{before.intervention} was changed", is_certain=False)
+
+
+def _from_model(case: Case) -> Cause | None:
+    """Weights or config differ."""
+    names, weights = _changed_weights(case)
+    config = evidence.changed_config(case.golden, case.received)
+    modules = evidence.changed_modules(case.golden, case.received)
+    own = [name for name in names if _owns(case.origin.where, name)]
+    if case.origin.start.kind in _STRUCTURE and not config:
+        return None
+    told = next((text for name, text in modules.items() if _has_class(case, name)), "")
+    if own and config:
+        return Cause("config and weights", f"{_first(config)}; {weights}")
+    if own:
+        return Cause("weights", weights)
+    if config:
+        only = not names and not evidence.changed_versions(case.golden, case.received)
+        text = "; ".join(filter(None, [_first(config), told]))
+        return Cause("config", text, is_certain=only or bool(told))
+    if told:
+        return Cause("code", f"same config, but {told}")
+    if weights:
+        return Cause("weights", weights, is_certain=_is_tied(case, names))
+    return None
+
+
+def _changed_weights(case: Case) -> tuple[list[str], str]:
+    return evidence.changed_weights(case.golden, case.received, case.before, case.now)
+
+
+def _owns(where: str, parameter: str) -> bool:
+    return parameter.startswith(f"{where}.")
+
+
+def _is_tied(case: Case, differing: list[str]) -> bool:
+    """Tell whether the starting module has no weights of its own name, but an embedding's."""
+    if any(_owns(case.origin.where, name) for name in case.now or ()) or not case.origin.is_jump:
+        return False
+    classes = {call.path: call.module_class for call in case.golden.calls}
+    owners = [name.rpartition(".")[0] for name in differing]
+    return any("Embedding" in classes.get(owner, "") for owner in owners)
+
+
+def _has_class(case: Case, name: str) -> bool:
+    """Tell whether a class is that of the starting module, or of a module inside it."""
+    where = case.origin.where
+    classes = {
+        call.module_class
+        for call in case.golden.calls
+        if call.path == where or call.path.startswith(f"{where}.")
+    }
+    return name in classes or where not in case.golden.paths
+
+
+def _from_structure(case: Case) -> Cause | None:
+    if case.origin.start.kind not in _STRUCTURE:
+        return None
+    moved = evidence.changed_versions(case.golden, case.received)
+    weights = _changed_weights(case)[1]
+    return Cause("structure", moved or weights or "same weights, config and versions")
+
+
+def _from_arithmetic(case: Case) -> Cause:
     """Weights and config are the same: other code, or other arithmetic."""
-    old, new = golden.environment, received.environment
-    arithmetic = [
-        f"{name} {before} -> {now}"
-        for name, before, now in (
-            ("attention", old.attention, new.attention),
-            ("device", old.device, new.device),
-            ("dtype", old.dtype, new.dtype),
-            ("threads", old.threads, new.threads),
-            ("cpu", old.cpu, new.cpu),
-        )
-        if before != now
-    ]
-    moved = _moved(golden, received)
-    largest = max((drift.rel for drift in comparison.failures), default=0.0)
-    if arithmetic and largest <= 30 * comparison.tolerance:
-        return "numerics", ", ".join(arithmetic)
+    moved = evidence.changed_versions(case.golden, case.received)
+    arithmetic = case.comparison.bits.reason
+    largest = max((drift.rel for drift in case.comparison.failures), default=0.0)
+    small = largest <= _AS_NOISE * max(case.comparison.tolerance.rel, 1e-9)
+    same = "same inputs, weights and config"
+    if arithmetic and small:
+        return Cause("numerics", arithmetic, is_certain=not case.origin.is_jump)
     if moved:
-        return "code", f"same weights and config; {moved}"
+        return Cause("code", f"{same}; {moved}", is_certain=not arithmetic)
     if arithmetic:
-        return "code or numerics", ", ".join(arithmetic)
-    return "code", "same weights, config and versions: a patched module, a hook or an edit"
+        return Cause("code or numerics", f"{same}; {arithmetic}", is_certain=False)
+    return Cause("code", f"{same}, same versions: a patched module, a hook or an edit")
+
+
+def _first(changes: list[str], count: int = 3) -> str:
+    return "; ".join(changes[:count]) + (" ..." if len(changes) > count else "")
+
+
+_RULES: tuple[Callable[[Case], Cause | None], ...] = (
+    _from_request,
+    _from_choice,
+    _from_model_inputs,
+    _from_intervention,
+    _from_model,
+    _from_structure,
+    _from_arithmetic,
+)

@@ -1,48 +1,112 @@
 """Summary x summary -> how far two tensors are apart. Neither torch nor pytest is needed.
 
-With every token divided by its own norm (floored at a tenth of the median token's), the relative
-drift is the larger of
-
-- the root mean square over the tokens of their L2 distance, estimated from the two sketches, and
-- the largest change of one token's norm.
-
-Integers and booleans are equal or not.
+All sizes are relative to a token's own norm, floored at a tenth of the median token's: a token that
+is nearly zero has no size of its own. Integers and booleans are equal or not.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pytest_nnsight.run import NORM_FLOOR, Summary
+from pytest_nnsight.run import NORM_FLOOR, Summary, numbers_per_token
 
 
-def relative_drift(golden: Summary, received: Summary) -> tuple[float, int | None]:
-    """Return the relative drift of two summaries of one shape, and the token that moved most.
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far two tensors of one shape are apart, in units of their tokens' norms.
 
-    Infinite where one has NaN or Inf that the other has not, or where exact values differ. The
-    estimate from 61 buckets lies within about 0.8 and 1.3 of the true distance.
+    ``rms`` is over all tokens, ``worst`` the largest of one token, at index ``token`` of the
+    flattened batch. ``each`` are the estimates of all tokens. ``rms`` and ``worst`` are infinite
+    where one tensor has NaN or Inf that the other has not, or where integers differ. ``error`` is
+    the standard error of ``rms``, as a share of it.
+    ``is_same`` tells whether all bits are equal. ``pooled`` is the largest drift of one token,
+    ``pooled_token``, over the eight values that end with this one (see `pooling`).
     """
-    if golden.digest or received.digest:
-        return (0.0, None) if golden.digest == received.digest else (math.inf, None)
+
+    rms: float = 0.0
+    worst: float = 0.0
+    token: int | None = None
+    error: float = 0.0
+    is_same: bool = False
+    pooled: float = 0.0
+    pooled_token: int | None = None
+    each: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+
+SAME = Distance(is_same=True)
+APART = Distance(math.inf, math.inf)
+
+
+def distance(golden: Summary, received: Summary) -> Distance:
+    """Estimate the distance of two summarised tensors of one shape.
+
+    Each number of a token's projection is one sample of its distance: the estimate of one token
+    from ``k`` numbers has a relative standard error of about ``1 / sqrt(2 k)``.
+    """
     if (golden.nan, golden.inf) != (received.nan, received.inf):
-        return math.inf, None
+        return APART
+    if golden.digest == received.digest and golden.dtype == received.dtype:
+        return SAME
     if not golden.sketch or not received.sketch:
-        return (0.0, None) if golden.sketch == received.sketch else (math.inf, None)
-    if golden.norms == received.norms and golden.sketch == received.sketch:
-        return 0.0, None
-    norms, others = _floats(golden.norms), _floats(received.norms)
+        both_without_numbers = golden.minimum is None and received.minimum is None
+        return Distance() if both_without_numbers else APART
+    norms = np.maximum(read_norms(golden.norms), read_norms(received.norms))
+    change = _floats(golden.sketch) - _floats(received.sketch)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.square(change.reshape(len(norms), -1)).sum(1)
+    return _of_tokens(norms, squares)
+
+
+def true_distance(golden: np.ndarray, received: np.ndarray) -> Distance:
+    """Return the distance of two whole tensors, ``[tokens, values]``, without an estimate."""
+    before, now = golden.astype(np.float64), received.astype(np.float64)
+    if not np.array_equal(np.isfinite(before), np.isfinite(now)):
+        return APART
+    if np.array_equal(golden, received, equal_nan=True):
+        return SAME
+    before, now = np.nan_to_num(before), np.nan_to_num(now)
+    norms = np.maximum(np.linalg.norm(before, axis=1), np.linalg.norm(now, axis=1))
+    return replace(_of_tokens(norms, np.square(before - now).sum(1)), error=0.0)
+
+
+def _of_tokens(norms: np.ndarray, squares: np.ndarray) -> Distance:
+    """Return the distance, given norms and squared distances of all tokens."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        floor = NORM_FLOOR * max(float(np.median(norms)), float(np.median(others)))
-        scale = np.maximum(np.maximum(norms, others), floor)
-        change = np.where(norms == others, 0.0, np.abs(norms - others) / scale)
-        change = np.nan_to_num(change, nan=np.inf)
-        share = np.nan_to_num(np.where(scale > 0, np.maximum(norms, others) / scale, 0.0), nan=1.0)
-    weight = math.sqrt(float(np.square(share).sum())) or 1.0
-    distance = float(np.linalg.norm(_floats(golden.sketch) - _floats(received.sketch)))
-    token = int(np.argmax(change)) if len(change) > 1 and change.max() > 0 else None
-    return max(distance / weight, float(change.max())), token
+        scale = np.maximum(norms, NORM_FLOOR * float(np.median(norms)))
+        each = np.where(squares > 0, np.sqrt(squares) / scale, 0.0)
+        each = np.nan_to_num(each, nan=np.inf)
+        weight = np.nan_to_num(np.where(scale > 0, norms / scale, 0.0), nan=1.0)
+    total = float(np.square(weight).sum()) or 1.0
+    token = int(np.argmax(each))
+    return Distance(
+        rms=math.sqrt(float(np.square(each).sum()) / total),
+        worst=float(each[token]),
+        token=token if len(each) > 1 else None,
+        error=_error(each),
+        each=each,
+    )
+
+
+def _error(each: np.ndarray) -> float:
+    """Return the relative standard error of the rms over tokens, from the samples that carry it.
+
+    Where one token carries all of the drift, its own numbers are all the samples there are.
+    """
+    squares = np.square(each)
+    total = float(squares.sum())
+    if not total or not math.isfinite(total):
+        return 0.0
+    samples = numbers_per_token(len(each)) * total**2 / float(np.square(squares).sum())
+    return 1.0 / math.sqrt(2.0 * samples)
+
+
+def read_norms(data: bytes) -> np.ndarray:
+    """Read norms as they are kept: little-endian bfloat16."""
+    bits = np.frombuffer(data, "<u2").astype("<u4") << 16
+    return bits.view("<f4").astype(np.float64)
 
 
 def _floats(data: bytes) -> np.ndarray:

@@ -15,7 +15,7 @@ import pytest
 from pytest_nnsight import session as wiring
 from pytest_nnsight.errors import NnsightPluginError, UsageError
 from pytest_nnsight.session import GOLDENS, LOADED, SETTINGS
-from pytest_nnsight.settings import OPTIONS, read_settings
+from pytest_nnsight.settings import MARKER_KEYS, OPTIONS, read_settings
 
 if TYPE_CHECKING:
     from pytest_nnsight.capture.capture import Capture
@@ -43,8 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the settings and check what can be checked without a model."""
     config.addinivalue_line(
         "markers",
-        "nnsight(tolerance, timeout, dtype, device_map, attn, trust_remote_code): "
-        "settings of pytest-nnsight for one test",
+        f"nnsight({', '.join(MARKER_KEYS)}): settings of pytest-nnsight for one test",
     )
     config.stash[LOADED] = {}
     try:
@@ -114,6 +113,17 @@ def pytest_assertrepr_compare(left: object, right: object) -> Iterator[None]:
     return explained  # type: ignore[no-any-return]
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Name the tests that passed although bits differ that should not."""
+    from pytest_nnsight.summary import summary_lines
+
+    lines = summary_lines(terminalreporter.stats.get("passed", ()))
+    if lines:
+        terminalreporter.section("nnsight")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 @contextmanager
 def one_line_failures(item: pytest.Item) -> Iterator[None]:
     """Turn our own errors into failures without a traceback, with the line of the test."""
@@ -143,16 +153,14 @@ def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> Itera
 
 
 @pytest.fixture
-def nnsight_capture(_nnsight_loaded: LoadedModel) -> Capture:
+def nnsight_capture(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest) -> Capture:
     """Capture what every module computes: ``.trace(prompt)`` and ``.generate(prompt)``.
 
     def test_stream(nnsight_capture, nnsight_golden):
         run = nnsight_capture.trace("The Eiffel Tower is in", modules="transformer.h.*")
         assert run == nnsight_golden
     """
-    from pytest_nnsight.capture.capture import Capture
-
-    return Capture(_nnsight_loaded.model, _nnsight_loaded.identify)
+    return wiring.capture_of(_nnsight_loaded, request.config)
 
 
 @pytest.fixture

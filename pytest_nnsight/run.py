@@ -19,6 +19,15 @@ NORM_FLOOR = 0.1
 """A token counts as at least this share of the median token, or noise near zero would blow up."""
 
 
+BUCKETS = 61
+"""How many numbers the projection of a tensor has; one a token where it has more tokens."""
+
+
+def numbers_per_token(tokens: int) -> int:
+    """Return how many numbers of a tensor's projection belong to each of its tokens."""
+    return -(-BUCKETS // max(tokens, 1))
+
+
 def token_count(shape: tuple[int, ...]) -> int:
     """Return how many tokens a tensor of ``shape`` has: axes 0 and -2 count them."""
     if len(shape) < 2:
@@ -31,9 +40,11 @@ class Summary:
     """What is kept of one tensor.
 
     ``minimum`` to ``rms`` are over the finite elements and ``None`` where there are none, or where
-    the tensor is not of numbers with a size (integers and booleans keep them, and a ``digest`` of
-    their exact bytes). ``norms`` are the L2 norms of the tokens (see `sketch.tokens_of`) and
-    ``sketch`` is the random projection, both as little-endian float32 bytes.
+    the tensor has no elements. ``norms`` are the L2 norms of the tokens (see `sketch.tokens_of`)
+    as little-endian bfloat16, and ``sketch`` the projections of the tokens, token by token, as
+    little-endian float32; integers and booleans have neither. ``digest`` is a checksum of the exact
+    values, as hexadecimal digits. ``noise`` is the largest drift seen between runs that should be
+    equal, where that was measured.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +59,7 @@ class Summary:
     norms: bytes = b""
     sketch: bytes = b""
     digest: str = ""
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """Which model made a run. ``spec`` never holds a path outside the project."""
+    """Which model made a run. ``spec`` never holds a path outside the project.
+
+    ``modules`` counts the modules of each class by their own settings, as torch prints them:
+    ``{"LayerNorm": {"(64,), eps=1e-05": 5}}``. ``generation`` are the checkpoint's own settings for
+    generating.
+    """
 
     spec: str
     model_class: str
@@ -95,11 +112,16 @@ class ModelRecord:
     revision: str | None = None
     weights: str | None = None
     parameters: int = 0
+    modules: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where a run was made; what may move numbers without anybody's fault."""
+    """Where a run was made; what may move numbers without anybody's fault.
+
+    ``kernels`` are the settings that choose between implementations of one operation.
+    """
 
     versions: Mapping[str, str]
     device: str
@@ -107,6 +129,7 @@ class Environment:
     attention: str
     threads: int
     cpu: str
+    kernels: str = ""
 
     @property
     def variant(self) -> str:
@@ -118,20 +141,26 @@ class Environment:
 class Prompt:
     """What went in: the prompt as written, the ids that reached the model, how it generated.
 
-    ``token_ids`` has one row a prompt. ``generation`` holds ``max_new_tokens``, ``do_sample``, the
-    seed where it sampled, and whatever else the test passed on.
+    ``token_ids`` has one row a prompt, without padding, and ``pieces`` the text of each id.
+    ``tensors`` are the other whole numbers that entered the model, row by row: its mask, positions
+    and the like. ``generation`` holds ``max_new_tokens``, ``do_sample``, the seed where it sampled,
+    and whatever else the test passed on. ``intervention`` is the name of the function that
+    intervened, and ``intervention_code`` a digest of its source.
     """
 
     text: Any = None
     token_ids: tuple[tuple[int, ...], ...] = ()
+    pieces: tuple[tuple[str, ...], ...] = ()
+    tensors: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     is_batch: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     intervention: str | None = None
+    intervention_code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What came out of ``generate``: one row a prompt, new tokens only.
+    """What came out of ``generate``: one row a prompt, new tokens only, ``pieces`` one by one.
 
     ``margins`` are the differences of the two highest logits at each step (float32 bytes): how
     near the choice was to falling the other way.
@@ -140,11 +169,16 @@ class Generated:
     token_ids: tuple[tuple[int, ...], ...] = ()
     text: tuple[str, ...] = ()
     margins: tuple[bytes, ...] = ()
+    pieces: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one ``trace`` or ``generate`` (or a dict of tensors) produced."""
+    """What one ``trace`` or ``generate`` (or a dict of tensors) produced.
+
+    ``calibration`` names the changes under which the noise in its summaries was measured.
+    ``tolerance``, ``tokens`` and ``is_exact`` say how it is to be compared; see `compare.compare`.
+    """
 
     kind: str
     model: ModelRecord
@@ -152,7 +186,10 @@ class Run:
     prompt: Prompt
     generated: Generated | None
     calls: tuple[Call, ...]
+    calibration: tuple[str, ...] = ()
     tolerance: float | None = field(default=None, compare=False)
+    tokens: str = field(default="exact", compare=False)
+    is_exact: bool = field(default=False, compare=False)
     kept: Mapping[tuple[str, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def within(self, tolerance: float) -> Run:

@@ -23,6 +23,7 @@ from pytest_nnsight.errors import UsageError
 from pytest_nnsight.settings import Settings, golden_root
 
 if TYPE_CHECKING:
+    from pytest_nnsight.capture.capture import Capture
     from pytest_nnsight.models.spec import LoadOptions, ModelSpec
     from pytest_nnsight.run import Environment, ModelRecord
 
@@ -86,7 +87,7 @@ def check(config: pytest.Config, settings: Settings) -> None:
         )
     LoadOptions(settings.device_map, settings.dtype, settings.attn, settings.trust_remote_code)
     golden_root(config.rootpath, settings)
-    if settings.rebaseline:
+    if settings.rebaseline or settings.calibrate:
         config.option.update_snapshots = True
     updating = config.option.update_snapshots or config.option.update_new_snapshots_only
     if updating and os.environ.get("CI") and not settings.update_in_ci:
@@ -208,21 +209,34 @@ def with_line(error: Exception, item: pytest.Item) -> str:
     return f"{error} ({item.path.name}:{lines[-1]})" if lines else str(error)
 
 
+def capture_of(model: LoadedModel, config: pytest.Config) -> Capture:
+    """Return the helper that captures runs of a model, and measures noise where asked to."""
+    from pytest_nnsight.capture.capture import Capture
+
+    calibrates = _saying(config) if config.stash[SETTINGS].calibrate else None
+    return Capture(model.model, model.identify, calibrates=calibrates)
+
+
 @contextmanager
 def _uncaptured(config: pytest.Config) -> Iterator[Callable[[str], None]]:
-    """Give a function that writes progress past the capture of output; from a worker too."""
+    """Give a function that writes progress, with nothing captured where bars are to show."""
     capture = config.pluginmanager.getplugin("capturemanager")
-    quiet = config.get_verbosity() < 0
+    if capture is not None and _shows_bars(config):
+        with capture.global_and_fixture_disabled():
+            yield partial(print, end="", file=sys.__stderr__, flush=True)
+    else:
+        yield _saying(config)
+
+
+def _saying(config: pytest.Config) -> Callable[[str], None]:
+    """Return a function that writes progress past the capture of output; from a worker too."""
+    capture = config.pluginmanager.getplugin("capturemanager")
 
     def say(text: str) -> None:
         with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
             print(text, end="", file=sys.__stderr__, flush=True)
 
-    if capture is not None and _shows_bars(config):
-        with capture.global_and_fixture_disabled():
-            yield partial(print, end="", file=sys.__stderr__, flush=True)
-    else:
-        yield (lambda text: None) if quiet else say
+    return (lambda text: None) if config.get_verbosity() < 0 else say
 
 
 def _shows_bars(config: pytest.Config) -> bool:

@@ -55,6 +55,12 @@ def _tolerance(text: str) -> float:
     return value
 
 
+def _tokens(text: str) -> str:
+    if text not in ("exact", "close"):
+        raise ValueError("expected exact or close")
+    return text
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e6:
@@ -108,6 +114,39 @@ OPTIONS = (
         in_marker=True,
     ),
     Option(
+        "exact",
+        "fail on any bit that differs where nothing that moves numbers does (default: no)",
+        _boolean,
+        False,
+        is_flag=True,
+        in_marker=True,
+    ),
+    Option(
+        "tokens",
+        "generated tokens: exact, or close where a near tie may fall the other way (default: "
+        "exact)",
+        _tokens,
+        "exact",
+        "RULE",
+        in_marker=True,
+    ),
+    Option(
+        "store_tensors",
+        "with --snapshot-update, store the tensors that tests keep beside their goldens",
+        _boolean,
+        False,
+        is_flag=True,
+        in_marker=True,
+    ),
+    Option(
+        "calibrate",
+        "rewrite goldens with the noise of this machine: each capture runs under other threads, "
+        "kernels and attention, and 5 times what that moves is allowed",
+        _boolean,
+        False,
+        is_flag=True,
+    ),
+    Option(
         "timeout",
         "seconds a test may run before its process is ended with a stack (default: 0, no limit)",
         _seconds,
@@ -151,6 +190,10 @@ class Settings:
     attn: str | None = None
     trust_remote_code: bool = False
     tolerance: float | None = None
+    exact: bool = False
+    tokens: str = "exact"
+    store_tensors: bool = False
+    calibrate: bool = False
     timeout: float = 0.0
     golden_dir: str = "golden"
     golden_from: str | None = None

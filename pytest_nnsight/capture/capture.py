@@ -6,11 +6,20 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.calibration import calibrate
+from pytest_nnsight.capture.entries import (
+    intervention_code,
+    intervention_name,
+    pieces_of,
+    prompt_ids,
+    rows_of,
+)
 from pytest_nnsight.capture.paths import select
 from pytest_nnsight.capture.prompts import Request, position_limit, read
 from pytest_nnsight.capture.recorder import Recorder
@@ -27,13 +36,17 @@ class Capture:
 
     ``modules`` and ``keep`` are globs over module paths (``transformer.h.*``, ``**.mlp``), or lists
     of globs. ``keep`` (or ``keep=True`` for all of them) keeps the tensors themselves in the run,
-    besides the summaries. ``inputs=True`` summarises what enters the modules too. ``intervene`` is
-    called inside the trace with the model (and the tracer, where it takes two arguments).
+    besides the summaries. What enters the modules is summarised too, where it is not the very
+    tensor of an earlier output: that is how the start of a drift is told from what follows of it;
+    ``inputs=False`` leaves it out. ``intervene`` is called inside the trace with the model (and the
+    tracer, where it takes two arguments).
     """
 
     model: Any
     identify: Identify
     seed: int = 0
+    calibrates: Callable[[str], None] | None = None
+    """Where progress goes when each run is to be calibrated, see `calibration`."""
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
@@ -50,7 +63,7 @@ class Capture:
         prompt: Any,
         *,
         modules: Globs = "**",
-        inputs: bool = False,
+        inputs: bool = True,
         keep: Globs | bool = False,
         intervene: Callable[..., Any] | None = None,
     ) -> Run:
@@ -59,16 +72,23 @@ class Capture:
         ``prompt`` is text, a list of texts, chat messages, token ids, or a dict of tensors. Raise
         `UsageError` for an empty or too long prompt and for a glob that matches nothing.
         """
+        return self._measured(
+            keep, lambda kept: self._trace(prompt, modules, inputs, kept, intervene)
+        )
+
+    def _trace(
+        self,
+        prompt: Any,
+        modules: Globs,
+        inputs: bool,
+        keep: Globs | bool,
+        intervene: Callable[..., Any] | None,
+    ) -> Run:
         request = read(self.model, prompt, generates=False)
         recorder = self._recorder(modules, keep, inputs)
         watch = _watch(recorder, intervene)
         nnsight_api.run_trace(self.model, request.arguments, request.keywords, watch)
-        record = Prompt(
-            text=request.text,
-            token_ids=_prompt_ids(recorder, request),
-            is_batch=request.is_batch,
-            intervention=_name(intervene),
-        )
+        record = self._prompt(request, recorder, intervene)
         return self._run("trace", record, None, recorder)
 
     def generate(
@@ -77,7 +97,7 @@ class Capture:
         *,
         max_new_tokens: int = 16,
         modules: Globs = "**",
-        inputs: bool = False,
+        inputs: bool = True,
         keep: Globs | bool = False,
         intervene: Callable[..., Any] | None = None,
         seed: int | None = None,
@@ -88,26 +108,64 @@ class Capture:
         Greedy unless ``do_sample=True`` is given; a sampled run is seeded with ``seed``, which is
         kept in the golden. Further keywords go to transformers' ``generate``.
         """
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation}
+        return self._measured(
+            keep,
+            lambda kept: self._generate(prompt, settings, modules, inputs, kept, intervene, seed),
+        )
+
+    def _generate(
+        self,
+        prompt: Any,
+        settings: dict[str, Any],
+        modules: Globs,
+        inputs: bool,
+        keep: Globs | bool,
+        intervene: Callable[..., Any] | None,
+        seed: int | None,
+    ) -> Run:
         module = nnsight_api.torch_module(self.model)
         if not self.can_generate:
             raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
         request = read(self.model, prompt, generates=True)
-        self._check_budget(module, request, max_new_tokens)
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation}
+        self._check_budget(module, request, settings["max_new_tokens"])
         used_seed = (self.seed if seed is None else seed) if settings["do_sample"] else None
         recorder = self._recorder(modules, keep, inputs)
         watch = _watch(recorder, intervene)
         keywords = request.keywords | _quiet_greedy(module, settings)
         with _seeded(used_seed):
             ids = nnsight_api.run_generate(self.model, request.arguments, keywords, watch)
-        record = Prompt(
-            text=request.text,
-            token_ids=_prompt_ids(recorder, request),
-            is_batch=request.is_batch,
-            generation=_plain(settings | ({} if used_seed is None else {"seed": used_seed})),
-            intervention=_name(intervene),
-        )
+        seeded = settings | ({} if used_seed is None else {"seed": used_seed})
+        record = self._prompt(request, recorder, intervene, seeded)
         return self._run("generate", record, self._generated(ids, recorder, request), recorder)
+
+    def _measured(self, keep: Globs | bool, run: Callable[[Globs | bool], Run]) -> Run:
+        """Run once, and where noise is to be measured again under every benign change."""
+        first = run(keep)
+        if self.calibrates is None:
+            return first
+        return calibrate(self.model, first, lambda: run(False), self.calibrates)
+
+    def _prompt(
+        self,
+        request: Request,
+        recorder: Recorder,
+        intervene: Callable[..., Any] | None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Prompt:
+        """Record what went in, by what really entered the model."""
+        token_ids = prompt_ids(recorder.entered or {}, request)
+        others = {k: v for k, v in (recorder.entered or {}).items() if k != "input_ids"}
+        return Prompt(
+            text=request.text,
+            token_ids=token_ids,
+            pieces=pieces_of(self.model, token_ids),
+            tensors={name: rows_of(tensor) for name, tensor in sorted(others.items())},
+            is_batch=request.is_batch,
+            generation=_plain(settings),
+            intervention=intervention_name(intervene),
+            intervention_code=intervention_code(intervene),
+        )
 
     def _recorder(self, modules: Globs, keep: Globs | bool, inputs: bool) -> Recorder:
         tree = nnsight_api.named_modules(self.model)
@@ -144,9 +202,11 @@ class Capture:
             for row in new
         ]
         margins = torch.stack(recorder.margins, 1).cpu() if recorder.margins else None
+        token_ids = tuple(tuple(row) for row in new)
         return Generated(
-            token_ids=tuple(tuple(row) for row in new),
+            token_ids=token_ids,
             text=tuple(decoded),
+            pieces=pieces_of(self.model, token_ids),
             margins=()
             if margins is None or margins.shape[0] != len(new)
             else tuple(
@@ -179,10 +239,6 @@ def _watch(recorder: Recorder, intervene: Callable[..., Any] | None) -> nnsight_
     return nnsight_api.Watch([*{*captured, ""}], [*{*inputs, ""}], recorder.receive, intervene)
 
 
-def _name(intervene: Callable[..., Any] | None) -> str | None:
-    return None if intervene is None else getattr(intervene, "__name__", type(intervene).__name__)
-
-
 @contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
     """Seed torch for one generation and restore its generators afterwards."""
@@ -209,29 +265,10 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v if isinstance(v, plain) else str(v) for k, v in sorted(settings.items())}
 
 
-def _prompt_ids(recorder: Recorder, request: Request) -> tuple[tuple[int, ...], ...]:
-    """Return the ids that reached the model, row by row, without those the mask hides.
-
-    An encoder-decoder that generates hands its prompt to the encoder alone; then it is the ids
-    that were asked for.
-    """
-    ids, mask = recorder.prompt_ids, recorder.prompt_mask
-    if ids is None:
-        ids, mask = request.keywords.get("input_ids"), request.keywords.get("attention_mask")
-    if ids is None or ids.is_floating_point() or ids.ndim != 2:
-        return ()
-    rows = ids.cpu()
-    if mask is None or mask.shape != ids.shape:
-        return tuple(tuple(row.tolist()) for row in rows)
-    shown = mask.cpu().bool()
-    return tuple(tuple(row[show].tolist()) for row, show in zip(rows, shown, strict=True))
-
-
 def _prompt_width(recorder: Recorder, request: Request) -> int:
     """Return how many ids of each returned row are the prompt, padding included."""
-    if recorder.prompt_ids is not None:
-        return int(recorder.prompt_ids.shape[1])
-    return max(request.rows)
+    entered = (recorder.entered or {}).get("input_ids")
+    return max(request.rows) if entered is None else int(entered.shape[1])
 
 
 def _end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:

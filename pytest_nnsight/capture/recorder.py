@@ -32,8 +32,7 @@ class Recorder:
     measured: list[Measured] = field(default_factory=list)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)
-    prompt_ids: torch.Tensor | None = None
-    prompt_mask: torch.Tensor | None = None
+    entered: dict[str, torch.Tensor] | None = None
     _held_bytes: int = 0
     _visits: Counter[str] = field(default_factory=Counter)
     _inputs: dict[str, list[tuple[str, list[tuple[str, int]]]]] = field(default_factory=dict)
@@ -48,9 +47,8 @@ class Recorder:
             self._receive_output(path, value)
 
     def _receive_inputs(self, path: str, value: Any) -> None:
-        if path == ROOT and self.prompt_ids is None:
-            self.prompt_ids = _find(value, "input_ids")
-            self.prompt_mask = _find(value, "attention_mask")
+        if path == ROOT and self.entered is None:
+            self.entered = _whole_numbers(value)
         if not self.captures_inputs or path not in self.captured:
             return
         arguments, keywords = value
@@ -117,10 +115,15 @@ class _OpenCall:
         return Call(self.path, self.visit, module_class, self.output, leaves, self.inputs)
 
 
-def _find(inputs: Any, name: str) -> torch.Tensor | None:
-    """Find a model input by name among (arguments, keywords); ids may be the first argument."""
+def _whole_numbers(inputs: Any) -> dict[str, torch.Tensor]:
+    """Copy the whole numbers among a model's (arguments, keywords): ids, mask, positions.
+
+    Ids may be the first argument, without a name.
+    """
     arguments, keywords = inputs
-    found = keywords.get(name)
-    if found is None and name == "input_ids" and arguments:
-        found = arguments[0]
-    return found.detach().clone() if isinstance(found, torch.Tensor) else None
+    named = {**({"input_ids": arguments[0]} if arguments else {}), **keywords}
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in named.items()
+        if isinstance(value, torch.Tensor) and not value.is_floating_point() and value.ndim == 2
+    }

@@ -11,6 +11,7 @@ What syrupy would do differently, and why it does not here:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from syrupy.assertion import DiffMode, SnapshotAssertion
 from syrupy.data import SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
-from pytest_nnsight.compare import compare
+from pytest_nnsight.compare import Comparison, compare
 from pytest_nnsight.diagnose import Finding
+from pytest_nnsight.distance import Distance
 from pytest_nnsight.errors import GoldenError, NnsightPluginError, hide_home, one_line
 from pytest_nnsight.golden.document import decode, encode
+from pytest_nnsight.golden.noise import carry_noise
 from pytest_nnsight.golden.storage import (
     file_name,
     read_text,
@@ -31,7 +34,9 @@ from pytest_nnsight.golden.storage import (
     write_atomically,
     write_weights,
 )
+from pytest_nnsight.golden.tensors import Tensors, exact_distances, write_tensors
 from pytest_nnsight.run import Run
+from pytest_nnsight.settings import Settings
 
 
 @dataclass(slots=True)
@@ -40,7 +45,9 @@ class GoldenContext:
 
     ``folder`` is ``golden/<model>/<device>-<dtype>`` and ``test`` the path of the test below it.
     ``read_from`` is the folder of another variant to compare with, where that was asked for.
-    ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now.
+    ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now,
+    ``whole_tensors`` gives the tensors that a run kept, by label. ``note`` is told, in one line, of
+    a run that matched although its bits differ.
     """
 
     root: Path
@@ -49,9 +56,10 @@ class GoldenContext:
     as_run: Callable[[Any], Run]
     fingerprint: Callable[[], tuple[str, dict[str, str]]]
     explain: Callable[[Finding], list[str]]
+    whole_tensors: Callable[[Run], Tensors]
+    note: Callable[[Comparison], None]
+    settings: Settings = field(default_factory=Settings)
     read_from: Path | None = None
-    rebaseline: bool = False
-    tolerance: float | None = None
     pending: dict[Path, Run] = field(default_factory=dict)
 
     def commit(self) -> None:
@@ -60,14 +68,26 @@ class GoldenContext:
             return
         fingerprint, parameters = self.fingerprint()
         for path, run in self.pending.items():
-            model = replace(run.model, weights=fingerprint)
-            write_atomically(path, encode(replace(run, model=model)))
+            text = encode(self.to_write(path, run, fingerprint))
+            write_atomically(path, text)
+            if self.settings.store_tensors and run.kept:
+                write_tensors(path, text, self.whole_tensors(run))
         write_weights(self.folder, parameters)
         self.pending.clear()
+
+    def to_write(self, path: Path, run: Run, fingerprint: str) -> Run:
+        """Return what stands in the golden of a run: with weights, and noise measured before."""
+        run = replace(run, model=replace(run.model, weights=fingerprint))
+        try:
+            earlier = read_text(path)
+            return run if earlier is None else carry_noise(decode(earlier, "golden"), run)
+        except GoldenError:  # what is replaced may be damaged
+            return run
 
     def release(self) -> None:
         """Let go of the model, which the functions of a context refer to."""
         self.as_run = self.fingerprint = self.explain = _released
+        self.whole_tensors = self.note = _released
 
     def display(self, path: Path) -> str:
         """Return a golden's path as a message should call it."""
@@ -171,11 +191,12 @@ class GoldenExtension(SingleFileSnapshotExtension):
 
     def serialize(self, data: Any, **_: Any) -> Any:
         """Make a run of what the test asserts, with the tolerance that holds for the test."""
-        run = self.context.as_run(data)
-        if run.tolerance is None:
-            run = replace(run, tolerance=self.context.tolerance)
-        self._received = run
-        return run
+        run, settings = self.context.as_run(data), self.context.settings
+        tolerance = settings.tolerance if run.tolerance is None else run.tolerance
+        self._received = replace(
+            run, tolerance=tolerance, tokens=settings.tokens, is_exact=settings.exact
+        )
+        return self._received
 
     def matches(self, *, serialized_data: Any, snapshot_data: Any) -> bool:
         """Compare the received run with the golden, within its tolerance.
@@ -188,11 +209,15 @@ class GoldenExtension(SingleFileSnapshotExtension):
             return False
         if is_foreign(golden, serialized_data):
             return False
-        if self.context.rebaseline:
+        if self.context.settings.rebaseline or self.context.settings.calibrate:
             weights = self.context.fingerprint()[0]
-            model = replace(serialized_data.model, weights=weights)
-            return bool(encode(replace(serialized_data, model=model)) == snapshot_data)
-        return compare(golden, serialized_data).matches
+            run = carry_noise(golden, serialized_data)
+            run = replace(run, model=replace(run.model, weights=weights))
+            return bool(encode(run) == snapshot_data)
+        comparison = compare(golden, serialized_data)
+        if comparison.matches:
+            self.context.note(comparison)
+        return comparison.matches
 
     def find(self, path: Path, text: Any, exception: Exception | None) -> Finding:
         """Say what is wrong between the golden at ``path`` and the run received last."""
@@ -222,7 +247,20 @@ class GoldenExtension(SingleFileSnapshotExtension):
             comparison=compare(golden, received),
             golden_weights=read_weights(self.context.read_from or self.context.folder),
             received_weights=parameters,
+            exact=self._exact(path, text),
         )
+
+    def _exact(self, path: Path, text: str) -> dict[str, Distance]:
+        """Return exact numbers for the tensors that are stored and that this run kept."""
+        assert self._received is not None
+        if not self._received.kept:
+            return {}
+        try:
+            tensors = self.context.whole_tensors(self._received)
+            return exact_distances(self._readable(path), text, tensors)
+        except GoldenError as error:
+            warnings.warn(f"no exact numbers: {error}", stacklevel=1)
+            return {}
 
     def _missing(self, path: Path, name: str) -> str:
         """Say how to make a golden, and which other variant has one."""

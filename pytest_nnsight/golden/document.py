@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from pytest_nnsight.errors import GoldenError
+from pytest_nnsight.golden.numbers import (
+    from_base64,
+    from_runs,
+    read_noise,
+    shortest,
+    to_base64,
+    to_runs,
+)
 from pytest_nnsight.run import (
     Call,
     Environment,
@@ -17,13 +24,13 @@ from pytest_nnsight.run import (
     Prompt,
     Run,
     Summary,
+    numbers_per_token,
     token_count,
 )
 
 FORMAT = 1
 KINDS = ("trace", "generate", "tensors")
 LARGEST_FILE = 512 * 1024 * 1024
-_SKETCH_BYTES = 61 * 4
 _STATISTICS = {"min": "minimum", "max": "maximum", "mean": "mean", "std": "std", "rms": "rms"}
 
 
@@ -39,6 +46,8 @@ def encode(run: Run) -> str:
             "parameters": run.model.parameters,
             "weights": run.model.weights,
             "config": _sorted(run.model.config),
+            "modules": _sorted(run.model.modules),
+            "generation": _sorted(run.model.generation),
         },
         "environment": {
             "versions": _sorted(run.environment.versions),
@@ -47,20 +56,26 @@ def encode(run: Run) -> str:
             "attention": run.environment.attention,
             "threads": run.environment.threads,
             "cpu": run.environment.cpu,
+            "kernels": run.environment.kernels,
         },
+        "calibration": run.calibration,
         "input": {
             "text": run.prompt.text,
             "batch": run.prompt.is_batch,
             "token_ids": run.prompt.token_ids,
+            "pieces": run.prompt.pieces,
+            "tensors": {name: to_runs(rows) for name, rows in sorted(run.prompt.tensors.items())},
             "generation": _sorted(run.prompt.generation),
             "intervention": run.prompt.intervention,
+            "intervention_code": run.prompt.intervention_code,
         },
         "output": None
         if run.generated is None
         else {
             "token_ids": run.generated.token_ids,
             "text": run.generated.text,
-            "margins": [_text(margins) for margins in run.generated.margins],
+            "pieces": run.generated.pieces,
+            "margins": [to_base64(margins) for margins in run.generated.margins],
         },
     }
     lines = [f"{json.dumps(key)}: {_json(value)}," for key, value in head.items()]
@@ -102,26 +117,18 @@ def _leaf_to_json(call: Call, leaf: Leaf, known: dict[int, str]) -> dict[str, An
     for name, attribute in _STATISTICS.items():
         value = getattr(summary, attribute)
         if value is not None:
-            line[name] = _shortest(value)
+            line[name] = shortest(value)
     for name in ("nan", "inf"):
         if getattr(summary, name):
             line[name] = getattr(summary, name)
     if summary.norms:
-        line["norms"] = _text(summary.norms)
-        line["sketch"] = _text(summary.sketch)
+        line["norms"] = to_base64(summary.norms)
+        line["sketch"] = to_base64(summary.sketch)
     if summary.digest:
         line["digest"] = summary.digest
+    if summary.noise:
+        line["noise"] = float(f"{summary.noise:.2g}")
     return line
-
-
-def _shortest(value: float) -> float | int:
-    """Cut a number to the 7 digits that float32 holds for sure; whole ones lose their point."""
-    short = float(f"{value:.7g}")
-    return int(short) if short == int(short) and abs(short) < 1e15 else short
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
 
 
 def decode(text: str | bytes, name: str) -> Run:
@@ -178,6 +185,11 @@ def _run(document: Mapping[str, Any]) -> Run:
             revision=model["revision"],
             weights=model["weights"],
             parameters=int(model["parameters"]),
+            modules={
+                str(name): {str(text): int(count) for text, count in counts.items()}
+                for name, counts in model["modules"].items()
+            },
+            generation=dict(model["generation"]),
         ),
         environment=Environment(
             versions={str(k): str(v) for k, v in environment["versions"].items()},
@@ -186,27 +198,37 @@ def _run(document: Mapping[str, Any]) -> Run:
             attention=str(environment["attention"]),
             threads=int(environment["threads"]),
             cpu=str(environment["cpu"]),
+            kernels=str(environment["kernels"]),
         ),
         prompt=Prompt(
             text=prompt["text"],
             token_ids=_rows(prompt["token_ids"]),
+            pieces=_texts(prompt["pieces"]),
+            tensors={str(name): from_runs(rows) for name, rows in prompt["tensors"].items()},
             is_batch=bool(prompt["batch"]),
             generation=dict(prompt["generation"]),
             intervention=prompt["intervention"],
+            intervention_code=str(prompt["intervention_code"]),
         ),
         generated=None
         if output is None
         else Generated(
             token_ids=_rows(output["token_ids"]),
             text=tuple(str(text) for text in output["text"]),
-            margins=tuple(_bytes(margins, None) for margins in output["margins"]),
+            margins=tuple(from_base64(margins, None) for margins in output["margins"]),
+            pieces=_texts(output["pieces"]),
         ),
         calls=tuple(_call(line, known) for line in document["calls"]),
+        calibration=tuple(str(name) for name in document["calibration"]),
     )
 
 
 def _rows(value: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(token) for token in row) for row in value)
+
+
+def _texts(value: Any) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(str(piece) for piece in row) for row in value)
 
 
 def _call(line: Mapping[str, Any], known: dict[str, Summary]) -> Call:
@@ -232,23 +254,19 @@ def _summary(tensor: Mapping[str, Any]) -> Summary:
         attribute: None if name not in tensor else float(tensor[name])
         for name, attribute in _STATISTICS.items()
     }
-    norms = _bytes(tensor.get("norms", ""), None)
-    if norms and len(norms) != 4 * token_count(shape):
-        raise ValueError("norms do not fit their tensor's shape")
+    tokens = token_count(shape)
+    norms = from_base64(tensor.get("norms", ""), 2 * tokens)
+    sketch = from_base64(tensor.get("sketch", ""), 4 * tokens * numbers_per_token(tokens))
+    if bool(norms) != bool(sketch):
+        raise ValueError("a tensor has norms and a sketch, or neither")
     return Summary(
         shape=shape,
         dtype=str(tensor["dtype"]),
         nan=int(tensor.get("nan", 0)),
         inf=int(tensor.get("inf", 0)),
         norms=norms,
-        sketch=_bytes(tensor.get("sketch", ""), _SKETCH_BYTES if norms else 0),
+        sketch=sketch,
         digest=str(tensor.get("digest", "")),
+        noise=read_noise(tensor.get("noise", 0.0)),
         **statistics,
     )
-
-
-def _bytes(text: Any, size: int | None) -> bytes:
-    data = base64.b64decode(text, validate=True)
-    if size is not None and len(data) != size:
-        raise ValueError(f"a sketch has {len(data)} bytes, not {size}")
-    return data

@@ -27,8 +27,8 @@ def file_name(name: str) -> str:
     return f"{clean[:160]}-{digest}"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step; a reader sees the old file or the new one, whole.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content`` in one step: a reader sees the old file or the new one.
 
     Raise `GoldenError` where the folder cannot be written or the disk is full.
     """
@@ -39,7 +39,9 @@ def write_atomically(path: Path, text: str) -> None:
             dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp"
         )
         with os.fdopen(handle, "wb") as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
+            if isinstance(content, str):
+                content = content.encode("utf-8", "backslashreplace")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +43,8 @@ def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environme
         config=plain_config(config),
         revision=spec.revision if spec else None,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        modules=_module_settings(nnsight_api.named_modules(model)),
+        generation=_generation(module),
     )
     environment = Environment(
         versions=_versions(),
@@ -47,9 +52,63 @@ def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environme
         dtype=_dtype(module),
         attention=str(getattr(config, "_attn_implementation", None) or "none"),
         threads=torch.get_num_threads(),
-        cpu=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        cpu=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_cpu_name()}".strip(),
+        kernels=_kernels(),
     )
     return record, environment
+
+
+def _module_settings(modules: Mapping[str, torch.nn.Module]) -> dict[str, dict[str, int]]:
+    """Count the modules of each class by what torch prints of them, and by training mode.
+
+    An epsilon or a dropout shows here even where no config says so.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for module in modules.values():
+        text = module.extra_repr() + (" (training)" if module.training else "")
+        counts.setdefault(type(module).__name__, Counter())[text] += 1
+    return {name: dict(sorted(texts.items())) for name, texts in sorted(counts.items())}
+
+
+def _generation(module: torch.nn.Module) -> dict[str, Any]:
+    """Return the checkpoint's own settings for generating, where they are not the defaults."""
+    config = getattr(module, "generation_config", None)
+    if config is None:
+        return {}
+    return {
+        key: _plain(value)
+        for key, value in sorted(config.to_diff_dict().items())
+        if key not in _LEFT_OUT and not key.startswith("_") and not _is_private(key)
+    }
+
+
+def _kernels() -> str:
+    """Say what chooses between kernels of one operation, where it is not as torch sets it."""
+    backends = torch.backends
+    told = {
+        "no oneDNN": not backends.mkldnn.enabled,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        f"matmul {torch.get_float32_matmul_precision()}": (
+            torch.get_float32_matmul_precision() != "highest"
+        ),
+        "no flash attention": not backends.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "no math attention": not backends.cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+    }
+    if torch.cuda.is_available():
+        told[f"{torch.cuda.get_device_name()} CUDA {torch.version.cuda}"] = True
+    variables = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+    told |= {f"{name}={os.environ[name]}": True for name in variables if os.environ.get(name)}
+    return ", ".join(text for text, applies in told.items() if applies)
+
+
+@cache
+def _cpu_name() -> str:
+    """Return the processor's name, by which libraries choose their kernels; empty if unknown."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
 
 
 def _device(module: torch.nn.Module) -> str:

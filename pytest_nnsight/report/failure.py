@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 
-from pytest_nnsight.compare import Comparison, Drift
+from pytest_nnsight.compare import Comparison
 from pytest_nnsight.diagnose import Diagnosis, Finding, diagnose
+from pytest_nnsight.distance import Distance
+from pytest_nnsight.drift import Drift
+from pytest_nnsight.report.tokens import worst_token
+from pytest_nnsight.run import Run
 
 MOST_ROWS = 20
 LONGEST_EVIDENCE = 200
@@ -29,27 +33,75 @@ def failure_lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
         finding.golden_weights,
         finding.received_weights,
     )
-    first = verdict(comparison, diagnosis)
+    first = verdict(finding.golden, comparison, diagnosis)
+    exact = [_exact_line(label, true) for label, true in finding.exact.items() if true.worst]
     last = [f"golden {finding.golden_file}", f"if this is right: {refresh}"]
-    rows = [_difference(drift) for drift in _worst_first(comparison)]
+    golden = finding.golden
+    rows = [_difference(golden, drift) for drift in _worst_first(comparison)]
     if detailed:
-        notes = [f"note: {_difference(drift)}" for drift in comparison.drifts if drift.note]
-        return [first, *_at_most(rows, MOST_ROWS), *notes[:MOST_ROWS], *last]
-    return [first, *_fitting(rows, [first, *last]), *last]
+        noted = [drift for drift in comparison.drifts if drift.note]
+        notes = [f"note: {_difference(golden, drift)}" for drift in noted]
+        return [first, *exact, *_at_most(rows, MOST_ROWS), *notes[:MOST_ROWS], *last]
+    around = [first, *exact[:1], *last]
+    return [first, *exact[:1], *_fitting(rows, around), *last]
 
 
-def verdict(comparison: Comparison, diagnosis: Diagnosis) -> str:
+def verdict(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> str:
     """Say in one line what differs, where it starts, how much, how much is allowed, and why."""
     start = diagnosis.start
-    cause = f"cause: {diagnosis.cause} ({_shortened(diagnosis.evidence)})"
+    likely = "" if diagnosis.is_certain else "likely "
+    cause = f"{likely}cause: {diagnosis.cause} ({_shortened(diagnosis.evidence)})"
     if not _is_of_call(start):
         return f"golden drift: {start.label} {_change(start)}; {cause}"
-    drifted = {drift.label.split(" ")[0] for drift in comparison.failures if _is_of_call(drift)}
-    if start.kind == "values":
-        where = f"{start.label} (rel {size(start.rel)}, allowed {size(start.allowed)})"
-    else:
-        where = f"{start.label} ({start.kind} {_change(start)})"
-    return f"golden drift: {len(drifted)} of {comparison.calls} calls, starts at {where}; {cause}"
+    drifted = {drift.position for drift in comparison.failures if _is_of_call(drift)}
+    within = "bits differ, within tolerance: " if _is_within_tolerance(comparison) else ""
+    count = f"golden drift: {within}{len(drifted)} of {comparison.calls} calls"
+    how_much = _how_much(golden, start, comparison)
+    return f"{count}, starts {_where(start, diagnosis)} ({how_much}); {cause}"
+
+
+def _is_within_tolerance(comparison: Comparison) -> bool:
+    """Tell whether a comparison fails only since every bit was to be equal."""
+    limit = comparison.tolerance.rel
+    return all(
+        drift.kind == "values" and drift.allowed == 0 and drift.distance.rms <= limit
+        for drift in comparison.failures
+    )
+
+
+def _where(start: Drift, diagnosis: Diagnosis) -> str:
+    """Say where a drift starts: at a module, or in its own code, before one of its children."""
+    where = f"at {start.label}"
+    if start.kind == "values" and diagnosis.where not in (start.path, "prompt", "generated"):
+        where = f"in {diagnosis.where}, before {start.path.removeprefix(diagnosis.where + '.')}"
+    return f"{where}, {diagnosis.parallel}" if diagnosis.parallel else where
+
+
+def _how_much(golden: Run, start: Drift, comparison: Comparison) -> str:
+    if start.kind != "values":
+        return f"{start.kind} {_change(start)}"
+    distance = start.distance
+    if any(start is drift for drift in comparison.failures):
+        token = worst_token(golden, start) if start.rel > distance.rms else ""
+        at = f" at {token}" if token else ""
+        return f"rel {size(start.rel)}{at}, allowed {size(start.allowed)}"
+    over = next(drift for drift in comparison.failures if _is_of_call(drift))
+    return f"rel {size(distance.rms)}, over {size(over.allowed)} from {over.label} on"
+
+
+def _exact_line(label: str, true: Distance) -> str:
+    """Write the true drift of a tensor that was stored whole."""
+    token = f", worst token {true.token} {true.worst:.6g}" if true.token is not None else ""
+    return f"{label}: exactly rel {true.rms:.6g}{token} (stored tensor)"
+
+
+def bits_line(comparison: Comparison) -> str:
+    """Say in one line how far a run that matches is from equal bits."""
+    bits = comparison.bits
+    return (
+        f"{bits.count} of {comparison.calls} calls, from {bits.first} on "
+        f"(largest {size(comparison.noise)}, allowed {size(comparison.tolerance.rel)})"
+    )
 
 
 def _shortened(text: str) -> str:
@@ -67,14 +119,14 @@ def size(rel: float) -> str:
 
 
 def _is_of_call(drift: Drift) -> bool:
-    return drift.kind not in ("ids", "settings", "kind")
+    return drift.kind not in ("ids", "tensors", "settings", "kind")
 
 
 def _worst_first(comparison: Comparison) -> list[Drift]:
     """Sort failures: exact ones before values, large before small, early before late."""
     return sorted(
         comparison.failures,
-        key=lambda drift: (drift.kind == "values", -drift.rel, drift.position),
+        key=lambda drift: (drift.kind == "values", -drift.distance.worst, drift.position),
     )
 
 
@@ -95,11 +147,15 @@ def _fitting(rows: list[str], around: list[str]) -> list[str]:
     return []
 
 
-def _difference(drift: Drift) -> str:
+def _difference(golden: Run, drift: Drift) -> str:
     if drift.kind != "values":
         return f"{drift.label}: {drift.kind} {_change(drift)}"
-    token = "" if drift.token is None else f" at token {drift.token}"
-    return f"{drift.label}: rel {size(drift.rel)}{token}, {_change(drift)}"
+    distance = drift.distance
+    error = f" \u00b1{distance.error:.0%}" if distance.error else ""
+    token = worst_token(golden, drift)
+    worst = f", worst {token} {size(distance.worst)}" if token else ""
+    changed = f", {_change(drift)}" if drift.expected or drift.received else ""
+    return f"{drift.label}: rel {size(distance.rms)}{error}{worst}{changed}"
 
 
 def _change(drift: Drift) -> str:

@@ -1,0 +1,103 @@
+"""The noise of a capture: how far it drifts under changes that should not matter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.compare import compare
+from pytest_nnsight.run import Call, Leaf, Run, Summary
+
+Change = Callable[[], AbstractContextManager[None]]
+
+
+def calibrate(model: Any, run: Run, again: Callable[[], Run], say: Callable[[str], None]) -> Run:
+    """Return ``run`` with the largest drift of each tensor over all changes of this machine.
+
+    ``again`` repeats the capture. A change under which it cannot run is left out.
+    """
+    noise: dict[int, float] = {}
+    tried = []
+    changes = benign_changes(model)
+    say(f"\nnnsight: calibrating under {len(changes)} changes")
+    for name, change in changes.items():
+        with change():
+            other = again()
+        comparison = compare(run, other)
+        for (position, at), distance in comparison.values.items():
+            leaves = run.calls[position].leaves
+            summary = next(leaf.summary for leaf in leaves if leaf.at == at)
+            if distance.rms < 1:
+                noise[id(summary)] = max(noise.get(id(summary), 0.0), distance.rms)
+        tried.append(name)
+        say(f" ... {name} {comparison.noise:.1e}")
+    say("\n")
+    return replace(run, calls=with_noise(run.calls, noise), calibration=tuple(tried))
+
+
+def with_noise(calls: tuple[Call, ...], noise: dict[int, float]) -> tuple[Call, ...]:
+    """Return the calls with ``noise`` by the identity of a summary; shared ones stay shared."""
+    made: dict[int, Summary] = {}
+
+    def noisy(leaf: Leaf) -> Leaf:
+        key = id(leaf.summary)
+        if key not in made:
+            made[key] = replace(leaf.summary, noise=float(f"{noise.get(key, 0.0):.2g}"))
+        return replace(leaf, summary=made[key])
+
+    return tuple(replace(call, leaves=tuple(map(noisy, call.leaves))) for call in calls)
+
+
+def benign_changes(model: Any) -> dict[str, Change]:
+    """Return what can be changed here without changing what a model should compute."""
+    module = nnsight_api.torch_module(model)
+    changes: dict[str, Change] = {}
+    now, cores = torch.get_num_threads(), os.cpu_count() or 1
+    for threads in sorted({1, 2, cores} - {now}):
+        changes[f"{threads} thread{'s' if threads > 1 else ''}"] = partial(_threads, threads)
+    attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    for other in {"sdpa": ("eager",), "eager": ("sdpa",)}.get(str(attention), ()):
+        if hasattr(module, "set_attn_implementation") and _takes(module, other):
+            changes[f"{other} attention"] = partial(_attention, module, other, str(attention))
+    if attention == "sdpa":
+        changes["math attention"] = _math_attention
+    return changes
+
+
+def _takes(module: Any, attention: str) -> bool:
+    """Tell whether a model can be switched to another attention implementation."""
+    return attention == "eager" or bool(getattr(module, "_supports_sdpa", False))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _attention(module: Any, other: str, before: str) -> Iterator[None]:
+    module.set_attn_implementation(other)
+    try:
+        yield
+    finally:
+        module.set_attn_implementation(before)
+
+
+@contextmanager
+def _math_attention() -> Iterator[None]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH):
+        yield

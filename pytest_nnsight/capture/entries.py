@@ -1,0 +1,62 @@
+"""What entered the model, as the record of a prompt keeps it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from pytest_nnsight.capture.prompts import Request
+
+Rows = tuple[tuple[int, ...], ...]
+
+
+def prompt_ids(entered: Mapping[str, torch.Tensor], request: Request) -> Rows:
+    """Return the ids that reached the model, row by row, without those the mask hides.
+
+    An encoder-decoder that generates hands its prompt to the encoder alone; then it is the ids
+    that were asked for.
+    """
+    ids, mask = entered.get("input_ids"), entered.get("attention_mask")
+    if ids is None:
+        ids, mask = request.keywords.get("input_ids"), request.keywords.get("attention_mask")
+    if ids is None or ids.is_floating_point() or ids.ndim != 2:
+        return ()
+    if mask is None or mask.shape != ids.shape:
+        return rows_of(ids)
+    shown = mask.cpu().bool()
+    return tuple(tuple(row[show].tolist()) for row, show in zip(ids.cpu(), shown, strict=True))
+
+
+def rows_of(tensor: torch.Tensor) -> Rows:
+    """Return a tensor of whole numbers in two dimensions as rows of numbers."""
+    return tuple(tuple(int(number) for number in row) for row in tensor.cpu().tolist())
+
+
+def pieces_of(model: Any, token_ids: Rows) -> tuple[tuple[str, ...], ...]:
+    """Return the text of each id by itself; nothing where the model has no tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None or not token_ids:
+        return ()
+    return tuple(tuple(tokenizer.batch_decode([[i] for i in row])) for row in token_ids)
+
+
+def intervention_name(intervene: Callable[..., Any] | None) -> str | None:
+    """Return the name by which a record calls an intervention."""
+    return None if intervene is None else getattr(intervene, "__name__", type(intervene).__name__)
+
+
+def intervention_code(intervene: Callable[..., Any] | None) -> str:
+    """Return a digest of an intervention's source, without comments; empty where there is none."""
+    if intervene is None:
+        return ""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(intervene)))
+    except (OSError, TypeError, SyntaxError):
+        return ""
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]

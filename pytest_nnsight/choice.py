@@ -1,0 +1,121 @@
+"""Where two generations part: which token was chosen otherwise, and how near the choice was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_nnsight.distance import Distance, read_norms
+from pytest_nnsight.run import ROOT, Run
+
+_SIGMAS = 4.5  # of one logit's noise; the difference of two has 1.4 times as much
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """The first token that two generations do not share, in step ``step`` of prompt ``row``.
+
+    ``expected`` and ``received`` are the two tokens as text, ids where there is none. ``margin`` is
+    the sum of the two margins: by how much one logit moved against the other. ``noise`` is what
+    the drift of the logits at that step accounts for. Both are in units of logits.
+    """
+
+    row: int
+    step: int
+    expected: str
+    received: str
+    margin: float
+    noise: float
+
+    @property
+    def is_near_tie(self) -> bool:
+        """Whether the choice was so near that the noise of this step explains it."""
+        return self.margin <= self.noise
+
+
+def flip_place(golden: Run, received: Run) -> tuple[int, int] | None:
+    """Return step and row of the first generated token that differs, ``None`` for none."""
+    if golden.generated is None or received.generated is None:
+        return None
+    places = []
+    rows = zip(golden.generated.token_ids, received.generated.token_ids, strict=False)
+    for row, (old, new) in enumerate(rows):
+        if old != new:
+            pairs = enumerate(zip(old, new, strict=False))
+            step = next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
+            places.append((step, row))
+    return min(places, default=None)
+
+
+def calls_until(run: Run, step: int) -> int:
+    """Return how many calls belong to the steps up to ``step``, which have the same past."""
+    assert run.generated is not None
+    steps = max((len(row) for row in run.generated.token_ids), default=0)
+    visits = Counter(call.path for call in run.calls)
+    for index, call in enumerate(run.calls):
+        each = visits[call.path] // steps if steps and visits[call.path] % steps == 0 else 0
+        if each and call.visit // each > step:
+            return index
+    return len(run.calls)
+
+
+def first_flip(
+    golden: Run, received: Run, values: Mapping[tuple[int, str], Distance]
+) -> Flip | None:
+    """Describe the first token that differs; ``values`` are the distances by call and place."""
+    place = flip_place(golden, received)
+    if place is None:
+        return None
+    step, row = place
+    margins = [
+        _margin(run.generated.margins, row, step) for run in (golden, received) if run.generated
+    ]
+    return Flip(
+        row=row,
+        step=step,
+        expected=_token(golden, row, step),
+        received=_token(received, row, step),
+        margin=sum(margins) if golden.prompt.generation.get("do_sample") is False else np.inf,
+        noise=_SIGMAS * _logit_noise(golden, row, step, values),
+    )
+
+
+def _margin(margins: tuple[bytes, ...], row: int, step: int) -> float:
+    numbers = np.frombuffer(margins[row], "<f4") if row < len(margins) else np.empty(0)
+    return float(numbers[step]) if step < len(numbers) else float("inf")
+
+
+def _token(run: Run, row: int, step: int) -> str:
+    """Return a generated token as text, its id where its text is unknown."""
+    assert run.generated is not None
+    ids = run.generated.token_ids[row]
+    if step >= len(ids):
+        return "end"
+    pieces = run.generated.pieces[row] if row < len(run.generated.pieces) else ()
+    return repr(pieces[step]) if step < len(pieces) and pieces[step] else f"id {ids[step]}"
+
+
+def _logit_noise(
+    golden: Run, row: int, step: int, values: Mapping[tuple[int, str], Distance]
+) -> float:
+    """Return the noise of one logit at a step, from the drift of all of them.
+
+    The drift of a token is the norm of its change over its norm; a change that is spread evenly
+    moves each of ``n`` logits by the norm of the change over the root of ``n``.
+    """
+    for index, call in enumerate(golden.calls):
+        if call.visit != step or (call.path != ROOT and not call.path.endswith("lm_head")):
+            continue
+        for leaf in call.leaves:
+            drift = values.get((index, leaf.at))
+            summary = leaf.summary
+            if leaf.at not in ("out", "out.logits") or drift is None or not summary.norms:
+                continue
+            if len(summary.shape) != 3 or row >= summary.shape[0]:
+                continue
+            norm = read_norms(summary.norms)[(row + 1) * summary.shape[1] - 1]
+            return float(drift.rms * norm / np.sqrt(summary.shape[2]))
+    return 0.0

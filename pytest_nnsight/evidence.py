@@ -1,0 +1,105 @@
+"""Run x run -> what differs between the models and machines that made them, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_nnsight.run import Run
+
+# Keys that change what a model is asked or how it is stored, never what a forward computes.
+_IRRELEVANT = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tokenizer_class")
+Fingerprints = Mapping[str, str]
+
+
+def changed_config(golden: Run, received: Run) -> list[str]:
+    """List the config keys with other values that may change what a forward computes."""
+    return [
+        text
+        for text in changed_keys(golden.model.config, received.model.config)
+        if text.split(" ")[0].rpartition(".")[2] not in _IRRELEVANT
+    ]
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List the keys with other values, ``key old -> new``.
+
+    Keys that only one side has count where their value is set: libraries add unset keys freely.
+    """
+    changes = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changes += changed_keys(old, new, f"{prefix}{key}.")
+        elif old != new and key in before and key in now:
+            changes.append(f"{prefix}{key} {_brief(old)} -> {_brief(new)}")
+    return changes
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def changed_generation(golden: Run, received: Run) -> list[str]:
+    """List the checkpoint's own settings for generating that have other values."""
+    before, now = golden.model.generation, received.model.generation
+    return [
+        f"generation {key} {_brief(before.get(key))} -> {_brief(now.get(key))}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
+def changed_modules(golden: Run, received: Run) -> dict[str, str]:
+    """Say by class which modules have other settings of their own, and how many of them.
+
+    ``{"LlamaRMSNorm": "61 of 61 LlamaRMSNorm: (576,), eps=1e-05 -> (576,), eps=1e-06"}``
+    """
+    changes = {}
+    before, now = golden.model.modules, received.model.modules
+    for name in sorted({*before} & {*now}):
+        gone = {
+            t: n - now[name].get(t, 0) for t, n in before[name].items() if n > now[name].get(t, 0)
+        }
+        new = {
+            t: n - before[name].get(t, 0)
+            for t, n in now[name].items()
+            if n > before[name].get(t, 0)
+        }
+        if gone and new:
+            old_text, new_text = next(iter(gone)), next(iter(new))
+            count = f"{sum(gone.values())} of {sum(before[name].values())} {name}"
+            changes[name] = f"{count}: {_brief(old_text)} -> {_brief(new_text)}"
+    return changes
+
+
+def changed_weights(
+    golden: Run, received: Run, before: Fingerprints | None, now: Fingerprints | None
+) -> tuple[list[str], str]:
+    """Return the parameters that differ, as far as known, and a text about them; empty for none."""
+    if golden.model.weights and golden.model.weights == received.model.weights:
+        return [], ""
+    if not before or not now:
+        if golden.model.weights and received.model.weights:
+            return [], f"fingerprint {golden.model.weights} -> {received.model.weights}"
+        return [], ""
+    differing = [name for name in now if name in before and before[name] != now[name]]
+    gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+    if differing:
+        which = differing[0] if len(differing) == 1 else f"{differing[0]}, ..."
+        return differing, f"{len(differing)} of {len(before)} parameters differ: {which}"
+    if gone or new:
+        text = f"{len(gone)} parameters gone, {len(new)} new: {(gone + new)[0]}"
+        return gone + new, text
+    return [], ""
+
+
+def changed_versions(golden: Run, received: Run) -> str:
+    """List the versions that differ, ``transformers 5.2.0 -> 5.23.0``."""
+    before, now = golden.environment.versions, received.environment.versions
+    return ", ".join(
+        f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    )

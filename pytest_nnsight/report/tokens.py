@@ -1,0 +1,46 @@
+"""The token of a drift -> its place in the prompt and its text."""
+
+from __future__ import annotations
+
+from pytest_nnsight.drift import Drift
+from pytest_nnsight.run import Call, Run
+
+
+def worst_token(golden: Run, drift: Drift) -> str:
+    """Name the token that drifts most: ``token 5 ' Paris'``, ``token 2 of prompt 1 ' is'``.
+
+    Empty where a tensor has but one token, or where there is nothing to name.
+    """
+    apart = drift.distance
+    token = apart.pooled_token if drift.rel == apart.pooled else apart.token
+    if token is None or not 0 <= drift.position < len(golden.calls):
+        return ""
+    call = golden.calls[drift.position]
+    at = drift.label.partition(" ")[2] or "out"
+    shape = next((leaf.summary.shape for leaf in call.leaves if leaf.at == at), ())
+    if len(shape) < 2:
+        return ""
+    row, place = divmod(token, shape[-2])
+    prompt = f" of prompt {row}" if golden.prompt.is_batch else ""
+    padding = _padding_before(golden, row, shape[-2])
+    piece = _piece(golden, call, row, place - padding, shape[-2])
+    return f"token {place - padding}{prompt}" + (f" {piece!r}" if piece else "")
+
+
+def _padding_before(golden: Run, row: int, width: int) -> int:
+    """Return how many tokens of padding stand before a prompt in a batch."""
+    masks = golden.prompt.tensors.get("attention_mask", ())
+    if row >= len(masks) or len(masks[row]) != width or 1 not in masks[row]:
+        return 0
+    return masks[row].index(1)
+
+
+def _piece(golden: Run, call: Call, row: int, place: int, width: int) -> str:
+    """Return the text of one token, where the tensor's tokens are those of the prompt."""
+    if call.visit and width == 1 and golden.generated is not None:
+        made = golden.generated.pieces
+        in_range = row < len(made) and call.visit - 1 < len(made[row])
+        return made[row][call.visit - 1] if in_range else ""
+    pieces = golden.prompt.pieces[row] if row < len(golden.prompt.pieces) else ()
+    fits = width == len(pieces) or golden.prompt.is_batch
+    return pieces[place] if fits and 0 <= place < len(pieces) else ""

@@ -1,0 +1,113 @@
+"""Calls -> their values in order of time, each with the module that made it and what fed it.
+
+A golden lists calls as they end. What enters a module is seen before its children run, so the order
+of values is another one: an outer module's inputs, then its children, then its output. A tensor
+that is seen again, such as an output that enters the next module, is one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_nnsight.pairing import is_input
+from pytest_nnsight.run import ROOT, Call, Leaf, token_count
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One tensor at the moment it is first seen.
+
+    ``where`` is the module whose own code made it, the outermost one for the model's own inputs;
+    ``position`` is the index of ``call``. ``fed_by`` are the indices of the values that were there
+    to make it from: the inputs of a module without children, else all that went through it so far.
+    """
+
+    call: Call
+    leaf: Leaf
+    where: str
+    position: int
+    fed_by: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """The number of its tokens."""
+        return token_count(self.leaf.summary.shape)
+
+    @property
+    def enters(self) -> bool:
+        """Whether it is an input of the model itself."""
+        return self.where == ROOT and self.call.path == ROOT and is_input(self.leaf)
+
+
+def timeline(calls: Sequence[Call]) -> list[Value]:
+    """Return the values of ``calls`` in order of time, each tensor once."""
+    starts = _starts(calls)
+    parents = _parents(starts)
+    events = [(start, 0, -index) for index, start in enumerate(starts)]
+    events += [(index, 1, 0) for index in range(len(calls))]
+    values: list[Value] = []
+    known: dict[int, int] = {}
+    entered: dict[int, list[int]] = {}
+    seen_at_start: dict[int, int] = {}
+    for time, leaves_it, key in sorted(events):
+        index = time if leaves_it else -key
+        call = calls[index]
+        if not leaves_it:
+            seen_at_start[index] = len(values)
+        maker = index if leaves_it else parents[index]
+        for leaf in call.leaves:
+            if is_input(leaf) == bool(leaves_it):
+                continue
+            if id(leaf.summary) not in known:
+                known[id(leaf.summary)] = len(values)
+                has_children = not leaves_it or starts[index] < index
+                fed = _fed_by(maker, has_children, entered, seen_at_start, len(values))
+                where = ROOT if maker is None else calls[maker].path
+                values.append(Value(call, leaf, where, index, fed))
+            if not leaves_it:
+                entered.setdefault(index, []).append(known[id(leaf.summary)])
+    return values
+
+
+def _starts(calls: Sequence[Call]) -> list[int]:
+    """Return for each call the index of the first call that ran inside it, its own for none."""
+    starts: list[int] = []
+    for index, call in enumerate(calls):
+        start = index
+        while start > 0 and _is_inside(calls[start - 1].path, call.path):
+            start = starts[start - 1]
+        starts.append(start)
+    return starts
+
+
+def _is_inside(path: str, outer: str) -> bool:
+    return path.startswith(f"{outer}.") or (outer == ROOT and path != ROOT)
+
+
+def _parents(starts: Sequence[int]) -> list[int | None]:
+    """Return for each call the index of the call that it ran inside."""
+    parents: list[int | None] = [None] * len(starts)
+    waiting: list[int] = []
+    for index, start in enumerate(starts):
+        while waiting and waiting[-1] >= start:
+            parents[waiting.pop()] = index
+        waiting.append(index)
+    return parents
+
+
+def _fed_by(
+    maker: int | None,
+    has_children: bool,
+    entered: dict[int, list[int]],
+    seen_at_start: dict[int, int],
+    now: int,
+) -> tuple[int, ...]:
+    """Return what a module had at hand to make a value from."""
+    if maker is None:
+        return ()
+    inputs = entered.get(maker, [])
+    if has_children or not inputs:
+        inside = range(seen_at_start.get(maker, 0), now)
+        return tuple(sorted({*inputs, *inside})) or ((now - 1,) if now else ())
+    return tuple(inputs)
