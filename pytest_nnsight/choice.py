@@ -12,6 +12,7 @@ from pytest_nnsight.distance import Distance, read_norms
 from pytest_nnsight.run import ROOT, Run
 
 _SIGMAS = 4.5  # of one logit's noise; the difference of two has 1.4 times as much
+_LEAST = 1e-5  # the drift that float32 is allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ def _logit_noise(
     """Return the noise of one logit at a step, from the drift of all of them.
 
     The drift of a token is the norm of its change over its norm; a change that is spread evenly
-    moves each of ``n`` logits by the norm of the change over the root of ``n``.
+    moves each of ``n`` logits by the norm of the change over the root of ``n``. Logits that are
+    equal bit by bit have no noise, others at least that of float32 on other kernels.
     """
     for index, call in enumerate(golden.calls):
         if call.visit != step or (call.path != ROOT and not call.path.endswith("lm_head")):
@@ -117,5 +119,6 @@ def _logit_noise(
             if len(summary.shape) != 3 or row >= summary.shape[0]:
                 continue
             norm = read_norms(summary.norms)[(row + 1) * summary.shape[1] - 1]
-            return float(drift.rms * norm / np.sqrt(summary.shape[2]))
+            moved = 0.0 if drift.is_same else max(drift.rms, _LEAST)
+            return float(moved * norm / np.sqrt(summary.shape[2]))
     return 0.0

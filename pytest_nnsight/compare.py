@@ -22,6 +22,14 @@ Pairs = dict[Place, tuple[Leaf, Leaf]]
 
 
 @dataclass(frozen=True, slots=True)
+class Moves:
+    """What differs between two environments, so that what follows from it is no drift."""
+
+    dtype: bool
+    attention: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """All differences of two runs.
 
@@ -68,10 +76,11 @@ def compare(golden: Run, received: Run) -> Comparison:
     added = {} if len(calls) < len(golden.calls) else dict(others)
     drifts = list(compare_inputs(golden, received))
     pairs: Pairs = {}
-    same_dtype = golden.environment.dtype == received.environment.dtype
+    before, now = golden.environment, received.environment
+    moves = Moves(before.dtype != now.dtype, before.attention != now.attention)
     for position, call in enumerate(calls):
         added.pop(call.key, None)
-        drifts += _structure(position, call, others.get(call.key), same_dtype, pairs)
+        drifts += _structure(position, call, others.get(call.key), moves, pairs)
     values = {at: distance(old.summary, new.summary) for at, (old, new) in pairs.items()}
     in_time = timeline(calls)
     values |= pool(in_time, values)
@@ -89,7 +98,7 @@ def compare(golden: Run, received: Run) -> Comparison:
 
 
 def _structure(
-    position: int, golden: Call, received: Call | None, same_dtype: bool, pairs: Pairs
+    position: int, golden: Call, received: Call | None, moves: Moves, pairs: Pairs
 ) -> Iterator[Drift]:
     """Compare what a call is, not its numbers; put the tensors to be compared into ``pairs``."""
     found = partial(Drift, label=golden.label, path=golden.path, position=position)
@@ -98,7 +107,7 @@ def _structure(
         return
     if golden.module_class != received.module_class:
         yield found("class", expected=golden.module_class, received=received.module_class)
-    leaves, container = pair(golden, received)
+    leaves, container = pair(golden, received, may_lose=moves.attention)
     if container is not None:
         note = container == "note"
         yield found("container", expected=golden.output, received=received.output, note=note)
@@ -106,7 +115,7 @@ def _structure(
         found = partial(Drift, label=place(golden, old), path=golden.path, position=position)
         before, now = old.summary, new.summary
         comparable = bool(before.sketch) == bool(now.sketch) or before.dtype == now.dtype
-        if before.dtype != now.dtype and (same_dtype or not comparable):
+        if before.dtype != now.dtype and (not moves.dtype or not comparable):
             yield found("dtype", expected=before.dtype, received=now.dtype)
         if before.shape != now.shape:
             yield found("shape", expected=str(list(before.shape)), received=str(list(now.shape)))

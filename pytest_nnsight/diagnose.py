@@ -93,9 +93,20 @@ def diagnose(
     origin = locate(golden, received, comparison)
     case = Case(golden, received, comparison, origin, golden_weights, received_weights)
     cause = next(found for rule in _RULES if (found := rule(case)) is not None)
+    parallel = _changed_alike(case) or origin.parallel
     return Diagnosis(
-        origin.start, origin.where, cause.name, cause.evidence, cause.is_certain, origin.parallel
+        origin.start, origin.where, cause.name, cause.evidence, cause.is_certain, parallel
     )
+
+
+def _changed_alike(case: Case) -> str:
+    """Count the modules of the starting one's class that have other settings, as it has."""
+    classes = {call.path: call.module_class for call in case.golden.calls}
+    text = evidence.changed_modules(case.golden, case.received).get(
+        classes.get(case.origin.where, ""), ""
+    )
+    count = text.partition(":")[0]
+    return "" if count.startswith("1 of ") else count
 
 
 def _from_request(case: Case) -> Cause | None:
@@ -140,13 +151,13 @@ def _from_model_inputs(case: Case) -> Cause | None:
     value = case.origin.value
     if value is None or not value.leaf.at.startswith("in"):
         return None
-    name = value.leaf.at
-    if value.leaf.summary.sketch == b"" and _kind_of_tensor(f"{name} {value.call.path}") is None:
-        return None
-    kind = _kind_of_tensor(f"{name} {value.call.path}")
+    is_whole = not value.leaf.summary.sketch  # numbers that name places, or say which are hidden
+    kind = _kind_of_tensor(value.leaf.at + (value.call.path if is_whole else ""))
     if kind is None:
         return None
-    return Cause(kind, f"{value.call.path} is given another {name.removeprefix('in.')}")
+    moved = evidence.changed_versions(case.golden, case.received)
+    text = f"{value.call.path} is given another {value.leaf.at.removeprefix('in.')}"
+    return Cause(kind, f"{text}; {moved}" if moved else text)
 
 
 def _kind_of_tensor(name: str) -> str | None:
@@ -181,8 +192,7 @@ def _from_model(case: Case) -> Cause | None:
         return Cause("weights", weights)
     if config:
         only = not names and not evidence.changed_versions(case.golden, case.received)
-        text = "; ".join(filter(None, [_first(config), told]))
-        return Cause("config", text, is_certain=only or bool(told))
+        return Cause("config", _first(config), is_certain=only or bool(told))
     if told:
         return Cause("code", f"same config, but {told}")
     if weights:

@@ -32,8 +32,15 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             changes += changed_keys(old, new, f"{prefix}{key}.")
         elif old != new and key in before and key in now:
-            changes.append(f"{prefix}{key} {_brief(old)} -> {_brief(new)}")
+            changes.append(f"{prefix}{key} {_change(old, new)}")
     return changes
+
+
+def _change(old: Any, new: Any) -> str:
+    """Write ``old -> new``, numbers no longer than they need to be told apart."""
+    if isinstance(old, float) and isinstance(new, float) and f"{old:.6g}" != f"{new:.6g}":
+        return f"{old:.6g} -> {new:.6g}"
+    return f"{_brief(old)} -> {_brief(new)}"
 
 
 def _brief(value: Any) -> str:
@@ -100,6 +107,12 @@ def changed_versions(golden: Run, received: Run) -> str:
     before, now = golden.environment.versions, received.environment.versions
     return ", ".join(
         f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
-        for name in sorted({*before, *now})
+        for name in sorted({*before, *now}, key=lambda name: (_rank(name), name))
         if before.get(name) != now.get(name)
     )
+
+
+def _rank(package: str) -> int:
+    """Put first what most often changes the insides of a model."""
+    first = ("transformers", "torch", "nnsight")
+    return first.index(package) if package in first else len(first)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_nnsight.compare import Comparison, place
 from pytest_nnsight.distance import SAME, Distance
 from pytest_nnsight.drift import Drift
+from pytest_nnsight.pairing import is_input
 from pytest_nnsight.run import ROOT, Run
 from pytest_nnsight.timeline import Value, timeline
 from pytest_nnsight.tolerance import TOLERANCES
@@ -16,6 +16,7 @@ from pytest_nnsight.tolerance import TOLERANCES
 PROMPT, GENERATED = "prompt", "generated"
 _JUMP = 3.0  # times what came in, for a drift to have started in a call
 _QUIET = 30  # values equal bit by bit show that what could move numbers did not
+_MANY = 0.2  # of the modules of one class
 _SHARE = 1 / 50  # of the first failure, for an earlier jump to have led to it
 _ORDER = {"kind": -4, "settings": -3, "ids": -2, "tensors": -1}
 
@@ -50,11 +51,11 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> Origin:
         return Origin(failures[0], GENERATED)
     values = timeline(golden.calls)
     drifts = [comparison.values.get((v.position, v.leaf.at), SAME) for v in values]
-    times = _times(values)
-    first = min(of_calls, key=lambda drift: _time(drift, values, times))
+    times = {id(value.leaf.summary): time for time, value in enumerate(values)}
+    first = min(of_calls, key=lambda drift: _time(drift, golden, values, times))
+    until = _time(first, golden, values, times)
     if first.kind != "values":
-        return Origin(first, first.path)
-    until = _time(first, values, times)
+        return _of_structure(first, values[until] if until < len(values) else None)
     at, is_jump = _origin(values, drifts, until, golden, comparison)
     value = values[at]
     label = place(value.call, value.leaf)
@@ -71,21 +72,25 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> Origin:
     return Origin(start, value.where, value, is_jump, parallel)
 
 
-def _times(values: Sequence[Value]) -> dict[tuple[int, str], int]:
-    return {(value.position, value.leaf.at): time for time, value in enumerate(values)}
+def _of_structure(first: Drift, value: Value | None) -> Origin:
+    """Return where another structure starts: in a module, or in what its parent gives to it."""
+    at = first.label.partition(" ")[2]
+    if value is None or not at.startswith(("in.", "in[")):
+        return Origin(first, first.path)
+    return Origin(first, value.where, value)
 
 
-def _time(drift: Drift, values: Sequence[Value], times: dict[tuple[int, str], int]) -> int:
+def _time(drift: Drift, golden: Run, values: Sequence[Value], times: dict[int, int]) -> int:
     """Return when the value of a drift was first there; calls without values end in order."""
     at = drift.label.partition(" ")[2] or "out"
-    if drift.kind == "values" and (drift.position, at) in times:
-        return times[drift.position, at]
-    if drift.kind == "values":  # a tensor that was there before, under the name of another call
-        return len(values)
-    positions = [value.position for value in values if not value.leaf.at.startswith("in")]
-    indices = [i for i, value in enumerate(values) if not value.leaf.at.startswith("in")]
-    found = bisect_left(positions, drift.position)
-    return indices[found] if found < len(indices) else len(values)
+    if 0 <= drift.position < len(golden.calls):
+        for leaf in golden.calls[drift.position].leaves:
+            if leaf.at == at and drift.kind != "missing":
+                return times[id(leaf.summary)]
+    ended = [
+        i for i, v in enumerate(values) if not is_input(v.leaf) and v.position >= drift.position
+    ]
+    return min(ended, default=len(values))
 
 
 def _origin(
@@ -147,4 +152,5 @@ def _parallel(
         and not drifts[index].is_same
         and _jumps(index, values, drifts, floor)
     }
-    return f"{len(jumping)} of {len(alike)} {name}" if len(jumping) > 1 else ""
+    is_many = len(jumping) >= max(3, _MANY * len(alike))  # a few may amplify what came in
+    return f"{len(jumping)} of {len(alike)} {name}" if is_many else ""

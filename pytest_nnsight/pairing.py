@@ -7,12 +7,13 @@ from pytest_nnsight.run import Call, Leaf
 Pairs = list[tuple[Leaf, Leaf]]
 
 
-def pair(golden: Call, received: Call) -> tuple[Pairs, str | None]:
+def pair(golden: Call, received: Call, may_lose: bool) -> tuple[Pairs, str | None]:
     """Pair the tensors of two calls; say whether their containers differ: ``note`` or ``fail``.
 
     Tensors pair by place where the containers agree, else in order: a 1-tuple against a tensor
     hides no value. An output that was ``None`` in the golden and is a tensor now (eager attention
-    returns its weights) is a note. Inputs pair by place alone.
+    returns its weights) is a note, and the reverse where an output ``may_lose`` its tensors, as
+    under another attention. Inputs pair by place alone.
     """
     places = {leaf.at: leaf for leaf in received.leaves}
     entering = [
@@ -26,6 +27,8 @@ def pair(golden: Call, received: Call) -> tuple[Pairs, str | None]:
         only_added = _only_filled(golden.output, received.output)
         pairs = [(leaf, places[leaf.at]) for leaf in old]
         return entering + pairs, "note" if only_added else "fail"
+    if may_lose and _only_filled(received.output, golden.output):
+        return entering + [(leaf, places[leaf.at]) for leaf in old if leaf.at in places], "note"
     return entering + list(zip(old, new, strict=False)), "fail"
 
 

@@ -13,6 +13,7 @@ from pytest_nnsight.run import Run
 
 MOST_ROWS = 20
 LONGEST_EVIDENCE = 200
+_SHARPER = ["half types drift far on other kernels; the sharp check is --nnsight-dtype float32"]
 PYTEST_LINES, PYTEST_CHARACTERS = 8, 640
 """What pytest shows of an assertion without -vv; more than that it cuts, the last lines first."""
 
@@ -35,7 +36,8 @@ def failure_lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
     )
     first = verdict(finding.golden, comparison, diagnosis)
     exact = [_exact_line(label, true) for label, true in finding.exact.items() if true.worst]
-    last = [f"golden {finding.golden_file}", f"if this is right: {refresh}"]
+    sharper = _SHARPER if diagnosis.cause == "numerics" and _is_half(finding.golden) else []
+    last = [*sharper, f"golden {finding.golden_file}", f"if this is right: {refresh}"]
     golden = finding.golden
     rows = [_difference(golden, drift) for drift in _worst_first(comparison)]
     if detailed:
@@ -60,6 +62,10 @@ def verdict(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> str:
     return f"{count}, starts {_where(start, diagnosis)} ({how_much}); {cause}"
 
 
+def _is_half(golden: Run) -> bool:
+    return golden.environment.dtype in ("float16", "bfloat16")
+
+
 def _is_within_tolerance(comparison: Comparison) -> bool:
     """Tell whether a comparison fails only since every bit was to be equal."""
     limit = comparison.tolerance.rel
@@ -72,7 +78,7 @@ def _is_within_tolerance(comparison: Comparison) -> bool:
 def _where(start: Drift, diagnosis: Diagnosis) -> str:
     """Say where a drift starts: at a module, or in its own code, before one of its children."""
     where = f"at {start.label}"
-    if start.kind == "values" and diagnosis.where not in (start.path, "prompt", "generated"):
+    if diagnosis.where not in (start.path, "prompt", "generated"):
         where = f"in {diagnosis.where}, before {start.path.removeprefix(diagnosis.where + '.')}"
     return f"{where}, {diagnosis.parallel}" if diagnosis.parallel else where
 

@@ -17,6 +17,12 @@ import os, torch
 def test_trace(nnsight_capture, nnsight_golden):
     assert nnsight_capture.trace("The Eiffel Tower is in the city of") == nnsight_golden
 """
+LONG = """
+SENTENCE = "The quick brown fox jumps over the lazy dog while the rain keeps falling. "
+
+def test_long(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace(SENTENCE * 16) == nnsight_golden
+"""
 PLANT = """
 import os, pytest, torch
 
@@ -67,8 +73,9 @@ def test_a_weight_an_epsilon_and_a_tokenizer(
     result = run(folder=epsilon)
     result.stdout.re_match_lines(
         [
-            r"E .*golden drift: \d+ of 396 calls, starts at model.layers.0.input_layernorm "
-            r"\(rel .*, allowed 1e-5\); cause: config \(rms_norm_eps 9.99\S+ -> 1e-06\)"
+            r"E .*golden drift: \d+ of 396 calls, starts at model.layers.0.input_layernorm, "
+            r"61 of 61 LlamaRMSNorm \(rel .*, allowed 1e-5\); "
+            r"cause: config \(rms_norm_eps 1e-05 -> 1e-06\)"
         ]
     )
 
@@ -88,7 +95,8 @@ def test_a_weight_an_epsilon_and_a_tokenizer(
     result = run(folder=adds_bos)
     result.stdout.re_match_lines(
         [
-            r"E .*golden drift: prompt 9 ids, at 0: 504 -> 10 ids, at 0: 1; "
+            r"E .*golden drift: prompt 9 ids, at 0: 504 \('The'\) -> 10 ids, at 0: 1 "
+            r"\('<\|im_start\|>'\); "
             r"cause: tokenizer \(the same text gives other token ids\)"
         ]
     )
@@ -103,11 +111,29 @@ def test_a_weight_an_epsilon_and_a_tokenizer(
     )
 
 
-def test_threads_and_attention_kernels_raise_no_alarm(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("--nnsight-attn", "eager").assert_outcomes(passed=1)
-    for threads in ("1", "2"):
-        monkeypatch.setenv("THREADS", threads)
-        run().assert_outcomes(passed=1)
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["forth", "back"])
+def test_threads_attention_and_instruction_sets_raise_no_alarm(
+    user: pytest.Pytester, smollm2: Path, monkeypatch: pytest.MonkeyPatch, is_reversed: bool
+) -> None:
+    """Goldens of one thread pass with two, AVX2 kernels and eager attention, and the reverse."""
+    user.makepyfile(test_it=TEST + LONG)
+    user.makeconftest(PLANT)
+    plain = {"THREADS": "1"}
+    other = {"THREADS": "2", "ATEN_CPU_CAPABILITY": "avx2", "ATTENTION": "eager"}
+    ways = [plain, {"THREADS": "2"}, {"ATEN_CPU_CAPABILITY": "avx2"}, other]
+    if is_reversed:
+        ways = [other, plain]
+    for index, way in enumerate(ways):
+        with monkeypatch.context() as patched:
+            for name, value in way.items():
+                patched.setenv(name, value)
+            options = [f"--nnsight-model=smollm2={smollm2}"]
+            options += ["--snapshot-update"] if index == 0 else []
+            options += ["--nnsight-attn", way["ATTENTION"]] if "ATTENTION" in way else []
+            result = user.runpytest_subprocess(*options, timeout=300)
+        result.assert_outcomes(passed=2)
+        if index and way is not plain:
+            result.stdout.no_fnmatch_line("*bits differ*")
 
 
 def test_an_update_of_an_unchanged_model_changes_no_file(run, pytester: pytest.Pytester) -> None:
