@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Flip:
     @property
     def is_near_tie(self) -> bool:
         """Whether the choice was so near that the noise of this step explains it."""
-        return self.margin <= self.noise
+        return math.isfinite(self.margin) and self.margin <= self.noise
 
 
 def flip_place(golden: Run, received: Run) -> tuple[int, int] | None:
@@ -49,6 +50,16 @@ def flip_place(golden: Run, received: Run) -> tuple[int, int] | None:
             step = next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
             places.append((step, row))
     return min(places, default=None)
+
+
+def shared_step(golden: Run, received: Run, place: tuple[int, int]) -> int:
+    """Return the last step that both generations made from the same past, -1 for none.
+
+    ``place`` is where they part. Where one of them ended there, only the other went on.
+    """
+    step, row = place
+    ends = [len(run.generated.token_ids[row]) for run in (golden, received) if run.generated]
+    return step - 1 if step >= min(ends) else step
 
 
 def calls_until(run: Run, step: int) -> int:

@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pytest_nnsight.bits import Bits, count_bits, what_moves_numbers
-from pytest_nnsight.choice import Flip, calls_until, first_flip, flip_place
+from pytest_nnsight.choice import Flip, calls_until, first_flip, flip_place, shared_step
 from pytest_nnsight.distance import Distance, distance, telling_statistics
 from pytest_nnsight.drift import Drift
 from pytest_nnsight.inputs import compare_inputs, first_difference
 from pytest_nnsight.pairing import pair
 from pytest_nnsight.pooling import pool
 from pytest_nnsight.run import Call, Leaf, Run
-from pytest_nnsight.timeline import timeline
+from pytest_nnsight.timeline import Place, Value, timeline
 from pytest_nnsight.tolerance import Tolerance, tolerance_for
 
-Place = tuple[int, str]  # position of a call, place of a tensor in it
 Pairs = dict[Place, tuple[Leaf, Leaf]]
 
 
@@ -35,7 +34,8 @@ class Comparison:
 
     ``values`` are the distances of all tensors that were compared, by the place of the golden's.
     ``calls`` counts those of either run. ``flip`` is the first generated token that fell the other
-    way; calls after it are not compared, since their past is another.
+    way; calls after it are not compared, since their past is another. ``timeline`` are the golden's
+    values in order of time.
     """
 
     drifts: tuple[Drift, ...]
@@ -44,6 +44,7 @@ class Comparison:
     bits: Bits
     values: Mapping[Place, Distance] = field(default_factory=dict, repr=False)
     flip: Flip | None = None
+    timeline: tuple[Value, ...] = field(default=(), repr=False)
 
     @property
     def failures(self) -> tuple[Drift, ...]:
@@ -71,9 +72,11 @@ def compare(golden: Run, received: Run) -> Comparison:
     reason = what_moves_numbers(golden.environment, received.environment)
     tolerance = tolerance_for(golden, received, bits_are_expected=not reason)
     parted = flip_place(golden, received)
-    calls = golden.calls if parted is None else golden.calls[: calls_until(golden, parted[0])]
+    calls = golden.calls
+    if parted is not None:
+        calls = calls[: calls_until(golden, shared_step(golden, received, parted))]
     others = {call.key: call for call in received.calls}
-    added = {} if len(calls) < len(golden.calls) else dict(others)
+    added = {} if parted is not None else dict(others)
     drifts = list(compare_inputs(golden, received))
     pairs: Pairs = {}
     before, now = golden.environment, received.environment
@@ -82,7 +85,7 @@ def compare(golden: Run, received: Run) -> Comparison:
         added.pop(call.key, None)
         drifts += _structure(position, call, others.get(call.key), moves, pairs)
     values = {at: distance(old.summary, new.summary) for at, (old, new) in pairs.items()}
-    in_time = timeline(calls)
+    in_time = timeline(calls, {at: id(new.summary) for at, (_, new) in pairs.items()})
     values |= pool(in_time, values)
     bits = count_bits(calls, values, reason)
     limits = tolerance.onsets(in_time, values)
@@ -94,7 +97,7 @@ def compare(golden: Run, received: Run) -> Comparison:
     flip = first_flip(golden, received, values)
     drifts += _generated(golden, received, flip)
     count = len(golden.calls) + len(added)
-    return Comparison(tuple(drifts), count, tolerance, bits, values, flip)
+    return Comparison(tuple(drifts), count, tolerance, bits, values, flip, tuple(in_time))
 
 
 def _structure(

@@ -15,7 +15,7 @@ from pytest_nnsight.compare import Comparison
 from pytest_nnsight.distance import Distance
 from pytest_nnsight.drift import Drift
 from pytest_nnsight.evidence import Fingerprints
-from pytest_nnsight.location import GENERATED, PROMPT, Origin, locate
+from pytest_nnsight.location import GENERATED, Origin, locate
 from pytest_nnsight.run import Run
 
 _STRUCTURE = ("missing", "added", "container", "class", "shape", "dtype")
@@ -37,8 +37,9 @@ class Diagnosis:
 
     ``cause`` is one of prompt, tokenizer, settings, positions, mask, intervention, sampling,
     weights, config, structure, code, numerics, or two of them joined by ``and`` or ``or``;
-    ``evidence`` is what it is concluded from. ``where`` is the path of a module, ``prompt`` or
-    ``generated``. ``parallel`` tells how many modules of that class start a drift, as text.
+    ``evidence`` is what it is concluded from. ``where`` is the path of a module, ``prompt``
+    for all that is asked, or ``generated``. ``parallel`` tells how many modules of that class start
+    a drift, as text.
     """
 
     start: Drift
@@ -111,9 +112,9 @@ def _changed_alike(case: Case) -> str:
 
 def _from_request(case: Case) -> Cause | None:
     """The test asks for something else than the golden's, or the tokenizer reads it otherwise."""
-    if case.origin.where != PROMPT:
-        return None
     start, golden, received = case.origin.start, case.golden, case.received
+    if start.kind not in ("ids", "settings", "kind", "tensors") or start.label == GENERATED:
+        return None
     if start.kind in ("settings", "kind"):
         return Cause("settings", "the test asks for something else than the golden's")
     if start.kind == "tensors":
@@ -148,6 +149,8 @@ def _from_choice(case: Case) -> Cause | None:
 
 def _from_model_inputs(case: Case) -> Cause | None:
     """Positions or a mask were wrong before any module computed with them."""
+    if case.origin.given:
+        return Cause("mask", case.origin.given)
     value = case.origin.value
     if value is None or not value.leaf.at.startswith("in"):
         return None
@@ -249,7 +252,8 @@ def _from_arithmetic(case: Case) -> Cause:
         return Cause("code", f"{same}; {moved}", is_certain=not arithmetic)
     if arithmetic:
         return Cause("code or numerics", f"{same}; {arithmetic}", is_certain=False)
-    return Cause("code", f"{same}, same versions: a patched module, a hook or an edit")
+    text = "same inputs, weights, config and versions: a patched module, a hook or an edit"
+    return Cause("code", text)
 
 
 def _first(changes: list[str], count: int = 3) -> str:

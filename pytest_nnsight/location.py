@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_nnsight.compare import Comparison, place
 from pytest_nnsight.distance import SAME, Distance
 from pytest_nnsight.drift import Drift
 from pytest_nnsight.pairing import is_input
-from pytest_nnsight.run import ROOT, Run
-from pytest_nnsight.timeline import Value, timeline
+from pytest_nnsight.run import ROOT, Call, Run
+from pytest_nnsight.timeline import Place, Value
 from pytest_nnsight.tolerance import TOLERANCES
 
 PROMPT, GENERATED = "prompt", "generated"
+_MASK = re.compile(r"(\w*mask\w*)=(None|tensor)")
 _JUMP = 3.0  # times what came in, for a drift to have started in a call
 _QUIET = 30  # values equal bit by bit show that what could move numbers did not
 _MANY = 0.2  # of the modules of one class
@@ -25,11 +27,12 @@ _ORDER = {"kind": -4, "settings": -3, "ids": -2, "tensors": -1}
 class Origin:
     """Where a drift starts.
 
-    ``where`` is the module whose own code made the first wrong value, ``prompt`` or ``generated``
-    where no module did. ``value`` is that value, ``None`` where the start is no drift of values.
-    ``is_jump`` tells that what went into it agrees; otherwise the drift grew as noise does.
-    ``parallel`` says how many modules of the same class start a drift of their own, as text, empty
-    where it is the only one.
+    ``where`` is the module whose own code made the first wrong value; ``prompt`` for all that is
+    asked, and ``generated``, where no module did. ``value`` is that value, ``None`` where the start
+    is no drift of values. ``is_jump`` tells that what went into it agrees; otherwise the drift grew
+    as noise does. ``parallel`` says how many modules of the same class start a drift of their own,
+    as text, empty where it is the only one. ``given`` tells of a mask that a module was given and
+    was not before, or the reverse.
     """
 
     start: Drift
@@ -37,6 +40,7 @@ class Origin:
     value: Value | None = None
     is_jump: bool = True
     parallel: str = ""
+    given: str = ""
 
 
 def locate(golden: Run, received: Run, comparison: Comparison) -> Origin:
@@ -49,13 +53,14 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> Origin:
     of_calls = [drift for drift in failures if drift.label != GENERATED]
     if not of_calls:
         return Origin(failures[0], GENERATED)
-    values = timeline(golden.calls)
+    values = comparison.timeline
     drifts = [comparison.values.get((v.position, v.leaf.at), SAME) for v in values]
-    times = {id(value.leaf.summary): time for time, value in enumerate(values)}
-    first = min(of_calls, key=lambda drift: _time(drift, golden, values, times))
-    until = _time(first, golden, values, times)
+    times = {place: time for time, value in enumerate(values) for place in value.places}
+    first = min(of_calls, key=lambda drift: _time(drift, values, times))
+    until = _time(first, values, times)
     if first.kind != "values":
-        return _of_structure(first, values[until] if until < len(values) else None)
+        outer = _outermost(first, of_calls)
+        return _of_structure(outer, values[until] if until < len(values) else None)
     at, is_jump = _origin(values, drifts, until, golden, comparison)
     value = values[at]
     label = place(value.call, value.leaf)
@@ -69,7 +74,49 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> Origin:
     )
     start = next((drift for drift in of_calls if drift.label == label), quiet)
     parallel = _parallel(values, drifts, value, golden, comparison)
-    return Origin(start, value.where, value, is_jump, parallel)
+    where, given = _giver(value, golden, received) if is_jump else (value.where, "")
+    return Origin(start, where, value, is_jump, parallel, given)
+
+
+def _giver(value: Value, golden: Run, received: Run) -> tuple[str, str]:
+    """Return the module that makes a value, or that gives its maker a mask it had not before.
+
+    A mask that was ``None`` is no value that could drift; it shows in what goes into a module.
+    """
+    others = {call.key: call for call in received.calls}
+    where, given = value.where, ""
+    for call in golden.calls[value.position :]:
+        if call.path != where or call.key not in others:
+            continue
+        changed = _changed_mask(call, others[call.key])
+        if not changed:
+            break
+        given = f"{where} is given {changed}"
+        where = where.rpartition(".")[0] or ROOT
+        while where != ROOT and where not in golden.paths:  # a list of modules is never called
+            where = where.rpartition(".")[0] or ROOT
+    return where, given
+
+
+def _changed_mask(before: Call, now: Call) -> str:
+    """Say which mask among the inputs of a call is there in one run only."""
+    old, new = (dict(_MASK.findall(call.inputs or "")) for call in (before, now))
+    changed = (name for name in old if name in new and old[name] != new[name])
+    name = next(changed, None)
+    return "" if name is None else f"{name}: {old[name]} -> {new[name]}"
+
+
+def _outermost(first: Drift, drifts: Sequence[Drift]) -> Drift:
+    """Return the change of a module around the first one that changed, where that is one of it.
+
+    A module that is gone, came, or is of another class takes those inside it along.
+    """
+    around = [
+        drift
+        for drift in drifts
+        if drift.kind in ("missing", "added", "class") and first.path.startswith(f"{drift.path}.")
+    ]
+    return min(around, key=lambda drift: len(drift.path), default=first)
 
 
 def _of_structure(first: Drift, value: Value | None) -> Origin:
@@ -80,15 +127,15 @@ def _of_structure(first: Drift, value: Value | None) -> Origin:
     return Origin(first, value.where, value)
 
 
-def _time(drift: Drift, golden: Run, values: Sequence[Value], times: dict[int, int]) -> int:
+def _time(drift: Drift, values: Sequence[Value], times: Mapping[Place, int]) -> int:
     """Return when the value of a drift was first there; calls without values end in order."""
     at = drift.label.partition(" ")[2] or "out"
-    if 0 <= drift.position < len(golden.calls):
-        for leaf in golden.calls[drift.position].leaves:
-            if leaf.at == at and drift.kind != "missing":
-                return times[id(leaf.summary)]
+    if drift.kind not in ("missing", "added") and (drift.position, at) in times:
+        return times[drift.position, at]
     ended = [
-        i for i, v in enumerate(values) if not is_input(v.leaf) and v.position >= drift.position
+        time
+        for time, value in enumerate(values)
+        if not is_input(value.leaf) and value.position >= drift.position
     ]
     return min(ended, default=len(values))
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 
 from pytest_nnsight.distance import Distance
-from pytest_nnsight.timeline import Value
+from pytest_nnsight.timeline import Place, Value
 
 WINDOW = 8
-Place = tuple[int, str]
+_OWN_SHARE = 0.1  # of the mean square: a value is not blamed for what was large before it
 
 
 def pool(values: Sequence[Value], distances: Mapping[Place, Distance]) -> dict[Place, Distance]:
@@ -38,6 +38,8 @@ def pool(values: Sequence[Value], distances: Mapping[Place, Distance]) -> dict[P
         squares = np.array([np.zeros(tokens) if e is None else np.square(e) for e in each])
         sums = np.cumsum(np.vstack([np.zeros(tokens), np.nan_to_num(squares, posinf=1.0)]), 0)
         means = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW
+        own = squares[WINDOW - 1 :]
+        means = np.where(own >= _OWN_SHARE * means, means, 0.0)
         for place, row in zip(places[WINDOW - 1 :], means, strict=True):
             token = int(row.argmax())
             pooled[place] = replace(

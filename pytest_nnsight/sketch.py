@@ -28,6 +28,7 @@ _FEW = 16_384  # values of a tensor that is measured later, together with others
 _STATISTICS = 9
 _WORDS = 512  # of 64 bits, that are added up before they are weighted by where they stand
 _ODD = 6364136223846793005  # the multiplier of Knuth's MMIX generator
+_LARGEST_FLOAT32 = 3e38
 _SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
 
 
@@ -131,7 +132,7 @@ def _numbers(values: torch.Tensor) -> torch.Tensor:
     """
     high_bits, low_bits = _digests(values)
     norms = torch.linalg.vector_norm(values, dim=2)
-    total = values.sum((1, 2))
+    total, square = values.sum((1, 2)), norms.double().square().sum(1)
     low, high = values.amin((1, 2)), values.amax((1, 2))  # aminmax over an axis is 20 times slower
     zero = torch.zeros(len(values), dtype=torch.float64, device=values.device)
     nan = inf = zero
@@ -143,33 +144,45 @@ def _numbers(values: torch.Tensor) -> torch.Tensor:
         nan, inf = values.isnan().sum((1, 2)).double(), values.isinf().sum((1, 2)).double()
         low = values.masked_fill(~finite, torch.inf).amin((1, 2))
         high = values.masked_fill(~finite, -torch.inf).amax((1, 2))
-        values = values.masked_fill(~finite, 0.0).double()
-        norms, total = torch.linalg.vector_norm(values, dim=2), values.sum((1, 2))
+        known = values.masked_fill(~finite, 0.0).double()
+        total, square = known.sum((1, 2)), known.square().sum((1, 2))
         count = finite.sum((1, 2)).double()
-        centred = (values - (total / count)[:, None, None]).masked_fill(~finite, 0.0)
+        centred = (known - (total / count)[:, None, None]).masked_fill(~finite, 0.0)
         variance = centred.square().sum((1, 2)) / count
+        values = _with_marks(values, known)
+        norms = torch.linalg.vector_norm(values, dim=2)
     norms = norms.double()
     head = [low.double(), high.double(), total.double(), nan, inf, variance]
-    head += [norms.square().sum(1), high_bits, low_bits]
+    head += [square, high_bits, low_bits]
     return torch.cat([torch.stack(head, 1), norms, project(values).flatten(1).double()], 1)
+
+
+def _with_marks(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Replace Inf and NaN by numbers as large as the largest, so that their places show."""
+    largest = known.abs().amax((1, 2), keepdim=True)
+    mark = torch.where(largest > 0, largest, 1.0)
+    marked = torch.where(values.isinf(), mark * values.double().sign(), known)
+    return torch.where(values.isnan(), 2 * mark, marked)
 
 
 def _digests(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a checksum of the bits of each tensor, as two whole numbers of 32 bits.
 
-    Integers add up the same in any order, so that it depends on neither threads nor kernels, and
-    one changed bit always shows. It is no protection against malice.
+    Words of 64 bits lie in rows of 512. Each counts with a weight of its row and one of its column,
+    so that neither a changed bit nor values that changed places leave the sum as it was. Integers
+    add up the same in any order: it depends on neither threads nor kernels. It is no protection
+    against malice.
     """
     flat = values.reshape(len(values), -1)
-    lacking = -flat.shape[1] % (2 * _WORDS)
-    if flat.shape[1] % 2:
-        flat = torch.nn.functional.pad(flat, (0, lacking))
+    if flat.shape[1] % 2 or flat.storage_offset() % 2:
+        flat = torch.nn.functional.pad(flat, (0, 2 - flat.shape[1] % 2))
     words = flat.view(torch.int64)
     whole = words.shape[1] // _WORDS * _WORDS
-    sums = words[:, :whole].view(len(words), -1, _WORDS).sum(2)
-    rest = words[:, whole:].sum(1)
-    weights = torch.arange(sums.shape[1], device=values.device) * _ODD * 2 + 1
-    total = (sums * weights).sum(1) + rest * (_ODD - 2)
+    rows, rest = words[:, :whole].view(len(words), -1, _WORDS), words[:, whole:]
+    weights = torch.arange(max(rows.shape[1], _WORDS), device=values.device) * _ODD
+    by_row = (rows.sum(2) * (weights[: rows.shape[1]] * 2 + 1)).sum(1)
+    by_column = rows.sum(1) * (weights[:_WORDS] * 6 + 2)
+    total = by_row + by_column.sum(1) + (rest * (weights[: rest.shape[1]] * 10 + 3)).sum(1)
     return (total >> 32).double(), (total & 0xFFFFFFFF).double()
 
 
@@ -208,6 +221,8 @@ def _summary(item: Measured, numbers: np.ndarray | None) -> Summary:
     if not finite:
         return Summary(item.shape, item.dtype, nan=int(nan), inf=int(inf), digest=digest)
     mean, square = total / finite, square / finite
+    # A mask of the lowest float32 there is; it is compared by its exact values.
+    fits = max(norms.max(), np.abs(sketch).max()) < _LARGEST_FLOAT32
     return Summary(
         shape=item.shape,
         dtype=item.dtype,
@@ -218,24 +233,32 @@ def _summary(item: Measured, numbers: np.ndarray | None) -> Summary:
         rms=math.sqrt(square),
         nan=int(nan),
         inf=int(inf),
-        norms=pack_norms(norms),
-        sketch=_float32_bytes(sketch),
+        norms=pack_norms(norms) if fits else b"",
+        sketch=_float32_bytes(sketch) if fits else b"",
         digest=digest,
     )
 
 
 def _exact_summary(item: Measured) -> Summary:
-    """Summarise integers and booleans: bounds and mean to read, a digest to compare."""
+    """Summarise what is compared by its exact values: bounds and mean to read, and a digest."""
     assert item.exact is not None
     values = item.exact.cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
-    numbers = values.double()
+    numbers, is_float = values.double(), item.exact.is_floating_point()
+    finite = numbers[numbers.isfinite()]
+    largest = float(finite.abs().max()) if len(finite) else 0.0
+    scale = 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
+    shares = finite / scale  # whose squares are in range
     return Summary(
         shape=item.shape,
         dtype=item.dtype,
-        minimum=float(numbers.min()),
-        maximum=float(numbers.max()),
-        mean=float(numbers.mean()),
+        minimum=float(finite.min()) if len(finite) else None,
+        maximum=float(finite.max()) if len(finite) else None,
+        mean=float(shares.mean()) * scale if len(finite) else None,
+        std=float(shares.std(correction=0)) * scale if is_float and len(finite) else None,
+        rms=float(shares.square().mean().sqrt()) * scale if is_float and len(finite) else None,
+        nan=int(numbers.isnan().sum()),
+        inf=int(numbers.isinf().sum()),
         digest=digest,
     )
 

@@ -7,11 +7,13 @@ that is seen again, such as an output that enters the next module, is one value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pytest_nnsight.pairing import is_input
 from pytest_nnsight.run import ROOT, Call, Leaf, token_count
+
+Place = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Value:
     where: str
     position: int
     fed_by: tuple[int, ...]
+    places: tuple[Place, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -40,18 +43,23 @@ class Value:
         return self.where == ROOT and self.call.path == ROOT and is_input(self.leaf)
 
 
-def timeline(calls: Sequence[Call]) -> list[Value]:
-    """Return the values of ``calls`` in order of time, each tensor once."""
+def timeline(calls: Sequence[Call], partners: Mapping[Place, int] | None = None) -> list[Value]:
+    """Return the values of ``calls`` in order of time, each tensor once.
+
+    ``partners`` identifies the tensor of another run at the same place. What is one tensor here and
+    two there counts as two: between them the other run has changed it.
+    """
     starts = _starts(calls)
     parents = _parents(starts)
     events = [(start, 0, -index) for index, start in enumerate(starts)]
     events += [(index, 1, 0) for index in range(len(calls))]
     values: list[Value] = []
-    known: dict[int, int] = {}
+    known: dict[tuple[int, int | None], int] = {}
+    places: list[list[Place]] = []
     entered: dict[int, list[int]] = {}
     seen_at_start: dict[int, int] = {}
-    for time, leaves_it, key in sorted(events):
-        index = time if leaves_it else -key
+    for time, leaves_it, order in sorted(events):
+        index = time if leaves_it else -order
         call = calls[index]
         if not leaves_it:
             seen_at_start[index] = len(values)
@@ -59,15 +67,19 @@ def timeline(calls: Sequence[Call]) -> list[Value]:
         for leaf in call.leaves:
             if is_input(leaf) == bool(leaves_it):
                 continue
-            if id(leaf.summary) not in known:
-                known[id(leaf.summary)] = len(values)
+            place = (index, leaf.at)
+            key = (id(leaf.summary), (partners or {}).get(place))
+            if key not in known:
+                known[key] = len(values)
                 has_children = not leaves_it or starts[index] < index
                 fed = _fed_by(maker, has_children, entered, seen_at_start, len(values))
                 where = ROOT if maker is None else calls[maker].path
                 values.append(Value(call, leaf, where, index, fed))
+                places.append([])
+            places[known[key]].append(place)
             if not leaves_it:
-                entered.setdefault(index, []).append(known[id(leaf.summary)])
-    return values
+                entered.setdefault(index, []).append(known[key])
+    return [replace(v, places=tuple(p)) for v, p in zip(values, places, strict=True)]
 
 
 def _starts(calls: Sequence[Call]) -> list[int]:

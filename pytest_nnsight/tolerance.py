@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_nnsight.distance import SAME, Distance
-from pytest_nnsight.pooling import WINDOW, Place
+from pytest_nnsight.pooling import WINDOW
 from pytest_nnsight.run import Run, Summary, numbers_per_token, token_count
-from pytest_nnsight.timeline import Value
+from pytest_nnsight.timeline import Place, Value
 
 TOLERANCES = {
     "float64": 1e-6,

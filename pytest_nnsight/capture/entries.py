@@ -52,11 +52,30 @@ def intervention_name(intervene: Callable[..., Any] | None) -> str | None:
 
 
 def intervention_code(intervene: Callable[..., Any] | None) -> str:
-    """Return a digest of an intervention's source, without comments; empty where there is none."""
+    """Return a digest of what an intervention does; empty where its source is not at hand.
+
+    Its source without comments, and the plain values and tensors that it uses from around it.
+    """
     if intervene is None:
         return ""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(intervene)))
-    except (OSError, TypeError, SyntaxError):
+        around = inspect.getclosurevars(intervene)
+    except (OSError, TypeError, SyntaxError, ValueError):
         return ""
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
+    used = {**around.globals, **around.nonlocals}
+    values = [f"{name}={_plainly(value)}" for name, value in sorted(used.items())]
+    defaults = [_plainly(value) for value in getattr(intervene, "__defaults__", None) or ()]
+    text = "\n".join([ast.unparse(tree), *values, *defaults])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plainly(value: Any) -> str:
+    """Write a value so that equal values give equal text in every process."""
+    if isinstance(value, torch.Tensor):
+        numbers = value.detach().cpu().reshape(-1)[:4096].double().numpy()
+        digest = hashlib.sha256(numbers.tobytes()).hexdigest()
+        return f"{value.dtype} {tuple(value.shape)} {digest}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plainly, value))}]"
+    return repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__

@@ -75,8 +75,10 @@ class Recorder:
             self.kept[(path, visit)] = map_tensors(value, lambda t: t.detach().clone())
 
     def _measure(self, tensor: torch.Tensor) -> int:
+        # Tensors of inference mode do not count their changes: each sight of one is measured.
+        version = -1 if tensor.is_inference() else tensor._version
         known = self._seen.get(id(tensor))
-        if known is not None and known[0]() is tensor and known[1] == tensor._version:
+        if known is not None and known[0]() is tensor and known[1] == version >= 0:
             return known[2]
         item = measure(tensor)
         self.measured.append(item)
@@ -84,7 +86,7 @@ class Recorder:
         if self._held_bytes > _MOST_HELD:
             self.measured, self._held_bytes = measure_held(self.measured), 0
         index = len(self.measured) - 1
-        self._seen[id(tensor)] = (weakref.ref(tensor), tensor._version, index)
+        self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
         return index
 
     def _note_margin(self, value: Any) -> None:

@@ -175,6 +175,9 @@ def _run(document: Mapping[str, Any]) -> Run:
             raise ValueError(f"{texts!r:.40} should be text")
     if output is not None and len(output["text"]) != len(output["token_ids"]):
         raise ValueError("texts and token ids differ in number")
+    margins = () if output is None else zip(output["margins"], output["token_ids"], strict=False)
+    for numbers, ids in margins:
+        from_base64(numbers, 4 * len(ids))
     known: dict[str, Summary] = {}
     return Run(
         kind=document["kind"],

@@ -38,14 +38,14 @@ def _rowto_runs(row: tuple[int, ...]) -> list[list[int]]:
 
 def from_runs(rows: Any) -> tuple[tuple[int, ...], ...]:
     """Read what `to_runs` wrote. Raise `ValueError` for a row longer than any prompt."""
-    numbers = []
-    for row in rows:
-        if sum(int(count) for _, _, count in row) > LONGEST_ROW:
-            raise ValueError("a row of whole numbers is too long")
-        numbers.append(
-            tuple(int(first) + int(step) * i for first, step, count in row for i in range(count))
-        )
-    return tuple(numbers)
+    if any(type(number) is not int for row in rows for run in row for number in run):
+        raise ValueError("a run is of whole numbers")
+    counts = [count for row in rows for _, _, count in row]
+    if any(count < 1 for count in counts) or sum(counts) > LONGEST_ROW:
+        raise ValueError("rows of whole numbers are too long")
+    return tuple(
+        tuple(first + step * i for first, step, count in row for i in range(count)) for row in rows
+    )
 
 
 def read_noise(value: Any) -> float:

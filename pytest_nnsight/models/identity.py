@@ -30,7 +30,7 @@ _LEFT_OUT = (
     "dtype",
     "torch_dtype",
 )
-_PRIVATE = ("token", "secret", "password", "api_key")
+_PRIVATE = ("secret", "password", "api_key", "auth_token")
 
 
 def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environment]:
@@ -135,8 +135,8 @@ def plain_config(config: Any) -> dict[str, Any]:
 
 
 def _is_private(key: str) -> bool:
-    """Tell ``hub_token`` from ``bos_token_id`` and its like, which are numbers."""
-    return any(word in key for word in _PRIVATE) and not key.endswith(("_id", "_ids", "_index"))
+    """Tell ``hub_token`` from ``bos_token_id`` and ``suppress_tokens``, which are numbers."""
+    return any(word in key for word in _PRIVATE) or key == "token" or key.endswith("_token")
 
 
 def _plain(value: Any) -> Any:

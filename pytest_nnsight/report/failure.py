@@ -91,7 +91,7 @@ def _how_much(golden: Run, start: Drift, comparison: Comparison) -> str:
         token = worst_token(golden, start) if start.rel > distance.rms else ""
         at = f" at {token}" if token else ""
         return f"rel {size(start.rel)}{at}, allowed {size(start.allowed)}"
-    over = next(drift for drift in comparison.failures if _is_of_call(drift))
+    over = next(drift for drift in comparison.failures if drift.kind == "values")
     return f"rel {size(distance.rms)}, over {size(over.allowed)} from {over.label} on"
 
 
@@ -159,7 +159,8 @@ def _difference(golden: Run, drift: Drift) -> str:
     distance = drift.distance
     error = f" \u00b1{distance.error:.0%}" if distance.error else ""
     token = worst_token(golden, drift)
-    worst = f", worst {token} {size(distance.worst)}" if token else ""
+    of_token = distance.pooled if drift.rel == distance.pooled else distance.worst
+    worst = f", worst {token} {size(of_token)}" if token else ""
     changed = f", {_change(drift)}" if drift.expected or drift.received else ""
     return f"{drift.label}: rel {size(distance.rms)}{error}{worst}{changed}"
 

@@ -23,6 +23,8 @@ def worst_token(golden: Run, drift: Drift) -> str:
     row, place = divmod(token, shape[-2])
     prompt = f" of prompt {row}" if golden.prompt.is_batch else ""
     padding = _padding_before(golden, row, shape[-2])
+    if place < padding:
+        return f"the padding{prompt}"
     piece = _piece(golden, call, row, place - padding, shape[-2])
     return f"token {place - padding}{prompt}" + (f" {piece!r}" if piece else "")
 

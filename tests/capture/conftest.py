@@ -15,9 +15,9 @@ from pytest_nnsight.models.spec import LoadOptions, parse_spec
 
 
 @cache
-def _capture(source: str, dtype: str) -> Capture:
+def _capture(source: str, dtype: str, attn: str | None) -> Capture:
     spec = parse_spec(source)
-    model: Any = load(spec, LoadOptions(dtype=dtype), lambda text: None)
+    model: Any = load(spec, LoadOptions(dtype=dtype, attn=attn), lambda text: None)
     return Capture(model, lambda: identify(model, spec))
 
 
@@ -25,8 +25,8 @@ def _capture(source: str, dtype: str) -> Capture:
 def capture_of() -> Callable[..., Capture]:
     """Return the capture helper of a built-in model: ``capture_of("tiny:gpt2")``."""
 
-    def capture_of(source: str, dtype: str = "auto") -> Capture:
-        return _capture(source, dtype)
+    def capture_of(source: str, dtype: str = "auto", attn: str | None = None) -> Capture:
+        return _capture(source, dtype, attn)
 
     return capture_of
 

@@ -52,3 +52,42 @@ def test_a_record_names_class_spec_and_versions() -> None:
     assert {"torch", "transformers", "nnsight", "python"} <= set(environment.versions)
     with pytest.raises(AttributeError):
         environment.device = "cuda"  # type: ignore[misc]
+
+
+def test_modules_are_counted_by_their_own_settings() -> None:
+    """An epsilon or a dropout shows though no config names it."""
+    module = torch.nn.Sequential(*(torch.nn.LayerNorm(4, eps=eps) for eps in (1e-5, 1e-5, 1e-6)))
+    module.eval()
+    module[0].train()
+    assert identify(wrapped(module), None)[0].modules["LayerNorm"] == {
+        "(4,), eps=1e-05, elementwise_affine=True, bias=True (training)": 1,
+        "(4,), eps=1e-05, elementwise_affine=True, bias=True": 1,
+        "(4,), eps=1e-06, elementwise_affine=True, bias=True": 1,
+    }
+
+
+def test_what_a_checkpoint_sets_for_generating_is_kept() -> None:
+    module, _ = tiny.build("gpt2", torch.float32, None)
+    assert "top_k" not in identify(wrapped(module), None)[0].generation
+    generation: Any = module.generation_config
+    generation.top_k, generation.access_token = 7, "secret"
+    record = identify(wrapped(module), None)[0]
+    assert record.generation["top_k"] == 7
+    assert "secret" not in json.dumps(dict(record.generation))
+
+
+def test_what_chooses_kernels_is_kept_where_it_is_not_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def kernels() -> str:
+        return identify(wrapped(torch.nn.ReLU()), None)[1].kernels
+
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    before = kernels()
+    assert "MKL_CBWR" not in before
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    assert "MKL_CBWR=AVX2" in kernels()
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert "matmul high" in kernels()
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert "deterministic" in kernels()

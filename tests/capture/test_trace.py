@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,19 @@ import torch
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.compare import compare
-from pytest_nnsight.distance import relative_drift
+from pytest_nnsight.diagnose import diagnose
+from pytest_nnsight.distance import distance
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.run import ROOT, Run
+from pytest_nnsight.golden.document import decode, encode
+from pytest_nnsight.pairing import is_input
+from pytest_nnsight.run import ROOT, Call, Run, Summary
 
 PROMPT = "Hello there"
 CaptureOf = Callable[..., Capture]
+
+
+def places(call: Call) -> dict[str, Summary]:
+    return {leaf.at: leaf.summary for leaf in call.leaves}
 
 
 def executed(capture: Capture, run: Callable[[], Any]) -> list[str]:
@@ -97,24 +105,38 @@ def test_modules_are_chosen_by_globs(gpt2: Capture) -> None:
 def test_containers_and_none(gpt2: Capture) -> None:
     calls = {call.path: call for call in gpt2.trace(PROMPT).calls}
     assert calls["transformer.h.0.attn"].output == "(tensor, None)"
-    assert [leaf.at for leaf in calls["transformer.h.0.attn"].leaves] == ["out[0]"]
+    assert list(places(calls["transformer.h.0.attn"])) == ["in.0", "in.position_ids", "out[0]"]
     assert calls[ROOT].output.startswith("CausalLMOutputWithCrossAttentions(logits=tensor")
     assert "past_key_values=DynamicCache" in calls[ROOT].output
 
 
-def test_inputs_are_summarised_where_asked(gpt2: Capture) -> None:
-    run = gpt2.trace(PROMPT, modules="transformer.h.*.mlp", inputs=True)
-    call = run.calls[0]
+def test_inputs_are_summarised_unless_asked_not_to(gpt2: Capture) -> None:
+    (call, _) = gpt2.trace(PROMPT, modules="transformer.h.*.mlp").calls
     assert call.inputs == "{0=tensor}"
-    assert [leaf.at for leaf in call.leaves] == ["in.0", "out"]
-    full = {c.path: c for c in gpt2.trace(PROMPT).calls}
-    norm = full["transformer.h.0.ln_2"].leaves[0].summary
-    assert relative_drift(norm, call.leaves[0].summary)[0] < 1e-6
+    assert list(places(call)) == ["in.0", "out"]
+    full = {c.path: places(c) for c in gpt2.trace(PROMPT).calls}
+    assert distance(full["transformer.h.0.ln_2"]["out"], places(call)["in.0"]).is_same
+    for call in gpt2.trace(PROMPT, inputs=False).calls:
+        assert call.inputs is None
+        assert not any(is_input(leaf) for leaf in call.leaves)
 
 
 def test_a_tensor_seen_twice_is_one_summary(gpt2: Capture) -> None:
-    calls = {call.path: call for call in gpt2.trace(PROMPT).calls}
-    assert calls["lm_head"].leaves[0].summary is calls[ROOT].leaves[0].summary
+    calls = {call.path: places(call) for call in gpt2.trace(PROMPT).calls}
+    assert calls["lm_head"]["out"] is calls[ROOT]["out.logits"]
+    assert calls["transformer.h.0.ln_2"]["out"] is calls["transformer.h.0.mlp"]["in.0"]
+    assert calls["transformer.h.0"]["out"] is calls["transformer.h.1"]["in.0"]
+    assert calls[ROOT]["in.input_ids"] is calls["transformer"]["in.0"]
+
+
+def test_what_entered_the_model_is_kept(gpt2: Capture) -> None:
+    prompt = gpt2.trace(PROMPT).prompt
+    assert "".join(prompt.pieces[0]) == PROMPT
+    assert len(prompt.pieces[0]) == len(prompt.token_ids[0])
+    batch = gpt2.trace([PROMPT, "Hi"]).prompt
+    assert batch.tensors["attention_mask"] == ((1,) * 11, (0,) * 9 + (1,) * 2)
+    assert [len(row) for row in batch.pieces] == [11, 2]
+    assert "input_ids" not in batch.tensors
 
 
 def test_an_operation_in_place_does_not_change_what_was_seen(gpt2: Capture) -> None:
@@ -128,10 +150,24 @@ def test_an_operation_in_place_does_not_change_what_was_seen(gpt2: Capture) -> N
     changed = {call.path: call for call in run.calls}
     for path in ("transformer.h.0.mlp.c_proj", "transformer.h.0.mlp.dropout"):
         assert changed[path].leaves == plain[path].leaves
-    assert changed["transformer.h.0.mlp"].leaves[0].summary.maximum == 0
+    assert places(changed["transformer.h.0.mlp"])["out"].maximum == 0
     assert changed["transformer.h.1"].leaves != plain["transformer.h.1"].leaves
     assert run.prompt.intervention == "zero"
     assert not run["transformer.h.0.mlp"].output.any()
+
+
+def test_an_edit_in_place_is_where_a_drift_starts(gpt2: Capture) -> None:
+    """Its module's output was the very tensor of its last child."""
+
+    def scale(model: Any) -> None:
+        model.transformer.h[1].mlp.output[:] *= 1.01
+
+    golden, run = gpt2.trace(PROMPT), gpt2.trace(PROMPT, intervene=scale)
+    received = replace(run, prompt=golden.prompt)
+    found = diagnose(golden, received, compare(golden, received))
+    assert (found.where, found.start.label) == ("transformer.h.1.mlp",) * 2
+    assert (found.cause, found.is_certain) == ("code", True)
+    assert found.evidence.endswith("a patched module, a hook or an edit")
 
 
 def test_an_intervention_may_take_the_tracer(gpt2: Capture) -> None:
@@ -158,3 +194,13 @@ def test_other_dtypes_are_near_float32(capture_of: CaptureOf, dtype: str) -> Non
     comparison = compare(reference, run)
     assert comparison.matches, comparison.failures[:3]
     assert compare(run, capture_of("tiny:llama", dtype).trace(PROMPT)).drifts == ()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_masks_as_low_as_can_be_are_kept_in_a_golden(capture_of: CaptureOf, dtype: str) -> None:
+    """Eager attention is given a float mask; in float64, sums of it are infinite."""
+    run = capture_of("tiny:llama", dtype, "eager").trace([PROMPT, "Hi"])
+    masks = [places(call).get("in.attention_mask") for call in run.calls]
+    lowest = min(mask.minimum for mask in masks if mask is not None and mask.dtype == dtype)
+    assert lowest == torch.finfo(getattr(torch, dtype)).min
+    assert compare(decode(encode(run), "golden"), run).matches

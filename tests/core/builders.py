@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
+from pytest_nnsight.compare import compare
+from pytest_nnsight.diagnose import Diagnosis, diagnose
 from pytest_nnsight.run import (
+    ROOT,
     Call,
     Environment,
     Generated,
@@ -22,16 +28,24 @@ from pytest_nnsight.sketch import collect, measure
 
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.2.0", "nnsight": "0.8.1"}
 CONFIG = {"hidden_size": 64, "model_type": "gpt2", "rope": {"theta": 1e4, "kind": "default"}}
+NEWER = {"versions": {**VERSIONS, "transformers": "5.23.0"}}
+OTHER_THREADS = {"threads": 8}
+"""An environment in which no bits need to be equal."""
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Return standard normal numbers that depend on shape and seed alone."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def summarize(tensor: torch.Tensor) -> Summary:
     """Summarise one tensor as a capture would."""
     return collect([measure(tensor)])[0]
+
+
+def summarize_all(tensors: Sequence[torch.Tensor]) -> list[Summary]:
+    """Summarise many tensors in one go, as a capture would."""
+    return collect([measure(tensor) for tensor in tensors])
 
 
 def make_summary(noise: float = 0.0, shape: tuple[int, ...] = (1, 7, 64), seed: int = 0) -> Summary:
@@ -73,7 +87,177 @@ def make_run(
     return replace(run, **changes)
 
 
-def make_generation(*token_ids: int, **changes: Any) -> Run:
-    """Return a run of ``generate`` that produced ``token_ids``."""
-    generated = Generated((token_ids,), ("x" * len(token_ids),), (b"\0\0\0\0" * len(token_ids),))
-    return make_run(kind="generate", generated=generated, **changes)
+def make_generation(*token_ids: int, margin: float = 0.0, **changes: Any) -> Run:
+    """Return a greedy run of ``generate``: ``token_ids``, each chosen by the same ``margin``."""
+    generated = Generated(
+        (token_ids,),
+        ("x" * len(token_ids),),
+        (np.full(len(token_ids), margin, "<f4").tobytes(),),
+        (tuple(f" {token}" for token in token_ids),),
+    )
+    prompt = Prompt("Hello", ((1, 2, 3),), generation={"do_sample": False})
+    return make_run(**{"kind": "generate", "generated": generated, "prompt": prompt, **changes})
+
+
+def make_rich_run() -> Run:
+    """Return a run that uses every field of a golden."""
+    shared = make_summary()
+    ids = summarize(torch.arange(7)[None])
+    broken = torch.tensor([1.0, float("nan"), float("inf")])
+    noisy = replace(make_summary(shape=(1, 100, 8)), noise=1e-6)
+    calls = (
+        make_call("h.0.mlp", shared),
+        make_call("h.0", leaves=(Leaf("in.0", ids), Leaf("out", shared)), inputs="{0=tensor}"),
+        make_call("h.0", visit=1, output="(tensor, None)", leaves=(Leaf("out[0]", shared),)),
+        make_call("head", leaves=(Leaf("out", summarize(broken)), Leaf("out.b", noisy))),
+        make_call("cache", output="None", leaves=()),
+    )
+    prompt = Prompt(
+        text="H\u00e9",
+        token_ids=((1, 2), (3,)),
+        pieces=(("H", "\u00e9"), ("x",)),
+        tensors={"attention_mask": ((1, 1), (0, 1)), "position_ids": ((0, 1), (1, 0))},
+        is_batch=True,
+        generation={"max_new_tokens": 2, "seed": 0, "do_sample": False},
+        intervention="zero_mlp",
+        intervention_code="0123456789abcdef",
+    )
+    model = {
+        "revision": "main",
+        "modules": {"Norm": {"(64,), eps=1e-05": 5, "": 1}},
+        "generation": {"top_k": 50},
+    }
+    environment = {"kernels": "deterministic"}
+    return make_generation(
+        5,
+        6,
+        margin=0.5,
+        calls=calls,
+        prompt=prompt,
+        model=model,
+        environment=environment,
+        calibration=("1 thread", "eager"),
+    )
+
+
+Drift = Callable[[int, str], float]
+"""How much a value drifts, by its time and its label (`path`, or `path at`)."""
+
+
+def no_drift(time: int, label: str) -> float:
+    """Leave every value as it is."""
+    return 0.0
+
+
+def drift_from(start: str, size: float = 1e-2, noise: float = 0.0) -> Drift:
+    """Let every value drift by ``size`` from the one called ``start`` on, by ``noise`` before."""
+    begun: list[int] = []
+
+    def drift(time: int, label: str) -> float:
+        if label == start:
+            begun.append(time)
+        return size if begun and time >= begun[-1] else noise
+
+    return drift
+
+
+@cache
+def _value(seed: int, noise: float, shape: tuple[int, ...]) -> torch.Tensor:
+    return normal(*shape, seed=seed) + noise * normal(*shape, seed=seed + 1)
+
+
+@dataclass
+class Forward:
+    """Writes down the calls of a model with children, as a capture would.
+
+    A tensor that goes from one module into the next is one `Summary`. Values are named by where
+    they are first seen and depend on that name alone, and on how much ``drift`` adds to them.
+    """
+
+    drift: Drift = no_drift
+    visit: int = 0
+    shape: tuple[int, ...] = (1, 7, 64)
+    calls: list[Call] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def new(self, path: str, at: str = "out") -> Summary:
+        """Return a value that is first seen at this place."""
+        name = path if self.visit == 0 else f"{path}#{self.visit}"
+        label = name if at == "out" else f"{name} {at}"
+        noise = self.drift(len(self.labels), label)
+        self.labels.append(label)
+        return summarize(_value(zlib.crc32(label.encode()), noise, self.shape))
+
+    def close(
+        self, path: str, module_class: str, inputs: Mapping[str, Summary], output: Summary
+    ) -> Summary:
+        """End a call; return its output."""
+        leaves = [Leaf(at, summary) for at, summary in inputs.items()]
+        at = "out.logits" if path == ROOT else "out"
+        structure = "Output(logits=tensor)" if path == ROOT else "tensor"
+        leaves.append(Leaf(at, output))
+        self.calls.append(
+            Call(path, self.visit, module_class, structure, tuple(leaves), "{0=tensor}")
+        )
+        return output
+
+    def leaf(self, path: str, module_class: str, entering: Summary) -> Summary:
+        """Call a module without children."""
+        return self.close(path, module_class, {"in.0": entering}, self.new(path))
+
+    def layer(self, path: str, hidden: Summary) -> Summary:
+        """Call a decoder layer, whose own code adds the residual stream up."""
+        normed = self.leaf(f"{path}.input_layernorm", "LlamaRMSNorm", hidden)
+        self.leaf(f"{path}.self_attn.q_proj", "Linear", normed)
+        mixed = self.new(f"{path}.self_attn.o_proj", "in.0")
+        attended = self.leaf(f"{path}.self_attn.o_proj", "Linear", mixed)
+        self.close(f"{path}.self_attn", "LlamaAttention", {"in.hidden_states": normed}, attended)
+        middle = self.new(f"{path}.post_attention_layernorm", "in.0")
+        normed = self.leaf(f"{path}.post_attention_layernorm", "LlamaRMSNorm", middle)
+        gate = self.leaf(f"{path}.mlp.gate_proj", "Linear", normed)
+        self.leaf(f"{path}.mlp.act_fn", "SiLU", gate)
+        self.leaf(f"{path}.mlp.up_proj", "Linear", normed)
+        product = self.new(f"{path}.mlp.down_proj", "in.0")
+        down = self.leaf(f"{path}.mlp.down_proj", "Linear", product)
+        self.close(f"{path}.mlp", "LlamaMLP", {"in.0": normed}, down)
+        return self.close(path, "LlamaDecoderLayer", {"in.0": hidden}, self.new(path))
+
+
+def make_forward(
+    drift: Drift = no_drift,
+    layers: int = 2,
+    visit: int = 0,
+    shape: tuple[int, ...] = (1, 7, 64),
+) -> tuple[Call, ...]:
+    """Return the calls of one forward pass of a small Llama that never ran."""
+    forward = Forward(drift, visit, shape)
+    ids = forward.new(ROOT, "in.input_ids")
+    hidden = forward.leaf("model.embed_tokens", "Embedding", ids)
+    for index in range(layers):
+        hidden = forward.layer(f"model.layers.{index}", hidden)
+    hidden = forward.leaf("model.norm", "LlamaRMSNorm", hidden)
+    forward.close("model", "LlamaModel", {"in.input_ids": ids}, hidden)
+    logits = forward.leaf("lm_head", "Linear", hidden)
+    forward.close(ROOT, "LlamaForCausalLM", {"in.input_ids": ids}, logits)
+    return tuple(forward.calls)
+
+
+def make_pass(drift: Drift = no_drift, layers: int = 2, **changes: Any) -> Run:
+    """Return a trace of one forward pass of a small Llama that never ran."""
+    return make_run(*make_forward(drift, layers), **changes)
+
+
+def drifted(start: str = "model.layers.0.mlp.up_proj", size: float = 1e-2, **changes: Any) -> Run:
+    """Return such a trace that drifts from one value on."""
+    return make_pass(drift_from(start, size), **changes)
+
+
+def find(golden: Run, received: Run, *weights: Mapping[str, str]) -> Diagnosis:
+    """Compare two runs and diagnose the difference."""
+    return diagnose(golden, received, compare(golden, received), *weights)
+
+
+def why(golden: Run, received: Run, *weights: Mapping[str, str]) -> tuple[str, str, bool]:
+    """Return cause, evidence, and whether it is certain."""
+    found = find(golden, received, *weights)
+    return found.cause, found.evidence, found.is_certain

@@ -1,4 +1,4 @@
-"""Drifts -> where they start and why."""
+"""Drifts -> why they are there, rule by rule, and whether that is beyond doubt."""
 
 from __future__ import annotations
 
@@ -6,119 +6,214 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import VERSIONS, make_call, make_generation, make_run, make_summary
+import torch
+from builders import (
+    CONFIG,
+    NEWER,
+    OTHER_THREADS,
+    drifted,
+    find,
+    make_call,
+    make_generation,
+    make_pass,
+    make_run,
+    make_summary,
+    summarize,
+    why,
+)
 
-from pytest_nnsight.compare import compare
-from pytest_nnsight.diagnose import Diagnosis, changed_keys, diagnose
-from pytest_nnsight.run import Prompt, Run
+from pytest_nnsight.run import ROOT, Leaf, Prompt, Run, Summary
 
-DRIFTED = {"summary": make_summary(noise=1e-2)}
-NEWER = {**VERSIONS, "transformers": "5.23.0"}
-
-
-def find_cause(golden: Run, received: Run, *weights: dict[str, str]) -> Diagnosis:
-    return diagnose(golden, received, compare(golden, received), *weights)
-
-
-def drifted(**changes: Any) -> Run:
-    return make_run(make_call(**DRIFTED), **changes)
-
-
-def test_other_text_is_the_prompt() -> None:
-    received = drifted(prompt=Prompt("Goodbye", ((1, 2, 9),)), model={"weights": "bbbb"})
-    found = find_cause(make_run(), received)
-    assert found.cause == "prompt"
-    assert found.evidence == "the test asks for another prompt than the golden's"
-    assert (found.start.kind, found.start.label) == ("ids", "prompt")
+OTHER_THETA = {"config": {**CONFIG, "rope": {"theta": 5e5, "kind": "default"}}}
 
 
-def test_ids_without_a_text_are_the_prompt() -> None:
-    golden = make_run(prompt=Prompt(None, ((1, 2),)))
-    received = drifted(prompt=Prompt(None, ((1, 3),)))
-    assert find_cause(golden, received).cause == "prompt"
-
-
-def test_same_text_with_other_ids_is_the_tokenizer() -> None:
-    found = find_cause(make_run(), drifted(prompt=Prompt("Hello", ((1, 2, 9),))))
-    assert (found.cause, found.evidence) == ("tokenizer", "the same text gives other token ids")
+def prompted(**changes: Any) -> Prompt:
+    return replace(Prompt("Hello", ((1, 2, 3),)), **changes)
 
 
 @pytest.mark.parametrize(
-    ("change", "label"),
-    [({"generation": {"seed": 2}}, "seed"), ({"intervention": "g"}, "intervention")],
+    ("before", "now", "cause", "evidence"),
+    [
+        (
+            {},
+            {"text": "Bye", "token_ids": ((9,),)},
+            "prompt",
+            "the test asks for another prompt than the golden's",
+        ),
+        (
+            {"text": None},
+            {"text": None, "token_ids": ((9,),)},
+            "prompt",
+            "the test asks for another prompt than the golden's",
+        ),
+        ({}, {"token_ids": ((9,),)}, "tokenizer", "the same text gives other token ids"),
+        (
+            {"text": ["a", "b"]},
+            {"text": ["a", "b"], "token_ids": ((9,),)},
+            "tokenizer",
+            "the same text gives other token ids",
+        ),
+        (
+            {"text": [{"role": "user", "content": "Hi"}]},
+            {"text": [{"role": "user", "content": "Hi"}], "token_ids": ((9,),)},
+            "tokenizer",
+            "the same messages give other token ids: the chat template?",
+        ),
+        (
+            {"generation": {"seed": 1}},
+            {"generation": {"seed": 2}, "token_ids": ((9,),)},
+            "settings",
+            "the test asks for something else than the golden's",
+        ),
+        (
+            {"intervention": "f"},
+            {"intervention": "g"},
+            "settings",
+            "the test asks for something else than the golden's",
+        ),
+        (
+            {"tensors": {"attention_mask": ((1, 1, 1),)}},
+            {"tensors": {"attention_mask": ((0, 1, 1),)}},
+            "mask",
+            "the model is given other attention_mask",
+        ),
+        (
+            {"tensors": {"position_ids": ((0, 1, 2),)}},
+            {"tensors": {"position_ids": ((1, 2, 3),)}},
+            "positions",
+            "the model is given other position_ids",
+        ),
+        (
+            {"tensors": {"token_type_ids": ((0, 0, 0),)}},
+            {"tensors": {"token_type_ids": ((1, 0, 0),)}},
+            "prompt",
+            "the model is given other token_type_ids",
+        ),
+    ],
 )
-def test_what_the_test_asks_for_is_settings(change: dict[str, Any], label: str) -> None:
-    before = Prompt("Hello", ((1, 2, 3),), generation={"seed": 1}, intervention="f")
-    received = drifted(prompt=replace(before, **change), model={"weights": "bbbb"})
-    found = find_cause(make_run(prompt=before), received)
-    assert found.cause == "settings"
-    assert found.evidence == "the test asks for something else than the golden's"
-    assert (found.start.kind, found.start.label) == ("settings", label)
+def test_what_goes_into_the_model_explains_all_that_follows(
+    before: dict[str, Any], now: dict[str, Any], cause: str, evidence: str
+) -> None:
+    received = drifted(prompt=prompted(**now), model={"weights": "bbbb", **OTHER_THETA})
+    found = find(make_pass(prompt=prompted(**before)), received)
+    assert (found.cause, found.evidence, found.is_certain) == (cause, evidence, True)
+    assert found.where == "prompt"
 
 
-def test_other_kind_of_run_is_settings() -> None:
-    found = find_cause(make_run(), make_generation(5))
-    assert found.cause == "settings"
-    assert (found.start.kind, found.start.label) == ("kind", "run")
+def test_another_kind_of_run_is_settings() -> None:
+    found = find(make_run(), make_generation(5))
+    assert (found.cause, found.start.kind, found.start.label) == ("settings", "kind", "run")
 
 
-def test_other_prompt_comes_before_other_settings() -> None:
-    received = drifted(prompt=Prompt("Goodbye", ((7,),), intervention="f"))
-    assert find_cause(make_run(), received).cause == "prompt"
-
-
-def test_one_other_parameter_is_named() -> None:
-    before = {"h.0.w": "11", "h.1.w": "22", "ln.w": "33"}
-    found = find_cause(
-        make_run(), drifted(model={"weights": "bbbb"}), before, {**before, "h.1.w": "99"}
+def chosen(*token_ids: int, noise: float = 0.0, margin: float = 0.5, **changes: Any) -> Run:
+    """Return a generation that is one module, of which the logits drift."""
+    calls = tuple(
+        make_call("lm_head", make_summary(noise, (1, 1, 64), seed=step), visit=step)
+        for step in range(len(token_ids))
     )
-    assert (found.cause, found.evidence) == ("weights", "1 of 3 parameters differ: h.1.w")
+    return make_generation(*token_ids, margin=margin, calls=calls, **changes)
 
 
-def test_several_other_parameters_are_counted() -> None:
-    before = {"h.0.w": "11", "h.1.w": "22", "ln.w": "33"}
-    now = {"h.0.w": "11", "h.1.w": "98", "ln.w": "99"}
-    found = find_cause(make_run(), drifted(model={"weights": "bbbb"}), before, now)
-    assert (found.cause, found.evidence) == ("weights", "2 of 3 parameters differ: h.1.w, ...")
+def test_another_token_in_a_near_tie_is_sampling() -> None:
+    found = find(chosen(5, 6, margin=1e-5), chosen(5, 7, margin=1e-5, noise=5e-6))
+    assert (found.cause, found.is_certain, found.where) == ("sampling", True, "generated")
+    near, _, noise = found.evidence.partition(", noise ")
+    assert near == "near tie at step 1: ' 6' -> ' 7', margin 2e-05"
+    assert 3e-5 < float(noise) < 7e-5
 
 
-def test_parameters_that_came_and_went_are_counted() -> None:
-    before, now = {"a": "1", "b": "2"}, {"b": "2", "c": "3", "d": "4"}
-    found = find_cause(make_run(), drifted(model={"weights": "bbbb"}), before, now)
-    assert (found.cause, found.evidence) == ("weights", "1 parameters gone, 2 new: a")
+def test_another_token_under_other_settings_for_generating_is_config() -> None:
+    settings = {"generation": {"repetition_penalty": 1.1}}
+    received = chosen(5, 7, model=settings)
+    evidence = "generation repetition_penalty None -> 1.1"
+    assert why(chosen(5, 6), received) == ("config", evidence, True)
 
 
-def test_weights_without_parameters_show_their_fingerprints() -> None:
-    found = find_cause(make_run(), drifted(model={"weights": "bbbb"}))
-    assert (found.cause, found.evidence) == ("weights", "fingerprint aaaa -> bbbb")
+def test_another_sampled_token_is_likely_sampling() -> None:
+    prompt = prompted(generation={"do_sample": True, "seed": 1})
+    found = why(chosen(5, 6, prompt=prompt), chosen(5, 7, prompt=prompt))
+    assert found == ("sampling", "step 1: ' 6' -> ' 7', drawn at random", False)
 
 
-def test_unknown_weights_are_not_accused() -> None:
-    found = find_cause(make_run(model={"weights": None}), drifted(model={"weights": "bbbb"}))
-    assert found.cause == "code"
+def test_another_token_of_clear_logits_is_likely_code() -> None:
+    evidence = "step 1: ' 6' -> ' 7', though the logits agree: what chooses the token"
+    assert why(chosen(5, 6), chosen(5, 7)) == ("code", evidence, False)
 
 
-def test_config_shows_old_and_new_of_nested_keys() -> None:
-    config = {"hidden_size": 64, "model_type": "gpt2", "rope": {"theta": 5e5, "kind": "default"}}
-    found = find_cause(make_run(), drifted(model={"config": config}))
-    assert (found.cause, found.evidence) == ("config", "rope.theta 10000.0 -> 500000.0")
+def entering(at: str, summary: Summary, path: str = "model.rotary_emb", **changes: Any) -> Run:
+    """Return a run in which one tensor that enters a module differs."""
+    leaves = (Leaf(at, summary), Leaf("out", make_summary()))
+    call = make_call(path, leaves=leaves, inputs="{0=tensor}")
+    model = make_call(ROOT, leaves=(Leaf("out.logits", make_summary(seed=9)),))
+    return make_run(call, model, **changes)
 
 
-def test_many_config_keys_are_cut_after_three() -> None:
-    golden = make_run(model={"config": dict.fromkeys("abcde", 1)})
-    found = find_cause(golden, drifted(model={"config": dict.fromkeys("abcde", 2)}))
-    assert found.evidence == "a 1 -> 2; b 1 -> 2; c 1 -> 2 ..."
+def positions(first: int) -> Summary:
+    return summarize(torch.arange(first, first + 7)[None])
 
 
-def test_keys_that_only_one_side_has_do_not_count() -> None:
-    assert changed_keys({"a": 1, "n": {"x": 1}}, {"a": 1, "b": 2, "n": {"x": 1, "y": None}}) == []
+@pytest.mark.parametrize(
+    ("at", "path", "cause", "what"),
+    [
+        ("in.position_ids", "model.layers.0", "positions", "position_ids"),
+        ("in.cache_position", "model.layers.0", "positions", "cache_position"),
+        ("in.1", "model.rotary_emb", "positions", "1"),
+        ("in.0", "transformer.wpe", "positions", "0"),
+        ("in.attention_mask", "model.layers.0", "mask", "attention_mask"),
+    ],
+)
+def test_a_wrong_input_of_a_module_is_named_by_what_it_is_for(
+    at: str, path: str, cause: str, what: str
+) -> None:
+    golden, received = (entering(at, positions(first), path) for first in (0, 1))
+    assert why(golden, received) == (cause, f"{path} is given another {what}", True)
 
 
-def test_weights_and_config_together() -> None:
-    received = drifted(model={"weights": "bbbb", "config": {"hidden_size": 65}})
-    found = find_cause(make_run(), received, {"w": "1"}, {"w": "2"})
-    assert found.cause == "config and weights"
-    assert found.evidence == "hidden_size 64 -> 65; 1 of 1 parameters differ: w"
+def test_a_float_mask_that_differs_is_a_mask() -> None:
+    golden, received = (
+        entering("in.attention_mask", make_summary(seed=seed), "model.layers.0.self_attn")
+        for seed in (1, 2)
+    )
+    evidence = "model.layers.0.self_attn is given another attention_mask"
+    assert why(golden, received) == ("mask", evidence, True)
+
+
+def test_moved_versions_are_told_with_positions() -> None:
+    golden = entering("in.position_ids", positions(0))
+    received = entering("in.position_ids", positions(1), environment=NEWER)
+    evidence = "model.rotary_emb is given another position_ids; transformers 5.2.0 -> 5.23.0"
+    assert why(golden, received) == ("positions", evidence, True)
+
+
+def test_floats_that_enter_a_rotary_embedding_are_no_positions() -> None:
+    """It takes the hidden state for its dtype alone."""
+    golden, received = (entering("in.0", make_summary(seed=seed)) for seed in (1, 2))
+    assert why(golden, received)[0] == "code"
+
+
+def test_other_whole_numbers_that_enter_a_module_are_no_positions() -> None:
+    golden, received = (
+        entering("in.top_k_index", positions(first), "model.layers.0.mlp.experts")
+        for first in (0, 1)
+    )
+    assert why(golden, received)[0] == "code"
+
+
+def intervened(code: str, **changes: Any) -> dict[str, Any]:
+    return {"prompt": prompted(intervention="zero_mlp", intervention_code=code), **changes}
+
+
+def test_a_changed_intervention_is_likely() -> None:
+    found = why(make_pass(**intervened("aa")), drifted(**intervened("bb")))
+    assert found == ("intervention", "zero_mlp was changed", False)
+
+
+def test_an_intervention_is_not_accused_where_it_or_all_else_differs() -> None:
+    golden = make_pass(**intervened("aa"))
+    assert why(golden, drifted(**intervened("aa")))[0] == "code"
+    other = intervened("bb", model={"weights": "bbbb"})
+    assert why(golden, drifted(**other))[0] == "weights"
+    assert why(golden, drifted(**intervened("bb", model=OTHER_THETA)))[0] == "config"
 
 
 @pytest.mark.parametrize(
@@ -128,73 +223,65 @@ def test_weights_and_config_together() -> None:
         ({"module_class": "New"}, "class"),
         ({"path": "h.9"}, "missing"),
         ({"summary": make_summary(shape=(1, 8, 64))}, "shape"),
+        ({"summary": summarize(torch.ones(1, 7, 64, dtype=torch.int64))}, "dtype"),
     ],
 )
 def test_changed_structure_names_the_versions_that_moved(change: dict[str, Any], kind: str) -> None:
-    received = make_run(make_call(**change), environment={"versions": NEWER})
-    found = find_cause(make_run(), received)
+    found = find(make_run(), make_run(make_call(**change), environment=NEWER))
     assert (found.cause, found.evidence) == ("structure", "transformers 5.2.0 -> 5.23.0")
-    assert found.start.kind == kind
+    assert (found.start.kind, found.is_certain) == (kind, True)
 
 
-def test_changed_structure_without_moved_versions() -> None:
-    found = find_cause(make_run(), make_run(make_call(output="(tensor,)")))
-    assert (found.cause, found.evidence) == ("structure", "same weights, config and versions")
+def test_changed_structure_of_other_weights_and_of_nothing_else() -> None:
+    other = make_call(output="(tensor,)")
+    evidence = "same weights, config and versions"
+    assert why(make_run(), make_run(other)) == ("structure", evidence, True)
+    received = make_run(other, model={"weights": "bbbb"})
+    assert why(make_run(), received) == ("structure", "fingerprint aaaa -> bbbb", True)
 
 
-def test_moved_versions_are_the_code() -> None:
-    found = find_cause(make_run(), drifted(environment={"versions": NEWER}))
-    assert found.cause == "code"
-    assert found.evidence == "same weights and config; transformers 5.2.0 -> 5.23.0"
-
-
-def test_version_that_came_or_went_is_absent_on_the_other_side() -> None:
-    fewer = {key: value for key, value in VERSIONS.items() if key != "torch"}
-    found = find_cause(make_run(), drifted(environment={"versions": fewer}))
-    assert found.evidence == "same weights and config; torch 2.13.0 -> absent"
-
-
-def test_nothing_moved_is_a_patched_module() -> None:
-    found = find_cause(make_run(), drifted())
-    assert found.cause == "code"
-    assert (
-        found.evidence == "same weights, config and versions: a patched module, a hook or an edit"
-    )
+def test_changed_structure_under_another_config_is_config() -> None:
+    received = make_run(make_call(output="(tensor,)"), model=OTHER_THETA)
+    assert why(make_run(), received)[:2] == ("config", "rope.theta 10000 -> 500000")
 
 
 @pytest.mark.parametrize(
-    ("changes", "evidence"),
+    ("environment", "evidence"),
     [
         ({"attention": "eager"}, "attention sdpa -> eager"),
         ({"device": "cuda", "threads": 8}, "device cpu -> cuda, threads 2 -> 8"),
         ({"cpu": "arm64 NEON"}, "cpu x86_64 AVX2 -> arm64 NEON"),
     ],
 )
-def test_small_drift_under_other_arithmetic_is_numerics(
-    changes: dict[str, Any], evidence: str
+def test_noise_that_grows_under_other_arithmetic_is_numerics(
+    environment: dict[str, Any], evidence: str
 ) -> None:
-    received = make_run(make_call(summary=make_summary(noise=5e-5)), environment=changes)
-    found = find_cause(make_run(), received)
-    assert (found.cause, found.evidence) == ("numerics", evidence)
+    received = make_pass(lambda time, label: 5e-7 * 1.15**time, environment=environment)
+    assert why(make_pass(), received) == ("numerics", evidence, True)
 
 
-def test_large_drift_under_other_arithmetic_may_be_code() -> None:
-    found = find_cause(make_run(), drifted(environment={"attention": "eager"}))
-    assert (found.cause, found.evidence) == ("code or numerics", "attention sdpa -> eager")
+def test_a_small_jump_under_other_arithmetic_is_likely_numerics() -> None:
+    received = drifted(size=5e-5, environment=OTHER_THREADS)
+    assert why(make_pass(), received) == ("numerics", "threads 2 -> 8", False)
 
 
-def test_drift_starts_at_the_first_call_not_the_worst() -> None:
-    paths = [f"h.{i}" for i in range(4)]
-    noise = [0.0, 1e-3, 1e-1, 1.0]
-    golden = make_run(*(make_call(path) for path in paths))
-    received = make_run(
-        *(make_call(p, make_summary(noise=n)) for p, n in zip(paths, noise, strict=True))
-    )
-    assert find_cause(golden, received).start.label == "h.1"
+def test_a_large_jump_under_other_arithmetic_may_be_code() -> None:
+    evidence = "same inputs, weights and config; threads 2 -> 8"
+    found = why(make_pass(), drifted(environment=OTHER_THREADS))
+    assert found == ("code or numerics", evidence, False)
 
 
-def test_generated_ids_come_last() -> None:
-    golden = make_generation(5, 6)
-    received = make_generation(5, 7, calls=(make_call(**DRIFTED),))
-    assert find_cause(golden, received).start.kind == "values"
-    assert find_cause(golden, make_generation(5, 7)).start.label == "generated"
+def test_a_large_jump_under_other_arithmetic_and_versions_is_likely_code() -> None:
+    evidence = "same inputs, weights and config; transformers 5.2.0 -> 5.23.0"
+    found = why(make_pass(), drifted(environment={**OTHER_THREADS, **NEWER}))
+    assert found == ("code", evidence, False)
+
+
+def test_moved_versions_alone_are_the_code() -> None:
+    evidence = "same inputs, weights and config; transformers 5.2.0 -> 5.23.0"
+    assert why(make_pass(), drifted(environment=NEWER)) == ("code", evidence, True)
+
+
+def test_nothing_moved_is_a_patched_module() -> None:
+    evidence = "same inputs, weights, config and versions: a patched module, a hook or an edit"
+    assert why(make_pass(), drifted()) == ("code", evidence, True)

@@ -12,20 +12,31 @@ import pytest_nnsight
 
 ROOT = Path(pytest_nnsight.__file__).parent
 PACKAGE = "pytest_nnsight"
-EDGE = {"plugin", "session", "binding", "cli", "suite"}
+EDGE = {"plugin", "session", "binding", "cli", "suite", "summary"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
+MEASURING = {"sketch", "projection"}  # these run beside the model, the rest of the core on files
 CORE = {
     "errors": set(),
-    "run": {"errors"},
     "settings": {"errors"},
-    "projection": {"errors"},
+    "run": {"errors"},
+    "projection": {"errors", "run"},
     "sketch": {"errors", "run", "settings", "projection"},
-    "distance": {"errors", "run", "settings"},
-    "compare": {"errors", "run", "settings", "distance"},
-    "diagnose": {"errors", "run", "settings", "sketch", "distance", "compare"},
+    "distance": {"errors", "run"},
+    "pairing": {"run"},
+    "timeline": {"run", "pairing"},
+    "pooling": {"distance", "timeline"},
+    "tolerance": {"run", "distance", "timeline", "pooling"},
+    "drift": {"distance"},
+    "inputs": {"run", "drift"},
+    "bits": {"run", "distance"},
+    "choice": {"run", "distance"},
+    "evidence": {"run"},
 }
+CORE["compare"] = {*CORE} - MEASURING - {"settings", "evidence"}
+CORE["location"] = {"run", "distance", "drift", "pairing", "timeline", "tolerance", "compare"}
+CORE["diagnose"] = {"run", "distance", "drift", "compare", "evidence", "location"}
+BARE = {*CORE} - MEASURING | {"golden", "report", "cli"}
 FILES = sorted(path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py"))
-BARE = {"distance", "compare", "diagnose", "golden", "report", "cli", "run", "settings", "errors"}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -62,3 +73,15 @@ def test_imports_go_down_only(file: Path) -> None:
         assert "nnsight" not in libraries
     if room in BARE:
         assert not libraries & {"torch", "transformers"}
+
+
+def test_the_floors_of_the_core_have_no_circle() -> None:
+    below: set[str] = set()
+    for room, imports in CORE.items():
+        assert imports <= below, room
+        below.add(room)
+
+
+def test_every_room_of_the_core_is_there() -> None:
+    """Or a floor would be held for a module that is no more."""
+    assert {*CORE} <= {file.parts[0] for file in FILES}

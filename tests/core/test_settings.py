@@ -26,6 +26,10 @@ CASES: dict[str, tuple[Any, tuple[str, Any], tuple[str, Any], tuple[str, Any]]] 
     "attn": (None, ("eager", "eager"), ("sdpa", "sdpa"), ("flash", "flash")),
     "trust_remote_code": (False, ("true", True), ("no", False), ("1", True)),
     "tolerance": (None, ("0.1", 0.1), ("0.2", 0.2), ("3e-1", 0.3)),
+    "exact": (False, ("yes", True), ("no", False), ("1", True)),
+    "tokens": ("exact", ("close", "close"), ("exact", "exact"), ("close", "close")),
+    "store_tensors": (False, ("on", True), ("off", False), ("true", True)),
+    "calibrate": (False, ("yes", True), ("0", False), ("on", True)),
     "timeout": (0.0, ("1", 1.0), ("2", 2.0), ("3.5", 3.5)),
     "golden_dir": ("golden", ("a", "a"), ("b", "b"), ("c", "c")),
     "golden_from": (None, ("a", "a"), ("b", "b"), ("c", "c")),
@@ -115,6 +119,15 @@ def test_invalid_timeout_is_a_usage_error(key: str, value: str) -> None:
         read({f"nnsight_{key}": value})
 
 
+@pytest.mark.parametrize("value", ["", "near", "Exact", "close "])
+def test_invalid_rule_for_tokens_says_what_is_valid(value: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read({"nnsight_tokens": value})
+    assert str(caught.value) == (
+        f"--nnsight-tokens: {value!r} is not valid: expected exact or close"
+    )
+
+
 @pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.is_flag])
 def test_flag_that_is_neither_true_nor_false_is_a_usage_error(name: str) -> None:
     variable = OPTION[name].variable
@@ -137,7 +150,10 @@ def test_marker_takes_every_setting_of_one_test() -> None:
         "dtype": "float64",
         "device_map": "cpu",
         "attn": "eager",
-        "trust_remote_code": False,
+        "trust_remote_code": True,
+        "exact": True,
+        "tokens": "close",
+        "store_tensors": True,
     }
     assert set(arguments) == set(MARKER_KEYS)
     changed = Settings().for_marker(arguments)

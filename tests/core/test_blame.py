@@ -1,0 +1,174 @@
+"""Weights and config: which of them is the cause of a drift that starts in a module."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import (
+    CONFIG,
+    NEWER,
+    OTHER_THREADS,
+    VERSIONS,
+    drift_from,
+    drifted,
+    find,
+    make_pass,
+    why,
+)
+
+from pytest_nnsight.run import Run
+
+START = "model.layers.0.mlp.up_proj"
+WEIGHTS = {f"model.layers.{i}.mlp.up_proj.weight": "aa" for i in range(2)}
+OTHER_WEIGHTS = {**WEIGHTS, f"{START}.weight": "bb"}
+OTHER = {"weights": "bbbb"}
+OTHER_THETA = {"config": {**CONFIG, "rope": {"theta": 5e5, "kind": "default"}}}
+NORMS = {"LlamaRMSNorm": {"(64,), eps=1e-05": 5}, "Linear": {"64 -> 64": 13}}
+OTHER_NORMS = {**NORMS, "LlamaRMSNorm": {"(64,), eps=1e-06": 5}}
+TOLD = "5 of 5 LlamaRMSNorm: (64,), eps=1e-05 -> (64,), eps=1e-06"
+
+
+def test_another_parameter_of_the_starting_module_is_the_cause() -> None:
+    found = why(make_pass(), drifted(model=OTHER), WEIGHTS, OTHER_WEIGHTS)
+    assert found == ("weights", f"1 of 2 parameters differ: {START}.weight", True)
+
+
+def test_a_parameter_below_the_starting_module_is_its_own() -> None:
+    received = drifted("model.layers.0.mlp.down_proj in.0", model=OTHER)
+    found = find(make_pass(), received, WEIGHTS, OTHER_WEIGHTS)
+    assert (found.where, found.cause, found.is_certain) == ("model.layers.0.mlp", "weights", True)
+
+
+@pytest.mark.parametrize("start", ["model.layers.1.mlp.up_proj", "model.layers.0.mlp.act_fn"])
+def test_another_parameter_elsewhere_is_only_likely_the_cause(start: str) -> None:
+    found = why(make_pass(), drifted(start, model=OTHER), WEIGHTS, OTHER_WEIGHTS)
+    assert found == ("weights", f"1 of 2 parameters differ: {START}.weight", False)
+
+
+def test_a_module_of_a_longer_name_does_not_own_it() -> None:
+    now = {f"{START}_2.weight": "bb"}
+    before = dict.fromkeys(now, "aa")
+    assert not find(make_pass(), drifted(model=OTHER), before, now).is_certain
+
+
+def test_weights_without_parameters_are_only_likely_the_cause() -> None:
+    found = why(make_pass(), drifted(model=OTHER))
+    assert found == ("weights", "fingerprint aaaa -> bbbb", False)
+
+
+def test_unknown_weights_are_not_accused() -> None:
+    assert why(make_pass(model={"weights": None}), drifted(model=OTHER))[0] == "code"
+
+
+@pytest.mark.parametrize(
+    ("environment", "certain"), [({}, True), (OTHER_THREADS, True)], ids=["same", "threads"]
+)
+def test_a_head_that_is_tied_to_another_embedding_is_certain(
+    environment: dict[str, Any], certain: bool
+) -> None:
+    """The head has no parameter of its own name."""
+    before = {"model.embed_tokens.weight": "aa", "model.norm.weight": "cc"}
+    now = {**before, "model.embed_tokens.weight": "bb"}
+    received = drifted("lm_head", model=OTHER, environment=environment)
+    evidence = "1 of 2 parameters differ: model.embed_tokens.weight"
+    assert why(make_pass(), received, before, now) == ("weights", evidence, certain)
+
+
+def test_a_head_of_its_own_is_not_tied() -> None:
+    before = {"model.embed_tokens.weight": "aa", "lm_head.weight": "cc"}
+    now = {**before, "model.embed_tokens.weight": "bb"}
+    assert not find(make_pass(), drifted("lm_head", model=OTHER), before, now).is_certain
+
+
+def test_a_head_is_not_tied_to_what_is_no_embedding() -> None:
+    before = {"model.norm.weight": "aa"}
+    received = drifted("lm_head", model=OTHER)
+    assert not find(make_pass(), received, before, {"model.norm.weight": "bb"}).is_certain
+
+
+def test_noise_that_grows_is_not_blamed_on_a_tied_embedding() -> None:
+    before, now = {"model.embed_tokens.weight": "aa"}, {"model.embed_tokens.weight": "bb"}
+    received = make_pass(
+        lambda time, label: 5e-7 * 1.15**time, model=OTHER, environment=OTHER_THREADS
+    )
+    assert find(make_pass(), received, before, now).is_certain is False
+
+
+def test_another_config_alone_is_the_cause() -> None:
+    found = why(make_pass(), drifted(model=OTHER_THETA))
+    assert found == ("config", "rope.theta 10000 -> 500000", True)
+
+
+def test_another_config_beside_other_versions_is_only_likely() -> None:
+    found = why(make_pass(), drifted(model=OTHER_THETA, environment=NEWER))
+    assert found == ("config", "rope.theta 10000 -> 500000", False)
+
+
+def test_another_config_beside_other_weights_elsewhere_is_only_likely() -> None:
+    received = drifted("model.layers.1.mlp.act_fn", model={**OTHER, **OTHER_THETA})
+    found = why(make_pass(), received, WEIGHTS, OTHER_WEIGHTS)
+    assert found == ("config", "rope.theta 10000 -> 500000", False)
+
+
+def test_many_config_keys_are_cut_after_three() -> None:
+    golden = make_pass(model={"config": dict.fromkeys("abcde", 1)})
+    found = find(golden, drifted(model={"config": dict.fromkeys("abcde", 2)}))
+    assert found.evidence == "a 1 -> 2; b 1 -> 2; c 1 -> 2 ..."
+
+
+def test_weights_of_the_starting_module_and_config_together() -> None:
+    received = drifted(model={**OTHER, "config": {**CONFIG, "hidden_size": 65}})
+    cause, evidence, _ = why(make_pass(), received, WEIGHTS, OTHER_WEIGHTS)
+    assert cause == "config and weights"
+    assert evidence == f"hidden_size 64 -> 65; 1 of 2 parameters differ: {START}.weight"
+
+
+def norms(start: str = "model.layers.0.input_layernorm", **model: Any) -> Run:
+    return make_pass(drift_from(start), model=model)
+
+
+def test_other_settings_of_the_starting_modules_class_are_code() -> None:
+    golden = make_pass(model={"modules": NORMS})
+    found = find(golden, norms(modules=OTHER_NORMS))
+    assert (found.cause, found.evidence) == ("code", f"same config, but {TOLD}")
+    assert (found.is_certain, found.parallel) == (True, "5 of 5 LlamaRMSNorm")
+
+
+def test_other_settings_of_a_class_make_another_config_certain() -> None:
+    golden = make_pass(model={"modules": NORMS})
+    received = replace(
+        norms(modules=OTHER_NORMS, **OTHER_THETA),
+        environment=drifted(environment=NEWER).environment,
+    )
+    found = find(golden, received)
+    assert (found.cause, found.is_certain) == ("config", True)
+    assert found.evidence == "rope.theta 10000 -> 500000"
+
+
+def test_other_settings_of_a_class_that_is_not_there_count_nothing() -> None:
+    received = norms("model.layers.0.mlp.act_fn", modules=OTHER_NORMS)
+    found = find(make_pass(model={"modules": NORMS}), received)
+    assert found.evidence.startswith("same inputs, weights, config and versions")
+    assert found.parallel == ""
+
+
+def test_other_settings_of_a_class_inside_the_starting_module_count() -> None:
+    """A module that starts a drift in its own code may have it from a child it skips."""
+    linear = {**NORMS, "Linear": {"64 -> 65": 13}}
+    received = norms("model.layers.0.mlp.down_proj in.0", modules=linear)
+    found = find(make_pass(model={"modules": NORMS}), received)
+    assert found.evidence == "same config, but 13 of 13 Linear: 64 -> 64 -> 64 -> 65"
+
+
+def test_one_module_of_other_settings_is_not_counted() -> None:
+    one = {**NORMS, "LlamaRMSNorm": {"(64,), eps=1e-05": 4, "(64,), eps=1e-06": 1}}
+    found = find(make_pass(model={"modules": NORMS}), norms(modules=one))
+    assert found.evidence.startswith("same config, but 1 of 5 LlamaRMSNorm")
+    assert found.parallel == ""
+
+
+def test_versions_are_no_cause_where_weights_of_the_module_differ() -> None:
+    received = drifted(model=OTHER, environment={"versions": {**VERSIONS, "torch": "9"}})
+    assert why(make_pass(), received, WEIGHTS, OTHER_WEIGHTS)[0] == "weights"

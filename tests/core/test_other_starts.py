@@ -1,0 +1,129 @@
+"""Starts that are no drift of values: what was asked, another structure, another choice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import (
+    Forward,
+    drift_from,
+    make_call,
+    make_generation,
+    make_pass,
+    make_run,
+    make_summary,
+)
+
+from pytest_nnsight.compare import compare
+from pytest_nnsight.location import Origin, locate
+from pytest_nnsight.run import Prompt, Run
+
+LAYER = "model.layers.1"
+
+
+def origin_of(golden: Run, received: Run) -> Origin:
+    return locate(golden, received, compare(golden, received))
+
+
+def changed(run: Run, path: str, **changes: Any) -> Run:
+    """Return a run of which one call is another one."""
+    calls = (replace(call, **changes) if call.path == path else call for call in run.calls)
+    return replace(run, calls=tuple(calls))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [({"module_class": "New"}, "class"), ({"output": "(tensor,)"}, "container")],
+)
+def test_another_structure_starts_at_its_call(changes: dict[str, Any], kind: str) -> None:
+    found = origin_of(make_pass(), changed(make_pass(), f"{LAYER}.mlp", **changes))
+    assert (found.start.kind, found.start.label) == (kind, f"{LAYER}.mlp")
+    assert (found.where, found.value) == (f"{LAYER}.mlp", None)
+
+
+def test_a_missing_call_is_a_start() -> None:
+    run = make_pass()
+    calls = tuple(call for call in run.calls if call.path != f"{LAYER}.mlp.act_fn")
+    found = origin_of(run, replace(run, calls=calls))
+    assert (found.start.kind, found.where) == ("missing", f"{LAYER}.mlp.act_fn")
+
+
+def test_an_added_call_is_a_start() -> None:
+    run = make_pass()
+    calls = list(run.calls)
+    calls.insert(1, make_call("model.new_norm"))
+    found = origin_of(run, replace(run, calls=tuple(calls)))
+    assert (found.start.kind, found.where) == ("added", "model.new_norm")
+
+
+def test_a_drift_before_another_structure_is_the_start() -> None:
+    start = "model.layers.0.mlp.up_proj"
+    received = changed(make_pass(drift_from(start)), LAYER, module_class="New")
+    assert origin_of(make_pass(), received).start.label == start
+
+
+def test_another_structure_before_a_drift_is_the_start() -> None:
+    path = "model.layers.0.mlp.up_proj"
+    received = changed(make_pass(drift_from(LAYER)), path, module_class="New")
+    found = origin_of(make_pass(), received)
+    assert (found.start.kind, found.start.label) == ("class", path)
+
+
+def test_a_drift_of_the_call_that_an_added_one_came_after_is_the_start() -> None:
+    """The added call comes after it, and the drift may be why."""
+    run = make_pass(drift_from("model.embed_tokens"))
+    calls = (run.calls[0], make_call("model.new_norm"), *run.calls[1:])
+    found = origin_of(make_pass(), replace(run, calls=calls))
+    assert found.start.label == "model.embed_tokens"
+
+
+def test_another_shape_of_what_enters_starts_in_the_module_around() -> None:
+    def run_of(width: int) -> Run:
+        forward = Forward()
+        hidden = forward.new("model.embed_tokens")
+        mixed = make_summary(shape=(1, 7, width))
+        leaf = forward.leaf("model.attn.o_proj", "Linear", mixed)
+        forward.close("model.attn", "Attention", {"in.0": hidden}, leaf)
+        return make_run(*forward.calls)
+
+    found = origin_of(run_of(64), run_of(32))
+    assert (found.start.kind, found.start.label) == ("shape", "model.attn.o_proj in.0")
+    assert found.where == "model.attn"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind"),
+    [
+        (Prompt("Hello", ((9,),), generation={"seed": 1}, intervention="f"), "settings"),
+        (Prompt("Hello", ((9,),)), "ids"),
+        (Prompt("Hello", ((1, 2, 3),), tensors={"attention_mask": ((1, 0, 1),)}), "tensors"),
+    ],
+)
+def test_what_was_asked_comes_before_what_was_computed(prompt: Prompt, kind: str) -> None:
+    mask = {"attention_mask": ((1, 1, 1),)}
+    golden = make_pass(prompt=Prompt("Hello", ((1, 2, 3),), tensors=mask))
+    found = origin_of(golden, make_pass(drift_from("lm_head"), prompt=prompt))
+    assert (found.start.kind, found.where, found.value) == (kind, "prompt", None)
+
+
+def test_another_kind_of_run_comes_first() -> None:
+    received = make_pass(kind="tensors", prompt=Prompt("Hello", ((9,),), intervention="f"))
+    assert origin_of(make_pass(), received).start.kind == "kind"
+
+
+def test_another_choice_comes_last() -> None:
+    golden = make_generation(5, 6)
+    received = make_generation(5, 7, calls=(make_call(summary=make_summary(noise=1e-2)),))
+    assert origin_of(golden, received).start.kind == "values"
+    found = origin_of(golden, make_generation(5, 7))
+    assert (found.start.label, found.where) == ("generated", "generated")
+
+
+def test_a_note_is_no_start() -> None:
+    golden = make_run(make_call("a", output="(tensor, None)"), make_call("b"))
+    received = make_run(
+        make_call("a", output="(tensor, tensor)"), make_call("b", make_summary(noise=1e-2))
+    )
+    assert origin_of(golden, received).start.label == "b"

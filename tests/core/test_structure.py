@@ -1,0 +1,157 @@
+"""Calls that come, go or change what they are: order, containers, shapes, dtypes, classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from builders import (
+    make_call,
+    make_run,
+    make_summary,
+    normal,
+    summarize,
+)
+
+from pytest_nnsight.compare import Comparison, compare
+from pytest_nnsight.drift import Drift
+from pytest_nnsight.run import Call, Leaf, Summary
+
+
+def only(comparison: Comparison) -> Drift:
+    """Return the only drift there is."""
+    assert len(comparison.drifts) == 1, comparison.drifts
+    return comparison.drifts[0]
+
+
+def with_outputs(output: str, *leaves: tuple[str, Summary], **changes: Any) -> Call:
+    return make_call(
+        output=output, leaves=tuple(Leaf(at, summary) for at, summary in leaves), **changes
+    )
+
+
+def test_one_tuple_against_tensor_fails_as_container() -> None:
+    golden = make_run(with_outputs("(tensor,)", ("out[0]", make_summary())))
+    drift = only(compare(golden, make_run()))
+    assert (drift.kind, drift.note) == ("container", False)
+    assert (drift.expected, drift.received) == ("(tensor,)", "tensor")
+
+
+def test_values_below_a_changed_container_are_still_compared() -> None:
+    golden = make_run(with_outputs("(tensor,)", ("out[0]", make_summary())))
+    received = make_run(make_call(summary=make_summary(noise=1e-2)))
+    for before, now in ((golden, received), (received, golden)):
+        drifts = compare(before, now).failures
+        assert [drift.kind for drift in drifts] == ["container", "values"]
+        assert 5e-3 < drifts[1].rel < 2e-2
+
+
+def test_output_that_was_none_and_is_a_tensor_now_is_a_note() -> None:
+    golden = make_run(with_outputs("(tensor, None)", ("out[0]", make_summary())))
+    both = (("out[0]", make_summary()), ("out[1]", make_summary()))
+    comparison = compare(golden, make_run(with_outputs("(tensor, tensor)", *both)))
+    assert comparison.matches
+    drift = only(comparison)
+    assert (drift.kind, drift.note) == ("container", True)
+
+
+def test_output_that_was_a_tensor_and_is_none_now_fails_but_under_another_attention() -> None:
+    """Eager attention returns its weights, others do not."""
+    both = (("out[0]", make_summary()), ("out[1]", make_summary()))
+    golden = make_run(with_outputs("(tensor, tensor)", *both))
+    lost = with_outputs("(tensor, None)", ("out[0]", make_summary()))
+    assert only(compare(golden, make_run(lost))).note is False
+    assert only(compare(golden, make_run(lost, environment={"attention": "eager"}))).note is True
+
+
+def test_tensor_beside_a_filled_none_is_still_compared() -> None:
+    golden = make_run(with_outputs("(None, tensor)", ("out[1]", make_summary())))
+    both = (("out[0]", make_summary()), ("out[1]", make_summary(noise=1e-2)))
+    comparison = compare(golden, make_run(with_outputs("(tensor, tensor)", *both)))
+    assert [drift.label for drift in comparison.failures] == ["h.0 out[1]"]
+
+
+def test_missing_and_added_calls_fail() -> None:
+    golden = make_run(make_call("h.0"), make_call("h.1"))
+    received = make_run(make_call("h.0"), make_call("h.2"), make_call("h.0", visit=2))
+    comparison = compare(golden, received)
+    drifts = comparison.failures
+    assert [(drift.kind, drift.label) for drift in drifts] == [
+        ("missing", "h.1"),
+        ("added", "h.2"),
+        ("added", "h.0#2"),
+    ]
+    assert (drifts[0].expected, drifts[1].received) == ("tensor", "tensor")
+    assert comparison.calls == 4
+
+
+def test_added_calls_stand_behind_the_call_they_came_after() -> None:
+    golden = make_run(make_call("a"), make_call("b"), make_call("c"))
+    received = make_run(
+        make_call("x"), make_call("a"), make_call("b"), make_call("y"), make_call("c")
+    )
+    added = compare(golden, received).failures
+    assert [(drift.label, drift.position) for drift in added] == [("x", 0), ("y", 1)]
+
+
+def test_calls_are_aligned_by_path_and_visit() -> None:
+    calls = (make_call("h.1", visit=0), make_call("h.1", make_summary(seed=5), visit=1))
+    assert compare(make_run(*calls), make_run(*reversed(calls))).matches
+
+
+def test_another_order_of_calls_is_a_note_where_it_begins() -> None:
+    calls = [make_call(path, make_summary(seed=i)) for i, path in enumerate("abcd")]
+    comparison = compare(make_run(*calls), make_run(calls[0], calls[2], calls[1], calls[3]))
+    drift = only(comparison)
+    assert comparison.matches
+    assert (drift.kind, drift.note, drift.position) == ("order", True, 1)
+    assert (drift.expected, drift.received) == ("b", "c")
+
+
+def test_an_added_call_does_not_change_the_order_of_the_others() -> None:
+    calls = [make_call(path) for path in "abc"]
+    received = make_run(calls[0], make_call("x"), *calls[1:])
+    assert [drift.kind for drift in compare(make_run(*calls), received).drifts] == ["added"]
+
+
+def test_changed_shape_fails() -> None:
+    received = make_run(make_call(summary=make_summary(shape=(1, 8, 64))))
+    drift = only(compare(make_run(), received))
+    assert (drift.kind, drift.expected, drift.received) == ("shape", "[1, 7, 64]", "[1, 8, 64]")
+
+
+def test_as_many_values_in_another_shape_fail() -> None:
+    x = normal(1, 8, 64)
+    golden, received = (make_run(make_call(summary=summarize(z))) for z in (x, x.view(8, 1, 64)))
+    assert [drift.kind for drift in compare(golden, received).failures] == ["shape"]
+
+
+def test_changed_module_class_fails() -> None:
+    drift = only(compare(make_run(), make_run(make_call(module_class="NewBlock"))))
+    assert (drift.kind, drift.expected, drift.received) == ("class", "Block", "NewBlock")
+
+
+def test_floats_that_became_integers_fail_as_dtype() -> None:
+    ones = make_call(summary=summarize(torch.ones(1, 7, 64)))
+    longs = make_call(summary=summarize(torch.ones(1, 7, 64, dtype=torch.int64)))
+    drift = only(compare(make_run(ones), make_run(longs)))
+    assert (drift.kind, drift.expected, drift.received) == ("dtype", "float32", "int64")
+    other = {"dtype": "bfloat16"}
+    assert [d.kind for d in compare(make_run(ones), make_run(longs, environment=other)).failures]
+
+
+def test_a_half_type_inside_a_model_of_the_same_dtype_fails() -> None:
+    x = normal(1, 7, 64)
+    golden, received = (make_run(make_call(summary=summarize(z))) for z in (x, x.bfloat16()))
+    assert [d.kind for d in compare(golden, received).failures] == ["dtype", "values"]
+
+
+def test_a_model_in_a_half_type_is_compared_by_value() -> None:
+    x = normal(1, 7, 64)
+    golden = make_run(make_call(summary=summarize(x)))
+    received = make_run(
+        make_call(summary=summarize(x.bfloat16())), environment={"dtype": "bfloat16"}
+    )
+    comparison = compare(golden, received)
+    assert comparison.matches
+    assert comparison.noise > 1e-5
