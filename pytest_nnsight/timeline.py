@@ -87,10 +87,19 @@ def _starts(calls: Sequence[Call]) -> list[int]:
     starts: list[int] = []
     for index, call in enumerate(calls):
         start = index
+        entering = {id(leaf.summary) for leaf in call.leaves if is_input(leaf)}
         while start > 0 and _is_inside(calls[start - 1].path, call.path):
+            if entering & _made_by(calls[start - 1]):
+                break  # what came in was made before, as by the encoder of a model that generates
             start = starts[start - 1]
         starts.append(start)
     return starts
+
+
+def _made_by(call: Call) -> set[int]:
+    """Return what leaves a call and did not enter it."""
+    entered = {id(leaf.summary) for leaf in call.leaves if is_input(leaf)}
+    return {id(leaf.summary) for leaf in call.leaves if not is_input(leaf)} - entered
 
 
 def _is_inside(path: str, outer: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
@@ -53,7 +54,7 @@ def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environme
         attention=str(getattr(config, "_attn_implementation", None) or "none"),
         threads=torch.get_num_threads(),
         cpu=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_cpu_name()}".strip(),
-        kernels=_kernels(),
+        kernels=", ".join(filter(None, [_kernels(), _layout(module)])),
     )
     return record, environment
 
@@ -99,6 +100,22 @@ def _kernels() -> str:
     variables = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
     told |= {f"{name}={os.environ[name]}": True for name in variables if os.environ.get(name)}
     return ", ".join(text for text, applies in told.items() if applies)
+
+
+def _layout(module: torch.nn.Module) -> str:
+    """Say how the weights lie in memory, where not as torch puts them: kernels differ by that.
+
+    Files that are mapped rarely start a tensor at a multiple of 64 bytes.
+    """
+    places = [
+        (name, parameter.data_ptr() % 64, parameter.stride())
+        for name, parameter in module.named_parameters()
+        if parameter.data_ptr() % 64 or not parameter.is_contiguous()
+    ]
+    if not places:
+        return ""
+    digest = hashlib.sha256(repr(places).encode()).hexdigest()[:8]
+    return f"{len(places)} weights not aligned ({digest})"
 
 
 @cache

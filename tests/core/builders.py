@@ -13,6 +13,7 @@ import torch
 
 from pytest_nnsight.compare import compare
 from pytest_nnsight.diagnose import Diagnosis, diagnose
+from pytest_nnsight.location import Origin, locate
 from pytest_nnsight.run import (
     ROOT,
     Call,
@@ -140,6 +141,20 @@ def make_rich_run() -> Run:
     )
 
 
+def make_steps(count: int, noise: float = 0.0) -> tuple[Call, ...]:
+    """Return the calls of ``count`` steps of a model that is its head alone."""
+    return tuple(
+        make_call("lm_head", make_summary(noise, (1, 1, 64), seed=step), visit=step)
+        for step in range(count)
+    )
+
+
+def make_greedy(*token_ids: int, noise: float = 0.0, margin: float = 0.5, **changes: Any) -> Run:
+    """Return a generation of which the logits drift by ``noise`` at every step."""
+    calls = make_steps(len(token_ids), noise)
+    return make_generation(*token_ids, margin=margin, **{"calls": calls, **changes})
+
+
 Drift = Callable[[int, str], float]
 """How much a value drifts, by its time and its label (`path`, or `path at`)."""
 
@@ -250,6 +265,11 @@ def make_pass(drift: Drift = no_drift, layers: int = 2, **changes: Any) -> Run:
 def drifted(start: str = "model.layers.0.mlp.up_proj", size: float = 1e-2, **changes: Any) -> Run:
     """Return such a trace that drifts from one value on."""
     return make_pass(drift_from(start, size), **changes)
+
+
+def origin_of(golden: Run, received: Run) -> Origin:
+    """Compare two runs and find where the difference starts."""
+    return locate(golden, received, compare(golden, received))
 
 
 def find(golden: Run, received: Run, *weights: Mapping[str, str]) -> Diagnosis:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import VERSIONS, make_call, make_environment, make_run, make_summary
+import torch
+from builders import VERSIONS, make_call, make_environment, make_run, make_summary, summarize
 
 from pytest_nnsight.bits import what_moves_numbers
 from pytest_nnsight.compare import compare
@@ -28,6 +30,17 @@ def test_calls_that_differ_at_all_are_counted_from_the_first() -> None:
     comparison = compare(run_of(0, 0, 0, 0), run_of(0, TINY, 0, TINY))
     assert comparison.matches
     assert (comparison.bits.count, comparison.bits.first) == (2, "h.1")
+
+
+def test_a_bit_that_moves_no_number_counts() -> None:
+    """Zero and minus zero."""
+    x = torch.zeros(1, 7, 64)
+    y = x.clone()
+    y[0, 3, 5] = -0.0
+    golden, received = (make_run(make_call(summary=summarize(z))) for z in (x, y))
+    comparison = compare(golden, received)
+    assert (comparison.matches, comparison.bits.count) == (True, 1)
+    assert not compare(golden, replace(received, is_exact=True)).matches
 
 
 def test_a_call_counts_once() -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from builders import make_call, make_generation, make_run, make_summary, normal, summarize
+from builders import (
+    make_call,
+    make_generation,
+    make_greedy,
+    make_run,
+    make_summary,
+    normal,
+    summarize,
+)
 
-from pytest_nnsight.choice import Flip, calls_until, first_flip, flip_place
+from pytest_nnsight.choice import Flip, first_flip, flip_place
 from pytest_nnsight.compare import compare
 from pytest_nnsight.distance import Distance, read_norms
-from pytest_nnsight.run import ROOT, Call, Generated, Leaf, Prompt, Run, Summary
+from pytest_nnsight.run import ROOT, Generated, Leaf, Prompt, Run
 
-VOCABULARY = 64
 GREEDY = Prompt("Hello", ((1, 2, 3),), generation={"do_sample": False})
 
 
@@ -31,22 +37,6 @@ def rows(*token_ids: tuple[int, ...], margins: tuple[float, ...] = ()) -> Run:
     )
     generated = Generated(token_ids, tuple("x" for _ in token_ids), packed)
     return make_run(kind="generate", generated=generated, prompt=GREEDY)
-
-
-def logits(step: int, noise: float = 0.0, shape: tuple[int, ...] = (1, 1, VOCABULARY)) -> Summary:
-    return make_summary(noise=noise, shape=shape, seed=step)
-
-
-def steps(count: int, *, noise: float = 0.0, path: str = "lm_head") -> tuple[Call, ...]:
-    """Return the calls of ``count`` steps of a model that is one module."""
-    return tuple(make_call(path, logits(step, noise), visit=step) for step in range(count))
-
-
-def greedy(*token_ids: int, noise: float = 0.0, margin: float = 0.5, **changes: Any) -> Run:
-    """Return a generation of which the logits drift by ``noise`` at every step."""
-    return make_generation(
-        *token_ids, margin=margin, calls=steps(len(token_ids), noise=noise), **changes
-    )
 
 
 def flip_of(golden: Run, received: Run) -> Flip:
@@ -81,71 +71,8 @@ def test_a_trace_has_no_flip() -> None:
     assert compare(make_run(), make_run()).flip is None
 
 
-@pytest.mark.parametrize(("step", "calls"), [(0, 1), (1, 2), (2, 3), (3, 3)])
-def test_calls_of_a_step_are_those_of_its_visit(step: int, calls: int) -> None:
-    assert calls_until(greedy(5, 6, 7), step) == calls
-
-
-def test_a_module_that_is_called_twice_a_step_counts_two_visits() -> None:
-    calls = [
-        call
-        for step in range(3)
-        for call in (
-            make_call("norm", visit=2 * step),
-            make_call("norm", visit=2 * step + 1),
-            make_call("lm_head", visit=step),
-        )
-    ]
-    run = make_generation(5, 6, 7, calls=tuple(calls))
-    assert [calls_until(run, step) for step in range(3)] == [3, 6, 9]
-
-
-def test_a_module_that_is_called_once_is_of_the_first_step() -> None:
-    """As an encoder is: what comes behind it is told by the others."""
-    calls = (make_call("encoder"), *steps(3))
-    assert calls_until(make_generation(5, 6, 7, calls=calls), 0) == 2
-
-
-def test_calls_after_the_flip_are_not_compared() -> None:
-    """Their past is another: they differ without anybody's fault."""
-    golden = make_generation(5, 6, 7, 8, calls=steps(4))
-    drifting = steps(2) + tuple(
-        make_call("lm_head", logits(step + 50), visit=step) for step in (2, 3)
-    )
-    comparison = compare(golden, make_generation(5, 9, 7, 8, calls=drifting))
-    assert [(d.kind, d.label) for d in comparison.failures] == [("ids", "generated")]
-    assert [position for position, _ in comparison.values] == [0, 1]
-    assert comparison.calls == 4
-    same_ids = make_generation(5, 6, 7, 8, calls=drifting)
-    assert {d.label for d in compare(golden, same_ids).failures} == {"lm_head#2", "lm_head#3"}
-
-
-def test_a_drift_up_to_the_flip_still_fails() -> None:
-    found = compare(greedy(5, 6, 7), greedy(5, 9, 7, noise=1e-3)).failures
-    assert [drift.label for drift in found] == ["lm_head", "lm_head#1", "generated"]
-
-
-@pytest.mark.parametrize(
-    ("before", "now"),
-    [
-        ((5, 6), (5, 7, 8)),
-        ((5, 6), (5, 7)),
-        ((5, 6, 7), (5, 8)),
-        ((5, 6, 7), (5, 6)),
-        ((5, 6), (5, 6, 7)),
-    ],
-    ids=["longer", "last", "shorter", "ends-early", "ends-late"],
-)
-def test_a_generation_that_ends_elsewhere_lacks_no_calls(
-    before: tuple[int, ...], now: tuple[int, ...]
-) -> None:
-    """Calls of steps that only one side has follow from the choice, as those after it do."""
-    found = compare(greedy(*before), greedy(*now)).failures
-    assert [(drift.kind, drift.label) for drift in found] == [("ids", "generated")]
-
-
 def test_tokens_are_told_as_text() -> None:
-    flip = flip_of(greedy(5, 6), greedy(5, 7))
+    flip = flip_of(make_greedy(5, 6), make_greedy(5, 7))
     assert (flip.row, flip.step, flip.expected, flip.received) == (0, 1, "' 6'", "' 7'")
 
 
@@ -155,12 +82,12 @@ def test_tokens_without_text_are_told_by_their_id() -> None:
 
 
 def test_a_generation_that_stops_has_an_end_for_a_token() -> None:
-    flip = flip_of(greedy(5, 6, 7), greedy(5, 6))
+    flip = flip_of(make_greedy(5, 6, 7), make_greedy(5, 6))
     assert (flip.step, flip.expected, flip.received) == (2, "' 7'", "end")
 
 
 def test_the_margin_is_that_of_both_sides_together() -> None:
-    assert flip_of(greedy(5, 6, margin=0.5), greedy(5, 7, margin=0.25)).margin == 0.75
+    assert flip_of(make_greedy(5, 6, margin=0.5), make_greedy(5, 7, margin=0.25)).margin == 0.75
 
 
 def test_the_margin_is_that_of_the_prompt_and_step_that_flips() -> None:
@@ -175,7 +102,7 @@ def test_an_unknown_margin_is_no_near_tie() -> None:
 
 def test_sampled_tokens_have_no_near_tie() -> None:
     sampled = Prompt("Hello", ((1, 2, 3),), generation={"do_sample": True, "seed": 1})
-    flip = flip_of(greedy(5, 6, prompt=sampled), greedy(5, 7, prompt=sampled, noise=0.5))
+    flip = flip_of(make_greedy(5, 6, prompt=sampled), make_greedy(5, 7, prompt=sampled, noise=0.5))
     assert (flip.margin, flip.is_near_tie) == (math.inf, False)
 
 
@@ -185,9 +112,9 @@ def test_broken_logits_make_no_near_tie_of_an_unknown_margin() -> None:
 
 def test_noise_is_what_the_drift_of_the_logits_moves_one_of_them() -> None:
     """An even drift moves each of n logits by its norm over the root of n; 4.5 times that."""
-    golden, received = greedy(5, 6), greedy(5, 7, noise=1e-4)
+    golden, received = make_greedy(5, 6), make_greedy(5, 7, noise=1e-4)
     comparison = compare(golden, received)
-    norm = read_norms(logits(1).norms)[0]
+    norm = read_norms(make_summary(shape=(1, 1, 64), seed=1).norms)[0]
     rms = comparison.values[1, "out"].rms
     assert comparison.flip is not None
     assert comparison.flip.noise == pytest.approx(4.5 * rms * norm / 8)
@@ -195,29 +122,29 @@ def test_noise_is_what_the_drift_of_the_logits_moves_one_of_them() -> None:
 
 
 def test_noise_of_logits_that_drift_less_than_float32_may_is_what_it_may() -> None:
-    norm = read_norms(logits(1).norms)[0]
-    flip = flip_of(greedy(5, 6), greedy(5, 7, noise=1e-7))
+    norm = read_norms(make_summary(shape=(1, 1, 64), seed=1).norms)[0]
+    flip = flip_of(make_greedy(5, 6), make_greedy(5, 7, noise=1e-7))
     assert flip.noise == pytest.approx(4.5 * 1e-5 * norm / 8)
 
 
 def test_equal_logits_have_no_noise() -> None:
-    flip = flip_of(greedy(5, 6, margin=1e-6), greedy(5, 7, margin=1e-6))
+    flip = flip_of(make_greedy(5, 6, margin=1e-6), make_greedy(5, 7, margin=1e-6))
     assert (flip.noise, flip.is_near_tie) == (0.0, False)
-    assert flip_of(greedy(5, 6, margin=0.0), greedy(5, 7, margin=0.0)).is_near_tie
+    assert flip_of(make_greedy(5, 6, margin=0.0), make_greedy(5, 7, margin=0.0)).is_near_tie
 
 
 @pytest.mark.parametrize(("margin", "near"), [(0.9, True), (1.1, False)])
 def test_a_near_tie_is_a_margin_within_the_noise(margin: float, near: bool) -> None:
-    noise = flip_of(greedy(5, 6), greedy(5, 7, noise=1e-3)).noise
+    noise = flip_of(make_greedy(5, 6), make_greedy(5, 7, noise=1e-3)).noise
     half = margin * noise / 2
-    flip = flip_of(greedy(5, 6, margin=half), greedy(5, 7, noise=1e-3, margin=half))
+    flip = flip_of(make_greedy(5, 6, margin=half), make_greedy(5, 7, noise=1e-3, margin=half))
     assert flip.is_near_tie is near
 
 
 @pytest.mark.parametrize("path", ["lm_head", "model.lm_head", ROOT])
 def test_logits_are_those_of_the_head_or_the_model(path: str) -> None:
     at = "out.logits" if path == ROOT else "out"
-    call = make_call(path, leaves=(Leaf(at, logits(0)),))
+    call = make_call(path, leaves=(Leaf(at, make_summary(shape=(1, 1, 64), seed=0)),))
     values = {(0, at): Distance(rms=1e-3)}
     flip = first_flip(make_generation(5, calls=(call,)), make_generation(6), values)
     assert flip is not None
@@ -226,9 +153,15 @@ def test_logits_are_those_of_the_head_or_the_model(path: str) -> None:
 
 def test_other_tensors_are_no_logits() -> None:
     calls = (
-        make_call("mlp", logits(0)),
-        make_call(ROOT, leaves=(Leaf("out.hidden", logits(0)), Leaf("in.x", logits(0)))),
-        make_call("lm_head", logits(0), visit=1),
+        make_call("mlp", make_summary(shape=(1, 1, 64), seed=0)),
+        make_call(
+            ROOT,
+            leaves=(
+                Leaf("out.hidden", make_summary(shape=(1, 1, 64), seed=0)),
+                Leaf("in.x", make_summary(shape=(1, 1, 64), seed=0)),
+            ),
+        ),
+        make_call("lm_head", make_summary(shape=(1, 1, 64), seed=0), visit=1),
         make_call("lm_head", make_summary(shape=(7, 64))),
     )
     places = ((0, "out"), (1, "out.hidden"), (1, "in.x"), (2, "out"), (3, "out"))
@@ -240,7 +173,7 @@ def test_other_tensors_are_no_logits() -> None:
 
 def test_noise_is_that_of_the_last_token_of_its_prompt() -> None:
     """The first step has logits of the whole prompt."""
-    x = normal(2, 5, VOCABULARY)
+    x = normal(2, 5, 64)
     scale = torch.arange(1.0, 11.0).view(2, 5, 1)
     call = make_call("lm_head", summarize(x * scale))
     norms = read_norms(call.leaves[0].summary.norms)
@@ -254,9 +187,9 @@ def test_noise_is_that_of_the_last_token_of_its_prompt() -> None:
 
 
 def test_tokens_that_may_be_close_pass_in_a_near_tie() -> None:
-    golden = greedy(5, 6, 7, margin=1e-5)
+    golden = make_greedy(5, 6, 7, margin=1e-5)
     near = {"noise": 3e-6, "margin": 1e-5, "tokens": "close"}
-    comparison = compare(golden, greedy(5, 8, 9, **near))
+    comparison = compare(golden, make_greedy(5, 8, 9, **near))
     assert comparison.matches
     assert [(d.label, d.note) for d in comparison.drifts] == [("generated", True)]
     assert comparison.flip is not None
@@ -264,13 +197,13 @@ def test_tokens_that_may_be_close_pass_in_a_near_tie() -> None:
 
 
 def test_tokens_that_may_be_close_fail_where_the_choice_was_clear() -> None:
-    clear = greedy(5, 8, 9, noise=3e-6, margin=0.5, tokens="close")
-    assert not compare(greedy(5, 6, 7, margin=0.5), clear).matches
+    clear = make_greedy(5, 8, 9, noise=3e-6, margin=0.5, tokens="close")
+    assert not compare(make_greedy(5, 6, 7, margin=0.5), clear).matches
 
 
 def test_tokens_are_exact_by_default() -> None:
-    near = greedy(5, 8, 9, noise=3e-6, margin=1e-5)
-    (drift,) = compare(greedy(5, 6, 7, margin=1e-5), near).failures
+    near = make_greedy(5, 8, 9, noise=3e-6, margin=1e-5)
+    (drift,) = compare(make_greedy(5, 6, 7, margin=1e-5), near).failures
     assert (drift.kind, drift.label) == ("ids", "generated")
     assert (drift.expected, drift.received) == ("3 ids, at 1: 6", "3 ids, at 1: 8")
 

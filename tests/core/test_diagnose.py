@@ -15,6 +15,7 @@ from builders import (
     find,
     make_call,
     make_generation,
+    make_greedy,
     make_pass,
     make_run,
     make_summary,
@@ -105,17 +106,8 @@ def test_another_kind_of_run_is_settings() -> None:
     assert (found.cause, found.start.kind, found.start.label) == ("settings", "kind", "run")
 
 
-def chosen(*token_ids: int, noise: float = 0.0, margin: float = 0.5, **changes: Any) -> Run:
-    """Return a generation that is one module, of which the logits drift."""
-    calls = tuple(
-        make_call("lm_head", make_summary(noise, (1, 1, 64), seed=step), visit=step)
-        for step in range(len(token_ids))
-    )
-    return make_generation(*token_ids, margin=margin, calls=calls, **changes)
-
-
 def test_another_token_in_a_near_tie_is_sampling() -> None:
-    found = find(chosen(5, 6, margin=1e-5), chosen(5, 7, margin=1e-5, noise=5e-6))
+    found = find(make_greedy(5, 6, margin=1e-5), make_greedy(5, 7, margin=1e-5, noise=5e-6))
     assert (found.cause, found.is_certain, found.where) == ("sampling", True, "generated")
     near, _, noise = found.evidence.partition(", noise ")
     assert near == "near tie at step 1: ' 6' -> ' 7', margin 2e-05"
@@ -124,20 +116,20 @@ def test_another_token_in_a_near_tie_is_sampling() -> None:
 
 def test_another_token_under_other_settings_for_generating_is_config() -> None:
     settings = {"generation": {"repetition_penalty": 1.1}}
-    received = chosen(5, 7, model=settings)
+    received = make_greedy(5, 7, model=settings)
     evidence = "generation repetition_penalty None -> 1.1"
-    assert why(chosen(5, 6), received) == ("config", evidence, True)
+    assert why(make_greedy(5, 6), received) == ("config", evidence, True)
 
 
 def test_another_sampled_token_is_likely_sampling() -> None:
     prompt = prompted(generation={"do_sample": True, "seed": 1})
-    found = why(chosen(5, 6, prompt=prompt), chosen(5, 7, prompt=prompt))
+    found = why(make_greedy(5, 6, prompt=prompt), make_greedy(5, 7, prompt=prompt))
     assert found == ("sampling", "step 1: ' 6' -> ' 7', drawn at random", False)
 
 
 def test_another_token_of_clear_logits_is_likely_code() -> None:
     evidence = "step 1: ' 6' -> ' 7', though the logits agree: what chooses the token"
-    assert why(chosen(5, 6), chosen(5, 7)) == ("code", evidence, False)
+    assert why(make_greedy(5, 6), make_greedy(5, 7)) == ("code", evidence, False)
 
 
 def entering(at: str, summary: Summary, path: str = "model.rotary_emb", **changes: Any) -> Run:

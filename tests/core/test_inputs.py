@@ -97,6 +97,38 @@ def test_a_mask_that_only_one_side_was_given_is_a_note(turned: bool) -> None:
     assert (drift.kind, drift.label, drift.note) == ("tensors", "attention_mask", True)
 
 
+@pytest.mark.parametrize(
+    ("mask", "shown"),
+    [
+        ((1, 0, 1, 1), (1, 3, 4)),
+        ((0, 0, 1, 1), (3, 4)),
+        ((1, 1, 1, 0), (1, 2, 3)),
+    ],
+)
+def test_ids_that_only_a_mask_hides_are_another_mask(
+    mask: tuple[int, ...], shown: tuple[int, ...]
+) -> None:
+    """A prompt keeps its ids without those that are hidden."""
+    golden = prompted(((1, 2, 3, 4),), tensors={"attention_mask": ((1, 1, 1, 1),)})
+    received = prompted((shown,), tensors={"attention_mask": (mask,)})
+    for before, now in ((golden, received), (received, golden)):
+        drift = only(before, now)
+        assert (drift.kind, drift.label, drift.note) == ("tensors", "attention_mask", False)
+
+
+@pytest.mark.parametrize(
+    ("mask", "shown"),
+    [((1, 0, 1, 1), (1, 9, 4)), ((1, 1, 1, 1), (1, 2, 9, 4)), ((0, 1, 1), (2, 3))],
+    ids=["hidden", "same", "shorter"],
+)
+def test_other_ids_beside_another_mask_are_other_ids(
+    mask: tuple[int, ...], shown: tuple[int, ...]
+) -> None:
+    golden = prompted(((1, 2, 3, 4),), tensors={"attention_mask": ((1, 1, 1, 1),)})
+    received = prompted((shown,), tensors={"attention_mask": (mask,)})
+    assert [drift.kind for drift in compare_inputs(golden, received)] == ["ids"]
+
+
 def test_masks_of_other_prompts_say_nothing() -> None:
     golden = prompted(tensors={"attention_mask": ((1, 1, 1),)})
     received = prompted(((1, 2),), tensors={"attention_mask": ((1, 1),)})

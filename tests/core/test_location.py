@@ -16,10 +16,13 @@ from builders import (
     make_pass,
     make_run,
     make_summary,
+    normal,
+    origin_of,
+    summarize,
 )
 
 from pytest_nnsight.compare import compare
-from pytest_nnsight.location import Origin, locate
+from pytest_nnsight.location import locate
 from pytest_nnsight.run import ROOT, Call, Leaf, Run
 
 LAYER = "model.layers.1"
@@ -34,10 +37,6 @@ MAKERS = [
     (LAYER, LAYER),
     ("lm_head", "lm_head"),
 ]
-
-
-def origin_of(golden: Run, received: Run) -> Origin:
-    return locate(golden, received, compare(golden, received))
 
 
 def chosen(run: Run, *endings: str) -> Run:
@@ -166,52 +165,31 @@ def test_measured_noise_of_a_value_is_no_jump(noise: float, start: str) -> None:
         return make_run(*calls, **changes)
 
     golden = run_of(0.0, 0.0, calibration=("2 threads",))
-    received = run_of(2e-4, 2e-2, environment=OTHER_THREADS)
+    received = run_of(2e-4, 2e-3, environment=OTHER_THREADS)
     assert origin_of(golden, received).start.label == start
 
 
-@pytest.mark.parametrize("environment", [{}, OTHER_THREADS], ids=["same", "threads"])
-def test_modules_of_a_class_that_all_start_a_drift_are_counted(
-    environment: dict[str, Any],
-) -> None:
-    """As the norms of a model are that were given another epsilon."""
-    size = [0.0]
+def test_one_token_that_jumps_is_a_start_though_all_tokens_together_do_not() -> None:
+    shape = (1, 31, 64)
 
-    def drift(time: int, label: str) -> float:
-        if label.endswith("norm"):
-            size[0] = 5 * size[0] + 6e-6
-        return size[0]
+    def run_of(noise: float, jump: float, **changes: Any) -> Run:
+        x, a, b, c = (
+            normal(*shape, seed=seed) + noise * normal(*shape, seed=seed + 50) for seed in range(4)
+        )
+        b[0, 11] += jump * normal(64, seed=9)
+        c += 10 * jump * normal(*shape, seed=10)
+        leaves = [summarize(value) for value in (x, a, b, c)]
+        calls = (
+            make_call(path, leaves=(Leaf("in.0", old), Leaf("out", new)), inputs="{0=tensor}")
+            for path, old, new in zip("abc", leaves, leaves[1:], strict=False)
+        )
+        return make_run(*calls, **changes)
 
-    received = make_pass(drift, layers=2, environment=environment)
-    found = origin_of(make_pass(layers=2), received)
-    assert found.where == "model.layers.0.input_layernorm"
-    assert found.parallel == "5 of 5 LlamaRMSNorm"
-
-
-def test_thirty_layers_of_norms_are_counted() -> None:
-    def drift(time: int, label: str) -> float:
-        return 1e-2 if label.endswith("norm") else 0.0
-
-    found = origin_of(make_pass(layers=30), make_pass(drift, layers=30))
-    assert found.parallel == "61 of 61 LlamaRMSNorm"
-
-
-@pytest.mark.parametrize(("count", "parallel"), [(2, ""), (3, "3 of 15 LlamaRMSNorm")])
-def test_few_modules_that_start_a_drift_of_their_own_are_not_counted(
-    count: int, parallel: str
-) -> None:
-    """One or two may amplify what came in; from three on, and a fifth of the class, it is told."""
-    starting = [f"model.layers.{i}.input_layernorm" for i in range(count)]
-    drift = dict.fromkeys(starting, 0.01)
-    received = make_pass(lambda time, label: drift.get(label, 0.0), layers=7)
-    assert origin_of(make_pass(layers=7), received).parallel == parallel
-    more = make_pass(lambda time, label: drift.get(label, 0.0), layers=8)
-    assert origin_of(make_pass(layers=8), more).parallel == ""
-
-
-def test_modules_that_only_pass_a_drift_on_are_not_counted() -> None:
-    received = make_pass(drift_from("model.layers.0.input_layernorm"), layers=3)
-    assert origin_of(make_pass(layers=3), received).parallel == ""
+    golden, received = run_of(0, 0), run_of(5e-7, 1.9e-5, environment=OTHER_THREADS)
+    comparison = compare(golden, received)
+    assert comparison.values[1, "out"].rms < 3.75e-6
+    found = locate(golden, received, comparison)
+    assert (found.where, found.is_jump) == ("b", True)
 
 
 def steps(drift: Drift, visit: int) -> Run:

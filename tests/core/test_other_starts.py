@@ -14,17 +14,12 @@ from builders import (
     make_pass,
     make_run,
     make_summary,
+    origin_of,
 )
 
-from pytest_nnsight.compare import compare
-from pytest_nnsight.location import Origin, locate
 from pytest_nnsight.run import Prompt, Run
 
 LAYER = "model.layers.1"
-
-
-def origin_of(golden: Run, received: Run) -> Origin:
-    return locate(golden, received, compare(golden, received))
 
 
 def changed(run: Run, path: str, **changes: Any) -> Run:
@@ -48,6 +43,31 @@ def test_a_missing_call_is_a_start() -> None:
     calls = tuple(call for call in run.calls if call.path != f"{LAYER}.mlp.act_fn")
     found = origin_of(run, replace(run, calls=calls))
     assert (found.start.kind, found.where) == ("missing", f"{LAYER}.mlp.act_fn")
+
+
+@pytest.mark.parametrize("gone", [LAYER, f"{LAYER}.mlp"])
+def test_a_module_that_is_gone_takes_those_inside_it_along(gone: str) -> None:
+    run = make_pass()
+    inside = [call for call in run.calls if f"{call.path}.".startswith(f"{gone}.")]
+    calls = tuple(call for call in run.calls if call not in inside)
+    found = origin_of(run, replace(run, calls=calls))
+    assert len(inside) > 3
+    assert (found.start.kind, found.start.label, found.where) == ("missing", gone, gone)
+
+
+def test_a_module_of_another_class_takes_those_inside_it_along() -> None:
+    run = make_pass()
+    received = changed(run, f"{LAYER}.mlp.act_fn", module_class="GELU")
+    assert origin_of(run, received).start.label == f"{LAYER}.mlp.act_fn"
+    received = changed(received, f"{LAYER}.mlp", module_class="NewMLP")
+    assert origin_of(run, received).start.label == f"{LAYER}.mlp"
+    received = changed(received, LAYER, output="(tensor,)")
+    assert origin_of(run, received).start.label == f"{LAYER}.mlp"
+
+
+def test_a_drift_of_values_is_not_taken_along() -> None:
+    received = changed(make_pass(drift_from("model.embed_tokens")), "model", module_class="New")
+    assert origin_of(make_pass(), received).start.label == "model.embed_tokens"
 
 
 def test_an_added_call_is_a_start() -> None:

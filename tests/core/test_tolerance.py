@@ -188,9 +188,9 @@ def test_the_beginning_of_a_drift_in_a_half_type_fails_though_it_is_small() -> N
     """All that it was made from is equal bit by bit, and bits should be equal."""
     start = "model.layers.0.mlp.gate_proj"
     comparison = compare(half_run({}), half_run({start: 1e-3}))
-    assert comparison.tolerance.onset == 1e-5
+    assert comparison.tolerance.onset == 1e-4
     assert [drift.label for drift in comparison.failures] == [start]
-    assert comparison.failures[0].allowed == 1e-5
+    assert comparison.failures[0].allowed == 1e-4
     assert compare(half_run({}), half_run({start: 1e-3}, threads=8)).matches
     assert compare(half_run({}), half_run({start: 1e-3}).within(6e-2)).matches
     assert compare(half_run({}), half_run({start: 1e-6})).matches
@@ -210,7 +210,7 @@ def test_what_follows_of_a_small_drift_in_a_half_type_is_judged_by_its_size() ->
 def test_float32_has_no_onset() -> None:
     assert of_dtypes("float32", "float32").onset is None
     assert of_dtypes("float64", "float64").onset is None
-    assert of_dtypes("float32", "float16").onset == 1e-5
+    assert of_dtypes("float32", "float16").onset == 2e-5
     values = timeline(make_forward())
     known = {(v.position, v.leaf.at): Distance(rms=1e-3) for v in values}
     assert Tolerance(1e-5).onsets(values, known) == {}

@@ -1,0 +1,161 @@
+"""Plants every fault in every model, and asks every strategy."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+from benchmarks.faults import (
+    attention,
+    checkpoints,
+    configuration,
+    generation,
+    interventions,
+    masks,
+    positions,
+    precision,
+    prompts,
+    structure,
+    weights,
+)
+from benchmarks.faults.ask import Ask
+from benchmarks.faults.captured import Captured, differences
+from benchmarks.faults.fault import Fault, faults_in
+from benchmarks.faults.ours import Answer, answer
+from benchmarks.faults.result import Result
+from benchmarks.faults.strategies import LINES, strategies
+from benchmarks.faults.subject import Golden, Say, Subject
+from pytest_nnsight.models.fingerprint import fingerprint_parameters
+
+OURS, OURS_WITH_BITS = "ours", "ours, with bits"
+
+
+def all_faults() -> list[Fault]:
+    """Return every fault, by subject."""
+    return faults_in(
+        weights,
+        checkpoints,
+        configuration,
+        positions,
+        masks,
+        prompts,
+        precision,
+        structure,
+        attention,
+        generation,
+        interventions,
+    )
+
+
+def chosen_asks(subject: Subject, kinds: Sequence[str], turn: int, every: bool) -> list[Ask]:
+    """Return one ask of each kind, short and long prompts in turn; or all."""
+    fitting = [ask for ask in subject.asks if ask.kind in kinds]
+    if every:
+        return fitting
+    there = dict.fromkeys(ask.kind for ask in fitting)
+    groups = [[ask for ask in fitting if ask.kind == kind] for kind in there]
+    return [group[(turn + place) % len(group)] for place, group in enumerate(groups)]
+
+
+def plant_all(
+    subject: Subject, only: Sequence[str], every_ask: bool, say: Say, show: Callable[[Result], None]
+) -> list[Result]:
+    """Plant all faults in one model, and check after each that the unchanged model is as it was."""
+    fitting = [
+        (turn, fault)
+        for turn, fault in enumerate(all_faults())
+        if fault.fits(subject.module, subject.roles)
+        and (not only or any(fnmatch(fault.name, glob) for glob in only))
+    ]
+    results = []
+    for number, (turn, fault) in enumerate(fitting, 1):
+        if number % 10 == 1 or number == len(fitting):
+            say(f"{subject.name}: fault {number} of {len(fitting)}\n")
+        for ask in chosen_asks(subject, fault.kinds, turn, every_ask):
+            results.append(plant(subject, fault, ask))
+            show(results[-1])
+        check_unchanged(subject, fault.name)
+    if fingerprint_parameters(subject.module) != subject.weights:
+        raise RuntimeError(f"the weights of {subject.name} are not what they were")
+    return results
+
+
+def check_unchanged(subject: Subject, after: str) -> None:
+    """Raise where the clean model does not compute the same bits any more."""
+    golden = subject.golden(subject.asks[0])
+    again = Captured.of(golden.ask.of(subject.capture()))
+    changed = [d.key[0] for d in differences(golden.captured, again) if d.bits]
+    if changed:
+        raise RuntimeError(f"{subject.name} is changed at {changed[0]} after: {after}")
+
+
+def plant(subject: Subject, fault: Fault, ask: Ask) -> Result:
+    """Plant one fault, run, and judge; an exception becomes the result's error."""
+    start = time.perf_counter()
+    try:
+        with subject.variant(ask) as variant:
+            if fault.golden is not None:
+                variant.ask = fault.golden(variant)
+            golden = subject.golden(variant.ask)
+            fault.change(variant)
+            received = Captured.of(variant.run())
+            fingerprint = functools.partial(fingerprint_parameters, variant.module)
+            return judge(subject, golden, received, fingerprint, fault, start)
+    except Exception as error:
+        return broken(subject, ask, fault.name, error)
+
+
+def broken(subject: Subject, ask: Ask, name: str, error: Exception) -> Result:
+    """Return the result of a case that raised."""
+    told = f"{type(error).__name__}: {error}"
+    return Result(subject.name, ask.name, ask.kind, name, 0.0, None, {}, {}, error=told)
+
+
+def judge(
+    subject: Subject,
+    golden: Golden,
+    received: Captured,
+    fingerprint: Callable[[], Mapping[str, str]],
+    planted: Fault | str,
+    start: float,
+) -> Result:
+    """Ask every strategy about one pair of runs; ``planted`` is the name of a benign change."""
+    fault = planted if isinstance(planted, Fault) else None
+    line = LINES[subject.options.dtype]
+    apart = differences(golden.captured, received)
+    rows = strategies(line)
+    verdicts = {row.name: row.judge(golden.captured, received, apart) for row in rows}
+    ours = answer(golden.run, received.run, subject.weights, fingerprint)
+    named = {key: None if v is None else (v.found, v.named) for key, v in verdicts.items()}
+    named |= {OURS: (ours.found, ours.where), OURS_WITH_BITS: (ours.found_with_bits, ours.where)}
+    sizes = {row.name: row.bytes_a_module(golden.captured) for row in rows}
+    sizes |= dict.fromkeys((OURS, OURS_WITH_BITS), len(golden.text) / len(golden.run.calls))
+    return Result(
+        model=subject.name,
+        ask=golden.ask.name,
+        kind=golden.ask.kind,
+        name=planted.name if isinstance(planted, Fault) else planted,
+        size=max((d.worst for d in apart), default=0.0),
+        first_differing=next((d.key[0] for d in apart if d.bits), None),
+        verdicts=named,
+        bytes_a_module=sizes,
+        starts=fault.paths(subject.roles) if fault else (),
+        causes=tuple(sorted(fault.causes)) if fault else (),
+        seconds=time.perf_counter() - start,
+        **_ours(ours, fault),
+    )
+
+
+def _ours(ours: Answer, fault: Fault | None) -> dict[str, Any]:
+    return {
+        "where": ours.where,
+        "cause": ours.cause,
+        "evidence": ours.evidence,
+        "rel": ours.rel,
+        "noise": ours.noise,
+        "is_certain": ours.is_certain,
+        "is_cause_right": fault is not None and ours.has_cause(fault.causes),
+    }

