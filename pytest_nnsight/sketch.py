@@ -128,8 +128,11 @@ def collect(measured: Sequence[Measured]) -> list[Summary]:
 def _numbers(values: torch.Tensor) -> torch.Tensor:
     """Return ``[*statistics, *norms, *projections]`` of each tensor, as float64.
 
-    ``values`` is ``[tensors, tokens, values]``.
+    ``values`` is ``[tensors, tokens, values]``. Under autocast as well in their own dtype.
     """
+    if torch.is_autocast_enabled(values.device.type):
+        with torch.autocast(values.device.type, enabled=False):
+            return _numbers(values)
     high_bits, low_bits = _digests(values)
     norms = torch.linalg.vector_norm(values, dim=2)
     total, square = values.sum((1, 2)), norms.double().square().sum(1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +13,6 @@ from pytest_nnsight.capture.values import describe, map_tensors
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.sketch import Measured, collect, measure, measure_held
 
-_AUTOCAST_DEVICES = ("cpu", "cuda")
 _MOST_HELD = 64 * 1024 * 1024  # bytes of small tensors that wait to be measured together
 
 
@@ -44,9 +41,10 @@ class Recorder:
     def receive(self, path: str, slot: str, value: Any) -> None:
         """Take one value; called while the model runs."""
         path = path or ROOT
-        take = self._receive_inputs if slot == "inputs" else self._receive_output
-        with _plain_arithmetic():
-            take(path, value)
+        if slot == "inputs":
+            self._receive_inputs(path, value)
+        else:
+            self._receive_output(path, value)
 
     def _receive_inputs(self, path: str, value: Any) -> None:
         if path == ROOT and self.entered is None:
@@ -104,16 +102,6 @@ class Recorder:
         """Bring all numbers to the host at once and return the calls in execution order."""
         summaries = collect(self.measured)
         return tuple(call.close(self.classes[call.path], summaries) for call in self.calls)
-
-
-@contextmanager
-def _plain_arithmetic() -> Iterator[None]:
-    """Measure in the dtype of the values, also where the model runs under autocast."""
-    with ExitStack() as stack:
-        for device in _AUTOCAST_DEVICES:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,17 @@ def test_other_settings_of_a_class_inside_the_starting_module_count() -> None:
     assert found.evidence == "same config, but 13 of 13 Linear: 64 -> 64 -> 64 -> 65"
 
 
+def test_other_settings_of_what_was_not_captured_count() -> None:
+    """A drift that enters a chosen module may come from any other one."""
+
+    def only_mlp(run: Run) -> Run:
+        return replace(run, calls=tuple(c for c in run.calls if c.path.endswith(".mlp")))
+
+    golden = only_mlp(make_pass(model={"modules": NORMS}))
+    found = find(golden, only_mlp(norms(modules=OTHER_NORMS)))
+    assert (found.cause, found.evidence) == ("code", f"same config, but {TOLD}")
+
+
 def test_one_module_of_other_settings_is_not_counted() -> None:
     one = {**NORMS, "LlamaRMSNorm": {"(64,), eps=1e-05": 4, "(64,), eps=1e-06": 1}}
     found = find(make_pass(model={"modules": NORMS}), norms(modules=one))

@@ -21,6 +21,7 @@ from pytest_nnsight.distance import (
     telling_statistics,
     true_distance,
 )
+from pytest_nnsight.run import numbers_per_token
 from pytest_nnsight.sketch import tokens_of
 
 quick = settings(deadline=None, max_examples=60)
@@ -46,6 +47,8 @@ def test_distance_is_symmetric(
     there, back = apart(x, y), apart(y, x)
     assert there == back
     assert 0 <= there.rms <= there.worst * tokens**0.5 + 1e-12
+    numbers = tokens * numbers_per_token(tokens)
+    assert there.error == 0 or there.error > 0.999 * (2 * numbers) ** -0.5
     np.testing.assert_array_equal(there.each, back.each)
 
 

@@ -199,6 +199,23 @@ def test_document_is_in_the_order_of_the_design() -> None:
     assert document["format"] == FORMAT == 1
 
 
+def test_keys_come_in_order_however_they_were_set() -> None:
+    config = {"b": {"y": 1, "x": 2}, "a": 3}
+    other = {"a": 3, "b": {"x": 2, "y": 1}}
+    first, second = (make_run(model={"config": c, "generation": c}) for c in (config, other))
+    assert encode(first) == encode(second)
+
+
+def test_text_is_written_as_it_is_read() -> None:
+    assert '"text":"H\u00e9"' in encode(make_rich_run())
+
+
+def test_what_is_no_json_is_not_written() -> None:
+    """Or the golden could not be read again."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode(make_run(model={"config": {"limit": float("nan")}}))
+
+
 def test_a_mask_takes_a_few_numbers_however_long_it_is() -> None:
     mask = {"attention_mask": ((0,) * 100 + (1,) * 4000,), "position_ids": (tuple(range(4100)),)}
     run = make_run(prompt=Prompt("Hello", tensors=mask))

@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from builders import drifted, find, make_pass, why
+from builders import (
+    drift_from,
+    drifted,
+    find,
+    make_forward,
+    make_generation,
+    make_pass,
+    make_run,
+    why,
+)
 
-from pytest_nnsight.run import ROOT, Run
+from pytest_nnsight.run import ROOT, Call, Run
 
 START = "model.layers.1.self_attn.o_proj in.0"
 NONE, TENSOR = "{0=tensor, attention_mask=None}", "{0=tensor, attention_mask=tensor}"
@@ -66,6 +75,21 @@ def test_another_input_that_is_no_mask_is_no_cause() -> None:
 def test_noise_that_grows_is_not_blamed_on_a_mask() -> None:
     environment = {"attention": "eager"}
     growing = make_pass(lambda time, label: 5e-7 * 1.15**time, environment=environment)
-    paths = (ATTENTION, LAYER, "model.layers.0.self_attn", "model.layers.0", "model")
-    found = find(given(make_pass(), NONE, *paths), given(growing, TENSOR, *paths))
+    golden = make_pass()
+    paths = [call.path for call in golden.calls]
+    found = find(given(golden, NONE, *paths), given(growing, TENSOR, *paths))
     assert found.cause == "numerics"
+
+
+@pytest.mark.parametrize("changed", [0, 2])
+def test_a_mask_of_another_step_is_no_cause(changed: int) -> None:
+    def steps(start: str, inputs: str) -> Run:
+        calls: list[Call] = []
+        for step in range(3):
+            passed = make_run(*make_forward(drift_from(start), visit=step, shape=(1, 1, 64)))
+            calls += given(passed, inputs if step == changed else NONE, ATTENTION).calls
+        return make_generation(5, 6, 7, calls=tuple(calls))
+
+    found = find(steps("nowhere", NONE), steps(f"{ATTENTION}.o_proj#1 in.0", TENSOR))
+    assert (found.where, found.cause) == (ATTENTION, "code")
+    assert found.start.label == f"{ATTENTION}.o_proj#1 in.0"

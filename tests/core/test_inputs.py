@@ -129,6 +129,12 @@ def test_other_ids_beside_another_mask_are_other_ids(
     assert [drift.kind for drift in compare_inputs(golden, received)] == ["ids"]
 
 
+def test_another_number_of_prompts_is_no_other_mask() -> None:
+    golden = prompted(((1, 2),), tensors={"attention_mask": ((1, 1),)})
+    received = prompted(((1, 2), (3,)), tensors={"attention_mask": ((1, 1), (0, 1))})
+    assert [drift.kind for drift in compare_inputs(golden, received)] == ["ids"]
+
+
 def test_masks_of_other_prompts_say_nothing() -> None:
     golden = prompted(tensors={"attention_mask": ((1, 1, 1),)})
     received = prompted(((1, 2),), tensors={"attention_mask": ((1, 1),)})

@@ -88,6 +88,7 @@ def test_integers_keep_their_bounds_and_mean_but_no_sketch() -> None:
     summary = summarize(torch.tensor([5, -3, 1]))
     assert (summary.minimum, summary.maximum, summary.mean) == (-3.0, 5.0, 1.0)
     assert summary.sketch == summary.norms == b""
+    assert (summary.std, summary.rms) == (None, None)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 5), (2, 4, 0, 5)])
@@ -147,6 +148,13 @@ def test_a_mask_that_hides_other_places_drifts(hidden: float) -> None:
     moved = causal.roll(1, -1)
     assert not apart(causal, moved).is_same
     assert apart(causal, moved).worst > 0.1
+
+
+def test_nan_that_moves_among_zeros_drifts() -> None:
+    x = torch.zeros(1, 7, 64)
+    x[0, 2, 3] = math.nan
+    assert apart(x, x.roll(5, -1)).worst > 0.1
+    assert apart(x, x.roll(1, 1)).worst > 0.1
 
 
 def test_inf_of_the_other_sign_drifts() -> None:

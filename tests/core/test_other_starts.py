@@ -63,6 +63,8 @@ def test_a_module_of_another_class_takes_those_inside_it_along() -> None:
     assert origin_of(run, received).start.label == f"{LAYER}.mlp"
     received = changed(received, LAYER, output="(tensor,)")
     assert origin_of(run, received).start.label == f"{LAYER}.mlp"
+    received = changed(received, LAYER, module_class="NewLayer")
+    assert origin_of(run, received).start.label == LAYER
 
 
 def test_a_drift_of_values_is_not_taken_along() -> None:

@@ -120,6 +120,18 @@ def test_a_value_that_moves_to_another_place_shows(dtype: torch.dtype) -> None:
         assert not any(distance(before, now).is_same for before, now in moved), step
 
 
+def test_values_swapped_over_a_long_way_show() -> None:
+    """So far apart that they share a bucket of the projection and a column of the checksum."""
+    x = normal(1, 250_000)
+    before = summarize(x)
+    for first in range(6):
+        for times in (1, 2, 3):
+            second = first + times * 61 * 1024
+            y = x.clone()
+            y[0, [first, second]] = x[0, [second, first]]
+            assert not distance(before, summarize(y)).is_same, (first, second)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     "change",
