@@ -171,6 +171,14 @@ def test_a_change_in_place_after_measuring_is_not_seen() -> None:
         assert collect([measured])[0] == before
 
 
+def test_autocast_does_not_change_what_is_measured() -> None:
+    """A test may run its model under it; the projection is a matrix product, too."""
+    for tensor in (normal(1, 7, 64), normal(1, 300, 576)):
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = summarize(tensor)
+        assert inside == summarize(tensor)
+
+
 def test_std_far_below_the_mean_is_kept() -> None:
     x = 1000 + 1e-3 * normal(3, 50, seed=1)
     assert summarize(x).std == pytest.approx(float(x.double().std(correction=0)), rel=1e-3)

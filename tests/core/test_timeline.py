@@ -207,6 +207,26 @@ def test_two_tensors_that_are_one_in_the_other_run_are_two_values() -> None:
     assert len(timeline(calls, {(0, "out"): 1, (1, "out"): 1})) == 2
 
 
+def test_what_is_handed_to_a_module_was_made_outside_of_it() -> None:
+    """The encoder of a model that generates runs before the model is called at all."""
+    ids, hidden, encoded, decoded, logits = (make_summary(seed=seed) for seed in range(5))
+    calls = (
+        call("encoder.block", {"in.0": ids}, hidden),
+        call("encoder", {"in.0": ids}, encoded),
+        call("decoder", {"in.0": decoded}, logits),
+        call(ROOT, {"in.encoder_outputs": encoded}, logits),
+    )
+    values = timeline(calls)
+    assert [(label(value), value.where) for value in values] == [
+        ("encoder in.0", ROOT),
+        ("encoder.block", "encoder.block"),
+        ("encoder", "encoder"),
+        ("decoder in.0", ROOT),
+        ("decoder", "decoder"),
+    ]
+    assert [label(values[i]) for i in values[3].fed_by] == ["encoder"]
+
+
 def test_nothing_has_no_values() -> None:
     assert timeline(()) == []
     assert timeline((make_call(leaves=()),)) == []

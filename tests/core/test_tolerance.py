@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import (
+    drift_from,
     make_call,
     make_forward,
     make_run,
     make_summary,
+    no_drift,
     normal,
     summarize,
     summarize_all,
@@ -205,6 +207,16 @@ def test_what_follows_of_a_small_drift_in_a_half_type_is_judged_by_its_size() ->
         "model.layers.0.mlp.gate_proj",
         "model.layers.1.input_layernorm",
     ]
+
+
+def test_tensors_of_a_test_have_no_onset() -> None:
+    """What they were made from is not known: each would seem to begin a drift."""
+    golden, received = (
+        make_run(*make_forward(drift), kind=kind, environment={"dtype": "bfloat16"})
+        for kind, drift in (("tensors", no_drift), ("tensors", drift_from("lm_head", 1e-3)))
+    )
+    assert tolerance_for(golden, received, True).onset is None
+    assert compare(golden, received).matches
 
 
 def test_float32_has_no_onset() -> None:
