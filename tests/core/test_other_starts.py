@@ -72,6 +72,14 @@ def test_a_drift_of_values_is_not_taken_along() -> None:
     assert origin_of(make_pass(), received).start.label == "model.embed_tokens"
 
 
+def test_a_drift_inside_a_module_that_is_gone_itself_is_the_start() -> None:
+    """Its output was that of its last child, which was there before."""
+    run = make_pass(drift_from(f"{LAYER}.mlp.down_proj"))
+    calls = tuple(call for call in run.calls if call.path != f"{LAYER}.mlp")
+    found = origin_of(make_pass(), replace(run, calls=calls))
+    assert (found.start.kind, found.start.label) == ("values", f"{LAYER}.mlp.down_proj")
+
+
 def test_an_added_call_is_a_start() -> None:
     run = make_pass()
     calls = list(run.calls)

@@ -30,6 +30,18 @@ def test_a_module_that_is_called_twice_a_step_counts_two_visits() -> None:
     assert [calls_until(run, step) for step in range(3)] == [3, 6, 9]
 
 
+def test_a_last_module_that_is_called_twice_a_step_ends_it_the_second_time() -> None:
+    calls = tuple(make_call("norm", visit=visit) for visit in range(6))
+    run = make_generation(5, 6, 7, calls=calls)
+    assert [calls_until(run, step) for step in range(3)] == [2, 4, 6]
+
+
+def test_no_step_and_no_calls() -> None:
+    assert calls_until(make_greedy(5, 6, 7), -1) == 0
+    assert calls_until(make_generation(5, 6, calls=()), 1) == 0
+    assert calls_until(make_generation(calls=make_steps(2)), 0) == 2
+
+
 def test_a_module_that_is_called_once_is_of_the_first_step() -> None:
     """As an encoder is: what comes behind it is told by the others."""
     calls = (make_call("encoder"), *make_steps(3))

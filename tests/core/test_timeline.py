@@ -227,6 +227,13 @@ def test_what_is_handed_to_a_module_was_made_outside_of_it() -> None:
     assert [label(values[i]) for i in values[3].fed_by] == ["encoder"]
 
 
+def test_a_child_that_returns_what_it_is_given_is_inside_all_the_same() -> None:
+    """As a dropout does that drops nothing."""
+    x, y = make_summary(), make_summary(seed=1)
+    calls = (call("h.dropout", {"in.0": x}, x), call("h", {"in.0": x}, y))
+    assert [label(value) for value in timeline(calls)] == ["h in.0", "h"]
+
+
 def test_nothing_has_no_values() -> None:
     assert timeline(()) == []
     assert timeline((make_call(leaves=()),)) == []
