@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight.capture.prompts import Request
+from pytest_nnsight.sketch import collect, measure
 
 Rows = tuple[tuple[int, ...], ...]
 
@@ -73,9 +74,7 @@ def intervention_code(intervene: Callable[..., Any] | None) -> str:
 def _plainly(value: Any) -> str:
     """Write a value so that equal values give equal text in every process."""
     if isinstance(value, torch.Tensor):
-        numbers = value.detach().cpu().reshape(-1)[:4096].double().numpy()
-        digest = hashlib.sha256(numbers.tobytes()).hexdigest()
-        return f"{value.dtype} {tuple(value.shape)} {digest}"
+        return f"{value.dtype} {tuple(value.shape)} {collect([measure(value)])[0].digest}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_plainly, value))}]"
     return repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__
