@@ -167,7 +167,7 @@ def _kind_of_tensor(name: str) -> str | None:
     """Tell positions from masks by the name of an input and of the module that it enters."""
     if "mask" in name:
         return "mask"
-    words = ("position", "cache_position", "rotary", "wpe")
+    words = ("position", "rotary", "wpe")
     return "positions" if any(word in name for word in words) else None
 
 

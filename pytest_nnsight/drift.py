@@ -31,6 +31,6 @@ class Drift:
     def rel(self) -> float:
         """The size of the drift: over all tokens, or of one where only that is too large."""
         apart = self.distance
-        if apart.rms > self.allowed or not apart.worst:
+        if apart.rms > self.allowed:
             return apart.rms
         return apart.pooled if apart.pooled > self.allowed else apart.worst

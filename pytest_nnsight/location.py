@@ -188,16 +188,14 @@ def _parallel(
     """Count the modules of the starting one's class in which a drift starts as well."""
     classes = {call.path: call.module_class for call in golden.calls}
     name = classes.get(start.where)
-    if name is None or start.where == ROOT:
+    if name is None:
         return ""
     floor = noise_floor(golden)
     alike = {path for path, other in classes.items() if other == name}
     jumping = {
         value.where
         for index, value in enumerate(values)
-        if value.where in alike
-        and not drifts[index].is_same
-        and _jumps(index, values, drifts, floor)
+        if value.where in alike and _jumps(index, values, drifts, floor)
     }
     is_many = len(jumping) >= max(3, _MANY * len(alike))  # a few may amplify what came in
     return f"{len(jumping)} of {len(alike)} {name}" if is_many else ""

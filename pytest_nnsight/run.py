@@ -6,7 +6,7 @@ compare by value. Tensors that a test asked to keep ride along in `Run.kept`, ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,6 +95,24 @@ class Call:
     def label(self) -> str:
         """``model.layers.3.mlp``, with ``#2`` behind it for the third visit."""
         return self.path if self.visit == 0 else f"{self.path}#{self.visit}"
+
+
+def with_noise(calls: Iterable[Call], noise_of: Callable[[Call, Leaf], float]) -> tuple[Call, ...]:
+    """Return the calls with noise in their summaries, by the first place of each.
+
+    A summary that several places share, being one tensor, stays shared.
+    """
+    made: dict[int, Summary] = {}
+
+    def noisy(call: Call, leaf: Leaf) -> Leaf:
+        key = id(leaf.summary)
+        if key not in made:
+            made[key] = replace(leaf.summary, noise=noise_of(call, leaf))
+        return replace(leaf, summary=made[key])
+
+    return tuple(
+        replace(call, leaves=tuple(noisy(call, leaf) for leaf in call.leaves)) for call in calls
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,31 +17,32 @@ def is_tied(module: Any) -> bool:
     return head is not None and head.weight is module.get_input_embeddings().weight
 
 
+def exchange(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Give each of two matrices the other's values."""
+    kept = one.clone()
+    one.copy_(other)
+    other.copy_(kept)
+
+
 @fault(starts="down first", causes="weights")
 def two_layers_swapped_matrices(variant: Variant) -> None:
     """Exchange one matrix of the first layer with the last layer's."""
     one, other = variant.matrix("down first"), variant.matrix("down last")
-    kept = one.clone()
-    one.copy_(other)
-    other.copy_(kept)
+    exchange(one, other)
 
 
 @fault(starts="gate middle", causes="weights", families=("llama",))
 def gate_and_up_swapped(variant: Variant) -> None:
     """Exchange the two matrices that enter a gated MLP."""
     one, other = variant.matrix("gate middle"), variant.matrix("up middle")
-    kept = one.clone()
-    one.copy_(other)
-    other.copy_(kept)
+    exchange(one, other)
 
 
 @fault(starts="query middle", causes="weights", families=("gpt2", "bert", "t5"))
 def query_and_key_swapped(variant: Variant) -> None:
     """Exchange query and key."""
     one, other = variant.matrix("query middle"), variant.matrix("key middle")
-    kept = one.clone()
-    one.copy_(other)
-    other.copy_(kept)
+    exchange(one, other)
 
 
 @fault(starts="query first", causes="weights", families=("llama",))

@@ -13,7 +13,7 @@ import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.compare import compare
-from pytest_nnsight.run import Call, Leaf, Run, Summary
+from pytest_nnsight.run import Run, with_noise
 
 Change = Callable[[], AbstractContextManager[None]]
 
@@ -21,10 +21,9 @@ Change = Callable[[], AbstractContextManager[None]]
 def calibrate(model: Any, run: Run, again: Callable[[], Run], say: Callable[[str], None]) -> Run:
     """Return ``run`` with the largest drift of each tensor over all changes of this machine.
 
-    ``again`` repeats the capture. A change under which it cannot run is left out.
+    ``again`` repeats the capture.
     """
     noise: dict[int, float] = {}
-    tried = []
     changes = benign_changes(model)
     say(f"\nnnsight: calibrating under {len(changes)} changes")
     for name, change in changes.items():
@@ -36,23 +35,10 @@ def calibrate(model: Any, run: Run, again: Callable[[], Run], say: Callable[[str
             summary = next(leaf.summary for leaf in leaves if leaf.at == at)
             if distance.rms < 1:
                 noise[id(summary)] = max(noise.get(id(summary), 0.0), distance.rms)
-        tried.append(name)
         say(f" ... {name} {comparison.noise:.1e}")
     say("\n")
-    return replace(run, calls=with_noise(run.calls, noise), calibration=tuple(tried))
-
-
-def with_noise(calls: tuple[Call, ...], noise: dict[int, float]) -> tuple[Call, ...]:
-    """Return the calls with ``noise`` by the identity of a summary; shared ones stay shared."""
-    made: dict[int, Summary] = {}
-
-    def noisy(leaf: Leaf) -> Leaf:
-        key = id(leaf.summary)
-        if key not in made:
-            made[key] = replace(leaf.summary, noise=float(f"{noise.get(key, 0.0):.2g}"))
-        return replace(leaf, summary=made[key])
-
-    return tuple(replace(call, leaves=tuple(map(noisy, call.leaves))) for call in calls)
+    calls = with_noise(run.calls, lambda _, leaf: float(f"{noise.get(id(leaf.summary), 0.0):.2g}"))
+    return replace(run, calls=calls, calibration=tuple(changes))
 
 
 def benign_changes(model: Any) -> dict[str, Change]:

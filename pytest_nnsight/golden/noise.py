@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_nnsight.run import Leaf, Run, Summary
+from pytest_nnsight.run import Run, with_noise
 
 
 def carry_noise(earlier: Run, run: Run) -> Run:
@@ -19,17 +19,7 @@ def carry_noise(earlier: Run, run: Run) -> Run:
         for call in earlier.calls
         for leaf in call.leaves
     }
-    made: dict[int, Summary] = {}
-
-    def noisy(key: tuple[str, int], leaf: Leaf) -> Leaf:
-        summary = leaf.summary
-        if id(summary) not in made:
-            noise = known.get((key, leaf.at, summary.shape), 0.0)
-            made[id(summary)] = replace(summary, noise=noise)
-        return replace(leaf, summary=made[id(summary)])
-
-    calls = tuple(
-        replace(call, leaves=tuple(noisy(call.key, leaf) for leaf in call.leaves))
-        for call in run.calls
+    calls = with_noise(
+        run.calls, lambda call, leaf: known.get((call.key, leaf.at, leaf.summary.shape), 0.0)
     )
     return replace(run, calls=calls, calibration=earlier.calibration)
