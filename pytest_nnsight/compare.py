@@ -57,6 +57,11 @@ class Comparison:
         return not self.failures
 
     @property
+    def hangs_on_weights(self) -> bool:
+        """Whether all that fails may be rounding, if only the weights are known to be the same."""
+        return all(d.kind == "values" and d.allowed < self.tolerance.rel for d in self.failures)
+
+    @property
     def noise(self) -> float:
         """The largest drift of a tensor; within what is allowed where the runs match."""
         return max((value.rms for value in self.values.values()), default=0.0)

@@ -12,6 +12,20 @@ _IRRELEVANT = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tok
 Fingerprints = Mapping[str, str]
 
 
+def is_same_model(golden: Run, received: Run) -> bool:
+    """Tell whether both runs are known to be of one model under one intervention.
+
+    Weights that were not read are not known to be the same.
+    """
+    return (
+        golden.model.weights is not None
+        and golden.model.weights == received.model.weights
+        and golden.prompt.intervention_code == received.prompt.intervention_code
+        and not changed_config(golden, received)
+        and not changed_modules(golden, received)
+    )
+
+
 def changed_config(golden: Run, received: Run) -> list[str]:
     """List the config keys with other values that may change what a forward computes."""
     return [
@@ -24,7 +38,7 @@ def changed_config(golden: Run, received: Run) -> list[str]:
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """List the keys with other values, ``key old -> new``.
 
-    Keys that only one side has count where their value is set: libraries add unset keys freely.
+    Keys that only one side has do not count: libraries add and drop keys freely.
     """
     changes = []
     for key in sorted({*before, *now}):

@@ -24,7 +24,7 @@ from benchmarks.faults.processes import (
     run_children,
 )
 from benchmarks.faults.result import Result, Results
-from benchmarks.faults.strategies import LINES
+from benchmarks.faults.strategies import COUNTS_FROM, LINES
 from benchmarks.faults.subject import Subject
 from benchmarks.faults.table import report
 
@@ -33,7 +33,7 @@ def main() -> None:
     """Run the bench and print its tables."""
     chosen = arguments()
     names = chosen.model or MODELS
-    results, line = Results(), LINES[chosen.dtype]
+    results = Results()
     start = time.perf_counter()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -43,7 +43,7 @@ def main() -> None:
         results.notes += run_children(settings, names, chosen.dtype, Path(folder), say)
         for name in names:
             run_model(name, chosen, settings, Path(folder), results)
-    print(report(results, line))
+    print(report(results, COUNTS_FROM))
     say(f"{time.perf_counter() - start:.0f} s\n")
     if chosen.json:
         rows = {"faults": results.faults, "benign": results.benign}

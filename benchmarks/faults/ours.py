@@ -49,12 +49,14 @@ def answer(
 ) -> Answer:
     """Compare, and diagnose where something drifted; ``now`` reads the weights only then."""
     comparison = compare(golden, received)
+    weights: Mapping[str, str] = {}
+    if not comparison.matches:
+        weights = now()
+        received = with_weights(received, weights)
+        comparison = compare(golden, received)
     bits = _differing_bits(comparison)
     if comparison.matches:
         return Answer(False, noise=comparison.noise, differing_bits=bits)
-    weights = now()
-    received = with_weights(received, weights)
-    comparison = compare(golden, received)
     found: Any = diagnose(golden, received, comparison, before, weights)
     where = getattr(found, "where", found.start.label.split(" ")[0])
     return Answer(

@@ -9,8 +9,10 @@ import torch
 
 from benchmarks.faults.captured import Captured, Difference
 
+COUNTS_FROM = 1e-5
+"""The relative change of one token from which a fault counts, in whatever dtype."""
 LINES = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 5e-3}
-"""The size from which a fault counts, by dtype: what equal models may differ by."""
+"""What one token of full tensors may differ by, by dtype: what equal models do differ by."""
 
 
 @dataclass(frozen=True, slots=True)

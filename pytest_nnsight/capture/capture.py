@@ -23,6 +23,7 @@ from pytest_nnsight.capture.entries import (
 from pytest_nnsight.capture.paths import select
 from pytest_nnsight.capture.prompts import Request, position_limit, read
 from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.values import parameter_names
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Prompt, Run
 
@@ -170,12 +171,14 @@ class Capture:
     def _recorder(self, modules: Globs, keep: Globs | bool, inputs: bool) -> Recorder:
         tree = nnsight_api.named_modules(self.model)
         classes = {path or ROOT: type(module).__name__ for path, module in tree.items()}
+        takes = {kind: parameter_names(kind) for kind in {type(module) for module in tree.values()}}
+        parameters = {path or ROOT: takes[type(module)] for path, module in tree.items()}
         captured = set(select(modules, list(classes)))
         if keep is True:
             kept = set(captured)
         else:
             kept = set(select(keep, list(classes), "keep")) if keep else set()
-        return Recorder(classes, captured | kept, inputs, kept)
+        return Recorder(classes, parameters, captured | kept, inputs, kept)
 
     def _check_budget(self, module: torch.nn.Module, request: Request, new_tokens: int) -> None:
         if not isinstance(new_tokens, int) or new_tokens < 1:

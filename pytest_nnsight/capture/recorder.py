@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from pytest_nnsight.capture.values import describe, map_tensors
+from pytest_nnsight.capture.values import by_name, describe, map_tensors
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.sketch import Measured, collect, measure, measure_held
 
@@ -20,11 +21,13 @@ _MOST_HELD = 64 * 1024 * 1024  # bytes of small tensors that wait to be measured
 class Recorder:
     """Receives one value after another, in execution order.
 
-    A tensor that was seen before, unchanged, is not measured again: a block's output is often the
-    very tensor of its last module.
+    ``classes`` and ``parameters`` hold, by path, a module's class and what its ``forward`` takes by
+    position. A tensor that was seen before, unchanged, is not measured again: a block's output is
+    often the very tensor of its last module.
     """
 
     classes: dict[str, str]
+    parameters: dict[str, tuple[str, ...]]
     captured: set[str]
     captures_inputs: bool
     kept_paths: set[str]
@@ -47,13 +50,13 @@ class Recorder:
             self._receive_output(path, value)
 
     def _receive_inputs(self, path: str, value: Any) -> None:
+        arguments, keywords = value
+        named = by_name(arguments, keywords, self.parameters[path])
         if path == ROOT and self.entered is None:
-            self.entered = _whole_numbers(value)
+            self.entered = _whole_numbers(named)
         if not self.captures_inputs or path not in self.captured:
             return
-        arguments, keywords = value
-        together = {**{str(i): item for i, item in enumerate(arguments)}, **keywords}
-        structure, tensors = describe(together, "in")
+        structure, tensors = describe(named, "in")
         leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
         self._inputs.setdefault(path, []).append((structure, leaves))
 
@@ -117,13 +120,8 @@ class _OpenCall:
         return Call(self.path, self.visit, module_class, self.output, leaves, self.inputs)
 
 
-def _whole_numbers(inputs: Any) -> dict[str, torch.Tensor]:
-    """Copy the whole numbers among a model's (arguments, keywords): ids, mask, positions.
-
-    Ids may be the first argument, without a name.
-    """
-    arguments, keywords = inputs
-    named = {**({"input_ids": arguments[0]} if arguments else {}), **keywords}
+def _whole_numbers(named: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Copy the whole numbers among what a model is given: ids, mask, positions."""
     return {
         name: value.detach().cpu().clone()
         for name, value in named.items()

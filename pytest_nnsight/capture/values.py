@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+
+
+def parameter_names(module_class: type[torch.nn.Module]) -> tuple[str, ...]:
+    """Return the names of the parameters of ``forward`` that may be given by position."""
+    try:
+        parameters = list(inspect.signature(module_class.forward).parameters.values())[1:]
+    except (TypeError, ValueError):  # a forward that is no Python function
+        return ()
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(parameter.name for parameter in parameters if parameter.kind in named)
+
+
+def by_name(
+    arguments: Sequence[Any], keywords: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a module was called with by the names of its parameters.
+
+    An argument given by position has the same name as if it were given by keyword; beyond
+    ``names`` its name is its place.
+    """
+    places = [*names, *map(str, range(len(names), len(arguments)))]
+    return {**dict(zip(places, arguments, strict=False)), **keywords}
 
 
 def describe(value: Any, at: str = "out") -> tuple[str, list[tuple[str, torch.Tensor]]]:

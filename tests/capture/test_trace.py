@@ -102,20 +102,32 @@ def test_modules_are_chosen_by_globs(gpt2: Capture) -> None:
     assert chosen.paths == ["transformer.h.0.mlp", "transformer.h.1.mlp", ROOT]
 
 
+def test_inputs_have_the_names_of_what_forward_takes(gpt2: Capture) -> None:
+    """Blocks are called by position with their cache and mask, which have names all the same."""
+    calls = {call.path: call.inputs for call in gpt2.trace(PROMPT).calls}
+    assert calls["lm_head"] == "{input=tensor}"
+    block = calls["transformer.h.0"] or ""
+    assert block.startswith("{hidden_states=tensor, past_key_values=DynamicCache, attention_mask=")
+
+
 def test_containers_and_none(gpt2: Capture) -> None:
     calls = {call.path: call for call in gpt2.trace(PROMPT).calls}
     assert calls["transformer.h.0.attn"].output == "(tensor, None)"
-    assert list(places(calls["transformer.h.0.attn"])) == ["in.0", "in.position_ids", "out[0]"]
+    assert list(places(calls["transformer.h.0.attn"])) == [
+        "in.hidden_states",
+        "in.position_ids",
+        "out[0]",
+    ]
     assert calls[ROOT].output.startswith("CausalLMOutputWithCrossAttentions(logits=tensor")
     assert "past_key_values=DynamicCache" in calls[ROOT].output
 
 
 def test_inputs_are_summarised_unless_asked_not_to(gpt2: Capture) -> None:
     (call, _) = gpt2.trace(PROMPT, modules="transformer.h.*.mlp").calls
-    assert call.inputs == "{0=tensor}"
-    assert list(places(call)) == ["in.0", "out"]
+    assert call.inputs == "{hidden_states=tensor}"
+    assert list(places(call)) == ["in.hidden_states", "out"]
     full = {c.path: places(c) for c in gpt2.trace(PROMPT).calls}
-    assert distance(full["transformer.h.0.ln_2"]["out"], places(call)["in.0"]).is_same
+    assert distance(full["transformer.h.0.ln_2"]["out"], places(call)["in.hidden_states"]).is_same
     for call in gpt2.trace(PROMPT, inputs=False).calls:
         assert call.inputs is None
         assert not any(is_input(leaf) for leaf in call.leaves)
@@ -124,9 +136,9 @@ def test_inputs_are_summarised_unless_asked_not_to(gpt2: Capture) -> None:
 def test_a_tensor_seen_twice_is_one_summary(gpt2: Capture) -> None:
     calls = {call.path: places(call) for call in gpt2.trace(PROMPT).calls}
     assert calls["lm_head"]["out"] is calls[ROOT]["out.logits"]
-    assert calls["transformer.h.0.ln_2"]["out"] is calls["transformer.h.0.mlp"]["in.0"]
-    assert calls["transformer.h.0"]["out"] is calls["transformer.h.1"]["in.0"]
-    assert calls[ROOT]["in.input_ids"] is calls["transformer"]["in.0"]
+    assert calls["transformer.h.0.ln_2"]["out"] is calls["transformer.h.0.mlp"]["in.hidden_states"]
+    assert calls["transformer.h.0"]["out"] is calls["transformer.h.1"]["in.hidden_states"]
+    assert calls[ROOT]["in.input_ids"] is calls["transformer"]["in.input_ids"]
 
 
 def test_what_entered_the_model_is_kept(gpt2: Capture) -> None:

@@ -25,12 +25,12 @@ CORE = {
     "pairing": {"run"},
     "timeline": {"run", "pairing"},
     "pooling": {"distance", "timeline"},
-    "tolerance": {"run", "distance", "timeline", "pooling"},
+    "evidence": {"run"},
+    "tolerance": {"run", "distance", "timeline", "pooling", "evidence"},
     "drift": {"distance"},
     "inputs": {"run", "drift"},
     "bits": {"run", "distance"},
     "choice": {"run", "distance"},
-    "evidence": {"run"},
 }
 CORE["compare"] = {*CORE} - MEASURING - {"settings", "evidence"}
 CORE["location"] = {"run", "distance", "drift", "pairing", "timeline", "tolerance", "compare"}
