@@ -1,9 +1,11 @@
 """The random projection of each token of a tensor.
 
 A CountSketch (Charikar, Chen, Farach-Colton 2002) with 61 buckets a token: element ``i`` is added
-to bucket ``i mod 61`` with a random sign that depends on ``i div 61`` and on the token. Where a
-tensor has many tokens, each one's buckets are mixed down to fewer numbers by random signs (Johnson
-and Lindenstrauss 1984), so that a tensor keeps 61 numbers, or one a token where that is more.
+to bucket ``i mod 61`` with a random sign that depends on the token and on ``i div 61``, which makes
+it one product. The same shift of all channels then falls alike into all buckets, so that many
+tokens have to average it out; up to 60 tokens, each element has a sign of its own. Where a tensor
+has several tokens, each one's buckets are mixed down to fewer numbers by random signs (Johnson and
+Lindenstrauss 1984), so that a tensor keeps 61 numbers, or one a token where that is more.
 
 The squared length of a token's projection is an unbiased estimate of its squared norm, and since
 the projection is linear, the same holds for the difference of two tensors.
@@ -43,6 +45,10 @@ def _fold(values: torch.Tensor) -> torch.Tensor:
     """Add the elements of each token up in 61 buckets with signs: ``[..., tokens, 61]``."""
     tokens, width = values.shape[-2:]
     rows = width // BUCKETS
+    if tokens < BUCKETS:
+        signed = values * _signs(tokens, width, values.dtype, values.device)
+        padded = torch.nn.functional.pad(signed, (0, -width % BUCKETS))
+        return padded.unflatten(-1, (-1, BUCKETS)).sum(-2)
     signs = _signs(tokens, rows + 1, values.dtype, values.device)
     tail = values[..., rows * BUCKETS :] * signs[:, rows:]
     if not rows:
@@ -55,10 +61,10 @@ def _fold(values: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def _signs(tokens: int, rows: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return the random signs ``[tokens, rows]``; those of a token depend on its index alone."""
-    columns = -(-rows // 64) * 64
-    return _random_signs(_SEED + columns * 2, tokens, columns)[:, :rows].to(device, dtype)
+def _signs(tokens: int, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return random signs ``[tokens, count]``; those of a token depend on its index alone."""
+    columns = -(-count // 64) * 64
+    return _random_signs(_SEED + columns * 2, tokens, columns)[:, :count].to(device, dtype)
 
 
 @lru_cache(maxsize=64)

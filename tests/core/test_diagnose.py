@@ -107,7 +107,8 @@ def test_another_kind_of_run_is_settings() -> None:
 
 
 def test_another_token_in_a_near_tie_is_sampling() -> None:
-    found = find(make_greedy(5, 6, margin=1e-5), make_greedy(5, 7, margin=1e-5, noise=5e-6))
+    received = make_greedy(5, 7, margin=1e-5, noise=5e-6, environment=OTHER_THREADS)
+    found = find(make_greedy(5, 6, margin=1e-5), received)
     assert (found.cause, found.is_certain, found.where) == ("sampling", True, "generated")
     near, _, noise = found.evidence.partition(", noise ")
     assert near == "near tie at step 1: ' 6' -> ' 7', margin 2e-05"

@@ -172,15 +172,13 @@ def test_stated_error_is_the_scatter_of_the_estimate(change: Change, tokens: int
 
 
 @pytest.mark.parametrize("width", [64, 128, 256, 512, 576, 768, 1024, 2048, 4096])
-@pytest.mark.parametrize("tokens", [1, 7, 61])
-def test_the_same_shift_of_all_channels_is_seen_to_a_factor_of_five(
-    tokens: int, width: int
-) -> None:
-    """Here the 61 buckets are no 61 samples: they add up the same few signs."""
+@pytest.mark.parametrize(("tokens", "factor"), [(1, 1.4), (8, 1.4), (60, 1.4), (61, 1.8)])
+def test_the_same_shift_of_all_channels_is_seen(tokens: int, factor: float, width: int) -> None:
+    """As in logits, where noise is often one number for all. Many tokens average it out."""
     x = normal(1, tokens, width)
     y = x + 0.01
     truth = true_distance(x[0].numpy(), y[0].numpy()).rms
-    assert 0.2 < distance(summarize(x), summarize(y)).rms / truth < 5.0
+    assert 1 / factor < distance(summarize(x), summarize(y)).rms / truth < factor
 
 
 def test_estimate_grows_with_the_change() -> None:

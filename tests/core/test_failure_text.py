@@ -189,7 +189,7 @@ def test_report_with_true_distances_fits_into_what_pytest_shows() -> None:
 
 
 def test_line_of_bits_says_how_far_a_run_that_matches_is_from_equal() -> None:
-    comparison = compare(make_pass(), drifted(size=3e-6))
+    comparison = compare(make_pass(), drifted(size=1e-6))
     assert comparison.matches
     assert bits_line(comparison) == (
         "19 of 27 calls, from model.layers.0.mlp.up_proj on "
