@@ -42,4 +42,8 @@ def what_moves_numbers(before: Environment, now: Environment) -> str:
         for name in ("device", "dtype", "attention", "threads", "cpu", "kernels")
     ]
     pairs.append(("torch", before.versions.get("torch"), now.versions.get("torch")))
-    return ", ".join(f"{name} {old} -> {new}" for name, old, new in pairs if old != new)
+    return ", ".join(
+        f"{name} {old or 'as torch has them'} -> {new or 'as torch has them'}"
+        for name, old, new in pairs
+        if old != new
+    )

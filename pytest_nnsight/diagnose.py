@@ -159,7 +159,9 @@ def _from_model_inputs(case: Case) -> Cause | None:
     if kind is None:
         return None
     moved = evidence.changed_versions(case.golden, case.received)
-    text = f"{value.call.path} is given another {value.leaf.at.removeprefix('in.')}"
+    name = value.leaf.at.removeprefix("in.")
+    other = f"input {name}" if name.isdigit() else name  # what `forward` takes without a name
+    text = f"{value.call.path} is given another {other}"
     return Cause(kind, f"{text}; {moved}" if moved else text)
 
 
@@ -175,7 +177,8 @@ def _from_intervention(case: Case) -> Cause | None:
     before, now = case.golden.prompt, case.received.prompt
     if before.intervention is None or before.intervention_code == now.intervention_code:
         return None
-    if _changed_weights(case)[1] or evidence.changed_config(case.golden, case.received):
+    differing = (evidence.changed_config, evidence.changed_modules)
+    if _changed_weights(case)[1] or any(of(case.golden, case.received) for of in differing):
         return None
     return Cause("intervention", f"{before.intervention} was changed", is_certain=False)
 

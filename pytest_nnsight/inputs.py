@@ -37,7 +37,7 @@ def _only_masked(golden: Run, received: Run) -> bool:
     Ids are kept without those that are hidden; those that both masks show must be the same.
     """
     before, now = _shown(golden), _shown(received)
-    if golden.prompt.tensors.get(_MASK) == received.prompt.tensors.get(_MASK) or not before:
+    if golden.prompt.tensors.get(_MASK) == received.prompt.tensors.get(_MASK):
         return False
     return len(before) == len(now) and all(
         len(old) == len(new)
@@ -61,7 +61,7 @@ def _tensors(golden: Run, received: Run) -> Iterator[Drift]:
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             both = name in before and name in now
-            expected, got = first_difference(before.get(name, ()), now.get(name, ()))
+            expected, got = first_difference(before.get(name, ()), now.get(name, ()), "values")
             yield Drift("tensors", name, expected=expected, received=got, note=not both)
 
 
@@ -83,9 +83,9 @@ def _ids_difference(golden: Run, received: Run) -> tuple[str, str]:
 
 
 def first_difference(
-    before: Sequence[Sequence[int]], now: Sequence[Sequence[int]]
+    before: Sequence[Sequence[int]], now: Sequence[Sequence[int]], noun: str = "ids"
 ) -> tuple[str, str]:
-    """Say where two lists of id rows part: ``41 ids, at 0: 504`` against ``42 ids, at 0: 1``."""
+    """Say where two lists of rows part: ``41 ids, at 0: 504`` against ``42 ids, at 0: 1``."""
     if len(before) != len(now):
         return f"{len(before)} prompts", f"{len(now)} prompts"
     for row, (old, new) in enumerate(zip(before, now, strict=True)):
@@ -97,7 +97,7 @@ def first_difference(
         )
         where = f" of prompt {row}" if len(before) > 1 else ""
         return tuple(  # type: ignore[return-value]
-            f"{len(ids)} ids{where}, at {at}: {ids[at] if at < len(ids) else 'end'}"
+            f"{len(ids)} {noun}{where}, at {at}: {ids[at] if at < len(ids) else 'end'}"
             for ids in (old, new)
         )
     return "", ""

@@ -48,7 +48,7 @@ def _fold(values: torch.Tensor) -> torch.Tensor:
     if tokens < BUCKETS:
         signed = values * _signs(tokens, width, values.dtype, values.device)
         padded = torch.nn.functional.pad(signed, (0, -width % BUCKETS))
-        return padded.unflatten(-1, (-1, BUCKETS)).sum(-2)
+        return padded.view(*padded.shape[:-1], -1, BUCKETS).sum(-2)
     signs = _signs(tokens, rows + 1, values.dtype, values.device)
     tail = values[..., rows * BUCKETS :] * signs[:, rows:]
     if not rows:

@@ -143,7 +143,8 @@ def decode(text: str | bytes, name: str) -> Run:
         document = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise _broken(name, "is not whole JSON (truncated, or a merge conflict?)") from error
-    if not isinstance(document, dict) or type(document.get("format")) is not int:
+    number = document.get("format") if isinstance(document, dict) else None
+    if type(number) is not int or number < 1:
         raise GoldenError(f"{name} is no golden of pytest-nnsight: it has no format number")
     if document["format"] > FORMAT:
         raise GoldenError(

@@ -20,13 +20,24 @@ def worst_token(golden: Run, drift: Drift) -> str:
     shape = next((leaf.summary.shape for leaf in call.leaves if leaf.at == at), ())
     if len(shape) < 2:
         return ""
-    row, place = divmod(token, shape[-2])
+    width = _tokens_a_prompt(golden, shape)
+    row, place = divmod(token, width)
     prompt = f" of prompt {row}" if golden.prompt.is_batch else ""
-    padding = _padding_before(golden, row, shape[-2])
+    padding = _padding_before(golden, row, width)
     if place < padding:
         return f"the padding{prompt}"
-    piece = _piece(golden, call, row, place - padding, shape[-2])
+    piece = _piece(golden, call, row, place - padding, width)
     return f"token {place - padding}{prompt}" + (f" {piece!r}" if piece else "")
+
+
+def _tokens_a_prompt(golden: Run, shape: tuple[int, ...]) -> int:
+    """Return how many tokens of a tensor belong to one prompt.
+
+    Two dimensions hold the tokens of all prompts of a batch, as in a mixture of experts.
+    """
+    prompts = max(1, len(golden.prompt.token_ids))
+    is_flat = len(shape) == 2 and golden.prompt.is_batch and shape[0] % prompts == 0
+    return shape[0] // prompts if is_flat else shape[-2]
 
 
 def _padding_before(golden: Run, row: int, width: int) -> int:

@@ -150,8 +150,8 @@ def positions(first: int) -> Summary:
     [
         ("in.position_ids", "model.layers.0", "positions", "position_ids"),
         ("in.cache_position", "model.layers.0", "positions", "cache_position"),
-        ("in.1", "model.rotary_emb", "positions", "1"),
-        ("in.0", "transformer.wpe", "positions", "0"),
+        ("in.1", "model.rotary_emb", "positions", "input 1"),
+        ("in.input", "transformer.wpe", "positions", "input"),
         ("in.attention_mask", "model.layers.0", "mask", "attention_mask"),
     ],
 )
@@ -207,6 +207,9 @@ def test_an_intervention_is_not_accused_where_it_or_all_else_differs() -> None:
     other = intervened("bb", model={"weights": "bbbb"})
     assert why(golden, drifted(**other))[0] == "weights"
     assert why(golden, drifted(**intervened("bb", model=OTHER_THETA)))[0] == "config"
+    modules = [{"modules": {"Linear": {text: 3}}} for text in ("bias=True", "bias=False")]
+    golden = make_pass(**intervened("aa", model=modules[0]))
+    assert why(golden, drifted(**intervened("bb", model=modules[1])))[0] == "code"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_another_mask_fails_where_it_parts() -> None:
     received = prompted(tensors={"attention_mask": ((0, 1, 1),), "position_ids": ((0, 1, 2),)})
     drift = only(golden, received)
     assert (drift.kind, drift.label, drift.note) == ("tensors", "attention_mask", False)
-    assert (drift.expected, drift.received) == ("3 ids, at 0: 1", "3 ids, at 0: 0")
+    assert (drift.expected, drift.received) == ("3 values, at 0: 1", "3 values, at 0: 0")
 
 
 @pytest.mark.parametrize("turned", [False, True])

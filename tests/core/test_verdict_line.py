@@ -156,7 +156,7 @@ def test_first_line_of_another_mask() -> None:
     ]
     golden, received = (make_run(prompt=prompt) for prompt in prompts)
     assert report(golden, received)[0] == (
-        "golden drift: attention_mask 3 ids, at 0: 1 -> 3 ids, at 0: 0; "
+        "golden drift: attention_mask 3 values, at 0: 1 -> 3 values, at 0: 0; "
         "cause: mask (the model is given other attention_mask)"
     )
 

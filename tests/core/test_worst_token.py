@@ -81,7 +81,7 @@ def test_the_tensor_of_the_drift_is_looked_at() -> None:
         (7, "token 1 of prompt 1 ' you'"),
     ],
 )
-@pytest.mark.parametrize("shape", [(2, 4, 8), (2, 3, 4, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 4, 8), (2, 3, 4, 8), (8, 8)], ids=str)
 def test_a_token_of_a_batch_is_counted_without_padding(
     shape: tuple[int, ...], token: int, text: str
 ) -> None:
