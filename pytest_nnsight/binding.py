@@ -114,7 +114,7 @@ def _as_run(loaded_model: LoadedModel, data: Any) -> Run:
 def _whole_tensors(run: Run) -> dict[str, Any]:
     """Return the tensors a run kept as arrays ``[tokens, values]``, by the label of a drift."""
     from pytest_nnsight.capture.values import describe
-    from pytest_nnsight.compare import place
+    from pytest_nnsight.compare.comparison import place
     from pytest_nnsight.run import Leaf, Summary
     from pytest_nnsight.sketch import tokens_of
 

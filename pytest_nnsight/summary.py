@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_nnsight.compare import Comparison
+    from pytest_nnsight.compare.comparison import Comparison
 
 DIFFER, UNCHECKED = "nnsight_bits_differ", "nnsight_exactness_not_checked"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.faults.models import with_weights
-from pytest_nnsight.compare import Comparison, compare
-from pytest_nnsight.diagnose import diagnose
+from pytest_nnsight.compare.comparison import Comparison, compare
+from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.run import Run
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.compare import compare
+from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.run import Run, with_noise
 
 Change = Callable[[], AbstractContextManager[None]]

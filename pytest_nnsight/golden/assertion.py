@@ -21,9 +21,9 @@ from syrupy.assertion import DiffMode, SnapshotAssertion
 from syrupy.data import SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
-from pytest_nnsight.compare import Comparison, compare
-from pytest_nnsight.diagnose import Finding
-from pytest_nnsight.distance import Distance
+from pytest_nnsight.compare.comparison import Comparison, compare
+from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError, NnsightPluginError, hide_home, one_line
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.golden.noise import carry_noise

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_nnsight.distance import Distance, true_distance
+from pytest_nnsight.compare.distance import Distance, true_distance
 from pytest_nnsight.errors import GoldenError
 from pytest_nnsight.golden.storage import write_atomically
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from pytest_nnsight.compare import Comparison
-from pytest_nnsight.diagnose import Diagnosis, Finding, diagnose
-from pytest_nnsight.distance import Distance
-from pytest_nnsight.drift import Drift
+from pytest_nnsight.compare.comparison import Comparison
+from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding, diagnose
 from pytest_nnsight.report.tokens import worst_token
 from pytest_nnsight.run import Run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_nnsight.drift import Drift
+from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.run import Call, Run
 
 

@@ -10,7 +10,7 @@ import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
-from pytest_nnsight.compare import compare
+from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.golden.document import decode, encode
 

@@ -11,12 +11,12 @@ import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
-from pytest_nnsight.compare import compare
-from pytest_nnsight.diagnose import diagnose
-from pytest_nnsight.distance import distance
+from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.compare.distance import distance
+from pytest_nnsight.compare.pairing import is_input
+from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.golden.document import decode, encode
-from pytest_nnsight.pairing import is_input
 from pytest_nnsight.run import ROOT, Call, Run, Summary
 
 PROMPT = "Hello there"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pytest_nnsight.compare import compare
-from pytest_nnsight.diagnose import Diagnosis, diagnose
-from pytest_nnsight.location import Origin, locate
+from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.diagnose.diagnosis import Diagnosis, diagnose
+from pytest_nnsight.diagnose.location import Origin, locate
 from pytest_nnsight.run import (
     ROOT,
     Call,

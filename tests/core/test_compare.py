@@ -20,9 +20,9 @@ from builders import (
     summarize,
 )
 
-from pytest_nnsight.compare import Comparison, compare
-from pytest_nnsight.distance import Distance
-from pytest_nnsight.drift import Drift
+from pytest_nnsight.compare.comparison import Comparison, compare
+from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.run import Leaf, Run
 
 

@@ -13,8 +13,8 @@ from builders import make_call, make_rich_run, make_run, make_summary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.compare import compare
-from pytest_nnsight.diagnose import Finding
+from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError
 from pytest_nnsight.golden import numbers
 from pytest_nnsight.golden.document import decode, encode

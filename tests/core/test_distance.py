@@ -13,7 +13,7 @@ from builders import make_summary, normal, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.distance import (
+from pytest_nnsight.compare.distance import (
     APART,
     SAME,
     Distance,

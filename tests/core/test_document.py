@@ -11,7 +11,7 @@ from builders import make_call, make_rich_run, make_run, make_summary, normal, s
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.compare import compare
+from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.golden.document import FORMAT, KINDS, decode, encode
 from pytest_nnsight.run import (
     Call,

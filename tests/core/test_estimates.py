@@ -10,7 +10,7 @@ import pytest
 import torch
 from builders import normal, summarize, summarize_all
 
-from pytest_nnsight.distance import distance, true_distance
+from pytest_nnsight.compare.distance import distance, true_distance
 from pytest_nnsight.run import Summary
 from pytest_nnsight.sketch import tokens_of
 

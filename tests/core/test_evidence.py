@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from builders import VERSIONS, make_run
 
-from pytest_nnsight import evidence
+from pytest_nnsight.compare import evidence
 from pytest_nnsight.run import Run
 
 WEIGHTS = {"h.0.w": "11", "h.1.w": "22", "ln.w": "33"}

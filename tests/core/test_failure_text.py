@@ -17,9 +17,9 @@ from builders import (
     summarize,
 )
 
-from pytest_nnsight.compare import compare
-from pytest_nnsight.diagnose import Finding
-from pytest_nnsight.distance import SAME, Distance
+from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.compare.distance import SAME, Distance
+from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.report.failure import (
     MOST_ROWS,
     bits_line,

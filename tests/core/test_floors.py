@@ -21,20 +21,22 @@ CORE = {
     "run": {"errors"},
     "projection": {"errors", "run"},
     "sketch": {"errors", "run", "settings", "projection"},
-    "distance": {"errors", "run"},
-    "pairing": {"run"},
-    "timeline": {"run", "pairing"},
-    "pooling": {"distance", "timeline"},
-    "evidence": {"run"},
-    "tolerance": {"run", "distance", "timeline", "pooling", "evidence"},
-    "drift": {"distance"},
-    "inputs": {"run", "drift"},
-    "bits": {"run", "distance"},
-    "choice": {"run", "distance"},
+    "compare": {"errors", "run"},
+    "diagnose": {"errors", "run", "compare"},
 }
-CORE["compare"] = {*CORE} - MEASURING - {"settings", "evidence"}
-CORE["location"] = {"run", "distance", "drift", "pairing", "timeline", "tolerance", "compare"}
-CORE["diagnose"] = {"run", "distance", "drift", "compare", "evidence", "location"}
+COMPARE = {  # the modules of one room, each with those of the room that it may import
+    "drift": {"distance"},
+    "distance": set(),
+    "pairing": set(),
+    "evidence": set(),
+    "inputs": {"drift"},
+    "bits": {"distance"},
+    "choice": {"distance"},
+    "timeline": {"pairing"},
+    "pooling": {"distance", "timeline"},
+    "tolerance": {"distance", "timeline", "pooling", "evidence"},
+}
+COMPARE["comparison"] = {*COMPARE} - {"evidence"}
 BARE = {*CORE} - MEASURING | {"golden", "report", "cli"}
 FILES = sorted(path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py"))
 
@@ -75,13 +77,27 @@ def test_imports_go_down_only(file: Path) -> None:
         assert not libraries & {"torch", "transformers"}
 
 
+@pytest.mark.parametrize("module", COMPARE)
+def test_the_modules_that_compare_have_an_order(module: str) -> None:
+    """Or comparing would be one heap of modules that import each other."""
+    tree = ast.parse((ROOT / "compare" / f"{module}.py").read_text())
+    names = [name.split(".") for name in imported(tree) if name.startswith(f"{PACKAGE}.compare.")]
+    assert {name[2] for name in names} <= COMPARE[module]
+
+
 def test_the_floors_of_the_core_have_no_circle() -> None:
     below: set[str] = set()
     for room, imports in CORE.items():
         assert imports <= below, room
         below.add(room)
+    left = dict(COMPARE)
+    while free := [module for module, imports in left.items() if not imports & {*left}]:
+        left = {module: imports for module, imports in left.items() if module not in free}
+    assert not left
 
 
 def test_every_room_of_the_core_is_there() -> None:
     """Or a floor would be held for a module that is no more."""
     assert {*CORE} <= {file.parts[0] for file in FILES}
+    inside = {file.stem for file in FILES if file.parts[0] == "compare"}
+    assert {*COMPARE, "__init__"} == inside

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from builders import make_call, make_run
 
-from pytest_nnsight.drift import Drift
-from pytest_nnsight.inputs import compare_inputs, first_difference
+from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.compare.inputs import compare_inputs, first_difference
 from pytest_nnsight.run import Prompt, Run
 
 IDS = ((1, 2, 3),)

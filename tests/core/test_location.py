@@ -21,8 +21,8 @@ from builders import (
     summarize,
 )
 
-from pytest_nnsight.compare import compare
-from pytest_nnsight.location import locate
+from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.diagnose.location import locate
 from pytest_nnsight.run import ROOT, Call, Leaf, Run
 
 LAYER = "model.layers.1"

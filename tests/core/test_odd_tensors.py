@@ -12,7 +12,7 @@ from builders import make_call, make_run, normal, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.distance import Distance, distance, read_norms
+from pytest_nnsight.compare.distance import Distance, distance, read_norms
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.run import Summary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import make_call, make_summary
 
-from pytest_nnsight.pairing import is_input, pair
+from pytest_nnsight.compare.pairing import is_input, pair
 from pytest_nnsight.run import Call, Leaf
 
 ANY = make_summary()

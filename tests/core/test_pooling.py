@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from builders import make_call, make_summary
 
-from pytest_nnsight.distance import APART, SAME, Distance
-from pytest_nnsight.pooling import WINDOW, pool
+from pytest_nnsight.compare.distance import APART, SAME, Distance
+from pytest_nnsight.compare.pooling import WINDOW, pool
+from pytest_nnsight.compare.timeline import Value, timeline
 from pytest_nnsight.run import Call, Leaf
-from pytest_nnsight.timeline import Value, timeline
 
 TOKENS = 7
 

@@ -12,7 +12,7 @@ from builders import normal, summarize, summarize_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.distance import distance, read_norms
+from pytest_nnsight.compare.distance import distance, read_norms
 from pytest_nnsight.projection import project
 from pytest_nnsight.run import Summary, numbers_per_token, token_count
 from pytest_nnsight.sketch import collect, measure, measure_held, pack_norms, tokens_of

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from builders import make_call, make_generation, make_greedy, make_steps, make_summary
 
-from pytest_nnsight.choice import calls_until
-from pytest_nnsight.compare import compare
+from pytest_nnsight.compare.choice import calls_until
+from pytest_nnsight.compare.comparison import compare
 
 
 @pytest.mark.parametrize(("step", "calls"), [(0, 1), (1, 2), (2, 3), (3, 3)])

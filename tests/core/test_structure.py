@@ -13,8 +13,8 @@ from builders import (
     summarize,
 )
 
-from pytest_nnsight.compare import Comparison, compare
-from pytest_nnsight.drift import Drift
+from pytest_nnsight.compare.comparison import Comparison, compare
+from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.run import Call, Leaf, Summary
 
 

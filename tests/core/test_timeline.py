@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from builders import Forward, make_call, make_forward, make_summary
 
-from pytest_nnsight.compare import place
+from pytest_nnsight.compare.comparison import place
+from pytest_nnsight.compare.timeline import Value, timeline
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.timeline import Value, timeline
 
 LAYER = "model.layers.0"
 

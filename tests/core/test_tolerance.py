@@ -19,12 +19,12 @@ from builders import (
     summarize_all,
 )
 
-from pytest_nnsight.compare import compare, place
-from pytest_nnsight.distance import APART, SAME, Distance, distance
+from pytest_nnsight.compare.comparison import compare, place
+from pytest_nnsight.compare.distance import APART, SAME, Distance, distance
+from pytest_nnsight.compare.timeline import timeline
+from pytest_nnsight.compare.tolerance import Tolerance, tolerance_for
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import Run, Summary
-from pytest_nnsight.timeline import timeline
-from pytest_nnsight.tolerance import Tolerance, tolerance_for
 
 ONE_TOKEN = make_summary(shape=(1, 1, 64))
 SEVEN = make_summary(shape=(1, 7, 64))

@@ -16,8 +16,8 @@ from builders import (
     summarize,
 )
 
-from pytest_nnsight.compare import compare
-from pytest_nnsight.diagnose import Finding
+from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.report.failure import (
     LONGEST_EVIDENCE,
     failure_lines,

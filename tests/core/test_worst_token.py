@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from builders import make_call, make_generation, make_run, make_summary
 
-from pytest_nnsight.distance import Distance
-from pytest_nnsight.drift import Drift
+from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.report.tokens import worst_token
 from pytest_nnsight.run import Generated, Leaf, Prompt, Run
 

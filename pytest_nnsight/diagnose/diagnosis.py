@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_nnsight import evidence
-from pytest_nnsight.compare import Comparison
-from pytest_nnsight.distance import Distance
-from pytest_nnsight.drift import Drift
-from pytest_nnsight.evidence import Fingerprints
-from pytest_nnsight.location import GENERATED, Origin, locate
+from pytest_nnsight.compare import evidence
+from pytest_nnsight.compare.comparison import Comparison
+from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.compare.evidence import Fingerprints
+from pytest_nnsight.diagnose.location import GENERATED, Origin, locate
 from pytest_nnsight.run import Run
 
 _STRUCTURE = ("missing", "added", "container", "class", "shape", "dtype")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_nnsight.pairing import is_input
+from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.run import ROOT, Call, Leaf, token_count
 
 Place = tuple[int, str]

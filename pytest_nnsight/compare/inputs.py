@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pytest_nnsight.drift import Drift
+from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.run import Run
 
 _MASK = "attention_mask"

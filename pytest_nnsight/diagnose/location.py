@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_nnsight.compare import Comparison, place
-from pytest_nnsight.distance import SAME, Distance
-from pytest_nnsight.drift import Drift
-from pytest_nnsight.pairing import is_input
+from pytest_nnsight.compare.comparison import Comparison, place
+from pytest_nnsight.compare.distance import SAME, Distance
+from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.compare.pairing import is_input
+from pytest_nnsight.compare.timeline import Place, Value
+from pytest_nnsight.compare.tolerance import TOLERANCES
 from pytest_nnsight.run import ROOT, Call, Run
-from pytest_nnsight.timeline import Place, Value
-from pytest_nnsight.tolerance import TOLERANCES
 
 PROMPT, GENERATED = "prompt", "generated"
 _MASK = re.compile(r"(\w*mask\w*)=(None|tensor)")

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from pytest_nnsight.bits import Bits, count_bits, what_moves_numbers
-from pytest_nnsight.choice import Flip, calls_until, first_flip, flip_place, shared_step
-from pytest_nnsight.distance import Distance, distance, telling_statistics
-from pytest_nnsight.drift import Drift
-from pytest_nnsight.inputs import compare_inputs, first_difference
-from pytest_nnsight.pairing import pair
-from pytest_nnsight.pooling import pool
+from pytest_nnsight.compare.bits import Bits, count_bits, what_moves_numbers
+from pytest_nnsight.compare.choice import Flip, calls_until, first_flip, flip_place, shared_step
+from pytest_nnsight.compare.distance import Distance, distance, telling_statistics
+from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.compare.inputs import compare_inputs, first_difference
+from pytest_nnsight.compare.pairing import pair
+from pytest_nnsight.compare.pooling import pool
+from pytest_nnsight.compare.timeline import Place, Value, timeline
+from pytest_nnsight.compare.tolerance import Tolerance, tolerance_for
 from pytest_nnsight.run import Call, Leaf, Run
-from pytest_nnsight.timeline import Place, Value, timeline
-from pytest_nnsight.tolerance import Tolerance, tolerance_for
 
 Pairs = dict[Place, tuple[Leaf, Leaf]]
 

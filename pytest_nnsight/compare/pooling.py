@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pytest_nnsight.distance import Distance
-from pytest_nnsight.timeline import Place, Value
+from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.compare.timeline import Place, Value
 
 WINDOW = 8
 _OWN_SHARE = 0.1  # of the mean square: a value is not blamed for what was large before it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_nnsight.distance import Distance
+from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.run import Call, Environment
 
 

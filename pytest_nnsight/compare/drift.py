@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_nnsight.distance import SAME, Distance
+from pytest_nnsight.compare.distance import SAME, Distance
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_nnsight.distance import SAME, Distance
-from pytest_nnsight.evidence import is_same_model
-from pytest_nnsight.pooling import WINDOW
+from pytest_nnsight.compare.distance import SAME, Distance
+from pytest_nnsight.compare.evidence import is_same_model
+from pytest_nnsight.compare.pooling import WINDOW
+from pytest_nnsight.compare.timeline import Place, Value
 from pytest_nnsight.run import Run, Summary, numbers_per_token, token_count
-from pytest_nnsight.timeline import Place, Value
 
 TOLERANCES = {
     "float64": 1e-6,

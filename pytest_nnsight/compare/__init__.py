@@ -1,0 +1,1 @@
+"""Run x run -> drifts. Neither torch nor pytest is needed."""

@@ -1,0 +1,1 @@
+"""Drifts -> where they start and why. Neither torch nor pytest is needed."""
