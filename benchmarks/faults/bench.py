@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.faults import (
     attention,
@@ -23,13 +23,14 @@ from benchmarks.faults import (
 )
 from benchmarks.faults.ask import Ask
 from benchmarks.faults.captured import Captured, differences
-from benchmarks.faults.fault import Fault, faults_in
+from benchmarks.faults.fault import Benign, Fault, faults_in
 from benchmarks.faults.ours import Answer, answer
 from benchmarks.faults.result import Result
 from benchmarks.faults.strategies import LINES, strategies
 from benchmarks.faults.subject import Golden, Say, Subject
 from pytest_nnsight.models.fingerprint import fingerprint_parameters
 
+Change = TypeVar("Change", Fault, Benign)
 OURS, OURS_WITH_BITS = "ours", "ours, with bits"
 
 
@@ -64,22 +65,42 @@ def plant_all(
     subject: Subject, only: Sequence[str], every_ask: bool, say: Say, show: Callable[[Result], None]
 ) -> list[Result]:
     """Plant all faults in one model, and check after each that the unchanged model is as it was."""
-    fitting = [
-        (turn, fault)
+    fitting = {
+        turn: fault
         for turn, fault in enumerate(all_faults())
-        if fault.fits(subject.module, subject.roles)
-        and (not only or any(fnmatch(fault.name, glob) for glob in only))
-    ]
-    results = []
-    for number, (turn, fault) in enumerate(fitting, 1):
-        if number % 10 == 1 or number == len(fitting):
-            say(f"{subject.name}: fault {number} of {len(fitting)}\n")
-        for ask in chosen_asks(subject, fault.kinds, turn, every_ask):
-            results.append(plant(subject, fault, ask))
-            show(results[-1])
-        check_unchanged(subject, fault.name)
+        if fault.fits(subject.module, subject.roles) and is_chosen(fault.name, only)
+    }
+    results = run_all(subject, fitting, plant, every_ask, say, show)
     if fingerprint_parameters(subject.module) != subject.weights:
         raise RuntimeError(f"the weights of {subject.name} are not what they were")
+    return results
+
+
+def is_chosen(name: str, only: Sequence[str]) -> bool:
+    """Tell whether any of the globs matches, or there is none."""
+    return not only or any(fnmatch(name, glob) for glob in only)
+
+
+def run_all(
+    subject: Subject,
+    changes: Mapping[int, Change],
+    run: Callable[[Subject, Change, Ask], Result],
+    every_ask: bool,
+    say: Say,
+    show: Callable[[Result], None],
+) -> list[Result]:
+    """Make one change after another, and check after each that the model is as it was.
+
+    ``changes`` have their number among all of them, by which short and long asks take turns.
+    """
+    results = []
+    for number, (turn, change) in enumerate(changes.items(), 1):
+        if number % 10 == 1 or number == len(changes):
+            say(f"{subject.name}: {type(change).__name__.lower()} {number} of {len(changes)}\n")
+        for ask in chosen_asks(subject, change.kinds, turn, every_ask):
+            results.append(run(subject, change, ask))
+            show(results[-1])
+        check_unchanged(subject, change.name)
     return results
 
 

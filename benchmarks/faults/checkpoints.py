@@ -8,12 +8,12 @@ import torch
 
 from benchmarks.faults.fault import fault
 from benchmarks.faults.variant import Variant
-from benchmarks.faults.weights import is_untied
+from benchmarks.faults.weights import head_of, is_untied
 
 
 def is_tied(module: Any) -> bool:
     """Tell whether the head uses the embedding's weights."""
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    head = head_of(module)
     return head is not None and head.weight is module.get_input_embeddings().weight
 
 

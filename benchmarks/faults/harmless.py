@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatch
 
 import torch
 
 from benchmarks.faults import batches, kernels, reloads
 from benchmarks.faults.ask import Ask
-from benchmarks.faults.bench import broken, check_unchanged, chosen_asks, judge
+from benchmarks.faults.bench import broken, is_chosen, judge, run_all
 from benchmarks.faults.captured import Captured, Key
 from benchmarks.faults.fault import Benign, Values, benign_in
 from benchmarks.faults.result import Result
@@ -32,21 +31,12 @@ def change_all(
     subject: Subject, only: Sequence[str], every_ask: bool, say: Say, show: Callable[[Result], None]
 ) -> list[Result]:
     """Make all benign changes to one model, and check that each is undone."""
-    fitting = [
-        (turn, benign)
+    fitting = {
+        turn: benign
         for turn, benign in enumerate(all_benign())
-        if benign.fits(subject.roles)
-        and (not only or any(fnmatch(benign.name, glob) for glob in only))
-    ]
-    results = []
-    for number, (turn, benign) in enumerate(fitting, 1):
-        if number % 10 == 1 or number == len(fitting):
-            say(f"{subject.name}: benign change {number} of {len(fitting)}\n")
-        for ask in chosen_asks(subject, benign.kinds, turn, every_ask):
-            results.append(change(subject, benign, ask))
-            show(results[-1])
-        check_unchanged(subject, benign.name)
-    return results
+        if benign.fits(subject.roles) and is_chosen(benign.name, only)
+    }
+    return run_all(subject, fitting, change, every_ask, say, show)
 
 
 def change(subject: Subject, benign: Benign, ask: Ask) -> Result:

@@ -10,9 +10,14 @@ from benchmarks.faults.fault import fault
 from benchmarks.faults.variant import Variant
 
 
+def head_of(module: Any) -> Any:
+    """Return the layer that makes logits, ``None`` where there is none."""
+    return module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+
+
 def is_untied(module: Any) -> bool:
     """Tell whether the head has weights of its own."""
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    head = head_of(module)
     return head is not None and head.weight is not module.get_input_embeddings().weight
 
 
