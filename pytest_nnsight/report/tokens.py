@@ -36,7 +36,7 @@ def _tokens_a_prompt(golden: Run, shape: tuple[int, ...]) -> int:
     Two dimensions hold the tokens of all prompts of a batch, as in a mixture of experts.
     """
     prompts = max(1, len(golden.prompt.token_ids))
-    is_flat = len(shape) == 2 and golden.prompt.is_batch and shape[0] % prompts == 0
+    is_flat = len(shape) == 2 and shape[0] % prompts == 0
     return shape[0] // prompts if is_flat else shape[-2]
 
 

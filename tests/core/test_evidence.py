@@ -8,7 +8,7 @@ import pytest
 from builders import VERSIONS, make_run
 
 from pytest_nnsight.compare import evidence
-from pytest_nnsight.run import Run
+from pytest_nnsight.run import Prompt, Run
 
 WEIGHTS = {"h.0.w": "11", "h.1.w": "22", "ln.w": "33"}
 
@@ -154,3 +154,30 @@ def test_a_version_that_came_or_went_is_absent_on_the_other_side() -> None:
     assert evidence.changed_versions(golden, received) == "torch 2.13.0 -> absent"
     assert evidence.changed_versions(received, golden) == "torch absent -> 2.13.0"
     assert evidence.changed_versions(golden, golden) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [
+        ({}, True),
+        ({"model": {"weights": "other"}}, False),
+        ({"model": {"weights": None}}, False),
+        ({"model": {"config": {"eps": 1e-6}}}, False),
+        ({"model": {"config": {"eps": 1e-5, "new": 1}}}, True),
+        ({"model": {"modules": {"Norm": {"eps=1e-06": 2}}}}, False),
+        ({"prompt": Prompt("x", ((1,),), intervention="f", intervention_code="cd")}, False),
+    ],
+    ids=str,
+)
+def test_a_model_is_the_same_where_all_is_known_to_be(
+    changes: dict[str, Any], is_same: bool
+) -> None:
+    like = {"config": {"eps": 1e-5}, "modules": {"Norm": {"eps=1e-05": 2}}, "weights": "ab"}
+    prompt = Prompt("x", ((1,),), intervention="f", intervention_code="ab")
+    golden = make_run(model=like, prompt=prompt)
+    received = make_run(**{"prompt": prompt, **changes, "model": like | changes.get("model", {})})
+    assert evidence.is_same_model(golden, received) is is_same
+
+
+def test_weights_that_neither_run_knows_are_not_known_to_be_the_same() -> None:
+    assert not evidence.is_same_model(model(weights=None), model(weights=None))

@@ -261,6 +261,9 @@ def test_where_onsets_hold() -> None:
     known = {(v.position, v.leaf.at): Distance(rms=1e-3) for v in values}
     assert Tolerance(1e-5).onsets(values, known) == {}
     assert Tolerance(1e-5, onset=1e-6).onsets(values, known) == {}  # each fails anyway
+    one_token = dict.fromkeys(known, Distance(rms=1e-6, worst=8e-6))
+    assert Tolerance(1e-5, onset=5e-6).onsets(values, one_token)
+    assert not Tolerance(6e-2, onset=5e-6).onsets(values, one_token)
     found = Tolerance(1e-2, onset=1e-4).onsets(values, known)
     assert [place(v.call, v.leaf) for v in values if (v.position, v.leaf.at) in found] == [
         "<model> in.input_ids"
