@@ -22,7 +22,7 @@ from pytest_nnsight.session import (
     settings_of,
 )
 from pytest_nnsight.settings import Settings, golden_root
-from pytest_nnsight.summary import note_bits
+from pytest_nnsight.summary import note_match
 
 if TYPE_CHECKING:
     from pytest_nnsight.run import Run
@@ -48,7 +48,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         fingerprint=loaded_model.fingerprint,
         explain=lambda finding: failure_lines(finding, _refresh(item), _is_detailed(config)),
         whole_tensors=_whole_tensors,
-        note=partial(note_bits, item),
+        note=partial(note_match, item),
         settings=settings,
         read_from=_other_variant(root / loaded_model.name, settings),
     )

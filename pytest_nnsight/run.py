@@ -195,7 +195,8 @@ class Run:
     """What one ``trace`` or ``generate`` (or a dict of tensors) produced.
 
     ``calibration`` names the changes under which the noise in its summaries was measured.
-    ``tolerance``, ``tokens`` and ``is_exact`` say how it is to be compared; see `compare.compare`.
+    ``tolerance``, ``tokens`` and ``is_exact`` say how it is to be compared; see
+    `compare.comparison`.
     """
 
     kind: str
@@ -206,7 +207,7 @@ class Run:
     calls: tuple[Call, ...]
     calibration: tuple[str, ...] = ()
     tolerance: float | None = field(default=None, compare=False)
-    tokens: str = field(default="exact", compare=False)
+    tokens: str = field(default="auto", compare=False)
     is_exact: bool = field(default=False, compare=False)
     kept: Mapping[tuple[str, int], Any] = field(default_factory=dict, compare=False, repr=False)
 

@@ -56,8 +56,8 @@ def _tolerance(text: str) -> float:
 
 
 def _tokens(text: str) -> str:
-    if text not in ("exact", "close"):
-        raise ValueError("expected exact or close")
+    if text not in ("auto", "exact", "close"):
+        raise ValueError("expected auto, exact or close")
     return text
 
 
@@ -123,10 +123,10 @@ OPTIONS = (
     ),
     Option(
         "tokens",
-        "generated tokens: exact, or close where a near tie may fall the other way (default: "
-        "exact)",
+        "generated tokens: exact, close where a near tie may fall the other way, or auto: close in "
+        "half types on other kernels, else exact (default: auto)",
         _tokens,
-        "exact",
+        "auto",
         "RULE",
         in_marker=True,
     ),
@@ -191,7 +191,7 @@ class Settings:
     trust_remote_code: bool = False
     tolerance: float | None = None
     exact: bool = False
-    tokens: str = "exact"
+    tokens: str = "auto"
     store_tensors: bool = False
     calibrate: bool = False
     timeout: float = 0.0

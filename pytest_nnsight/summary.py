@@ -1,4 +1,4 @@
-"""What a session says at its end about tests that passed: bits that differ within tolerance."""
+"""What a session says at its end about tests that passed: what differs within tolerance."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ if TYPE_CHECKING:
     from pytest_nnsight.compare.comparison import Comparison
 
 DIFFER, UNCHECKED = "nnsight_bits_differ", "nnsight_exactness_not_checked"
+TIE = "nnsight_near_tie"
+_HEADINGS = {
+    DIFFER: "bits differ, within tolerance (--nnsight-exact makes this fail):",
+    UNCHECKED: "not checked bit by bit, since something else moves numbers:",
+    TIE: "a near tie fell the other way, compared up to it (--nnsight-tokens=exact: fails):",
+}
 
 
-def note_bits(item: pytest.Item, comparison: Comparison) -> None:
-    """Keep for the summary that a run matched its golden, though not bit by bit.
+def note_match(item: pytest.Item, comparison: Comparison) -> None:
+    """Keep for the summary that a run matched its golden, though not in every bit or token.
 
     As a user property, which reaches JUnit files and comes through from xdist's workers.
     """
@@ -25,20 +31,15 @@ def note_bits(item: pytest.Item, comparison: Comparison) -> None:
         item.user_properties.append((DIFFER, bits_line(comparison)))
     elif bits.reason and item.config.getoption("nnsight_exact"):
         item.user_properties.append((UNCHECKED, bits.reason))
+    if comparison.flip is not None:
+        item.user_properties.append((TIE, comparison.flip.closeness))
 
 
 def summary_lines(reports: Iterable[Any]) -> list[str]:
-    """Return the lines about all tests that passed with other bits; none as a rule."""
-    differ, unchecked = [], []
+    """Return the lines about all tests that passed with other bits or tokens; none as a rule."""
+    told: dict[str, list[str]] = {name: [] for name in _HEADINGS}
     for report in reports:
         for name, text in getattr(report, "user_properties", ()):
-            if name == DIFFER:
-                differ.append(f"  {report.nodeid}: {text}")
-            elif name == UNCHECKED:
-                unchecked.append(f"  {report.nodeid}: {text}")
-    lines = []
-    if differ:
-        lines += ["bits differ, within tolerance (--nnsight-exact makes this fail):", *differ]
-    if unchecked:
-        lines += ["not checked bit by bit, since something else moves numbers:", *unchecked]
-    return lines
+            if name in told:
+                told[name].append(f"  {report.nodeid}: {text}")
+    return [line for name, rows in told.items() if rows for line in (_HEADINGS[name], *rows)]

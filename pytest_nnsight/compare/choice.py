@@ -13,6 +13,7 @@ from pytest_nnsight.run import ROOT, Run
 
 _SIGMAS = 4.5  # of one logit's noise; the difference of two has 1.4 times as much
 _LEAST = 1e-5  # the drift that float32 is allowed
+_LAST_BIT = {"bfloat16": 2.0**-7, "float16": 2.0**-10}  # of a number from 1 to 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,16 @@ class Flip:
     def is_near_tie(self) -> bool:
         """Whether the choice was so near that the noise of this step explains it."""
         return math.isfinite(self.margin) and self.margin <= self.noise
+
+    @property
+    def tokens(self) -> str:
+        """The step and both tokens: ``step 3: ' a' -> ' the'``."""
+        return f"step {self.step}: {self.expected} -> {self.received}"
+
+    @property
+    def closeness(self) -> str:
+        """By how little a near tie fell the other way, in words."""
+        return f"near tie at {self.tokens}, margin {self.margin:.2g}, noise {self.noise:.2g}"
 
 
 def flip_place(golden: Run, received: Run) -> tuple[int, int] | None:
@@ -93,7 +104,7 @@ def first_flip(
         expected=_token(golden, row, step),
         received=_token(received, row, step),
         margin=sum(margins) if golden.prompt.generation.get("do_sample") is False else np.inf,
-        noise=_SIGMAS * _logit_noise(golden, row, step, values),
+        noise=_logit_noise(golden, row, step, values),
     )
 
 
@@ -115,11 +126,12 @@ def _token(run: Run, row: int, step: int) -> str:
 def _logit_noise(
     golden: Run, row: int, step: int, values: Mapping[tuple[int, str], Distance]
 ) -> float:
-    """Return the noise of one logit at a step, from the drift of all of them.
+    """Return what the drift of all logits at a step may move one of them by against another.
 
     The drift of a token is the norm of its change over its norm; a change that is spread evenly
     moves each of ``n`` logits by the norm of the change over the root of ``n``. Logits that are
-    equal bit by bit have no noise, others at least that of float32 on other kernels.
+    equal bit by bit have no noise, others at least that of float32 on other kernels. In half types
+    the logits themselves are rounded: each of the two margins may be off by a last bit.
     """
     for index, call in enumerate(golden.calls):
         if call.visit != step or (call.path != ROOT and not call.path.endswith("lm_head")):
@@ -132,6 +144,10 @@ def _logit_noise(
             if len(summary.shape) != 3 or row >= summary.shape[0]:
                 continue
             norm = read_norms(summary.norms)[(row + 1) * summary.shape[1] - 1]
-            moved = 0.0 if drift.is_same else max(drift.rms, _LEAST)
-            return float(moved * norm / np.sqrt(summary.shape[2]))
+            if drift.is_same:
+                return 0.0
+            moved = max(drift.rms, _LEAST) * norm / np.sqrt(summary.shape[2])
+            bit = _LAST_BIT.get(golden.environment.dtype, 0.0)
+            largest = max(abs(summary.maximum or 0.0), abs(summary.minimum or 0.0))
+            return float(_SIGMAS * moved + 2 * bit * 2.0 ** math.frexp(largest)[1] / 2)
     return 0.0

@@ -14,7 +14,7 @@ from pytest_nnsight.compare.inputs import compare_inputs, first_difference
 from pytest_nnsight.compare.pairing import pair
 from pytest_nnsight.compare.pooling import pool
 from pytest_nnsight.compare.timeline import Place, Value, timeline
-from pytest_nnsight.compare.tolerance import Tolerance, tolerance_for
+from pytest_nnsight.compare.tolerance import ROUNDINGS, Tolerance, tolerance_for
 from pytest_nnsight.run import Call, Leaf, Run
 
 Pairs = dict[Place, tuple[Leaf, Leaf]]
@@ -71,7 +71,8 @@ def compare(golden: Run, received: Run) -> Comparison:
     """Compare two runs by the rules that ``received`` carries.
 
     ``received.tolerance`` overrules the default of the dtypes. ``received.tokens`` is ``exact``, or
-    ``close`` where a token may fall the other way in a near tie; after it nothing is compared.
+    ``close`` where a token may fall the other way in a near tie; after it nothing is compared. By
+    itself, ``auto``, it is close in half types where something else moves numbers.
     ``received.is_exact`` makes every bit that should be equal count.
     """
     reason = what_moves_numbers(golden.environment, received.environment)
@@ -100,7 +101,7 @@ def compare(golden: Run, received: Run) -> Comparison:
     drifts += _added(golden, received, added)
     drifts += _order(golden, received)
     flip = first_flip(golden, received, values)
-    drifts += _generated(golden, received, flip)
+    drifts += _generated(golden, received, flip, reason)
     count = len(golden.calls) + len(added)
     return Comparison(tuple(drifts), count, tolerance, bits, values, flip, tuple(in_time))
 
@@ -184,11 +185,17 @@ def _order(golden: Run, received: Run) -> Iterator[Drift]:
             return
 
 
-def _generated(golden: Run, received: Run, flip: Flip | None) -> list[Drift]:
-    """Compare what was generated; a near tie is a note where tokens may be close."""
+def _generated(golden: Run, received: Run, flip: Flip | None, reason: str) -> list[Drift]:
+    """Compare what was generated; a near tie is a note where tokens may be close.
+
+    ``reason`` is why numbers may move, if they may.
+    """
     if flip is None or golden.generated is None or received.generated is None:
         return []
     before, now = golden.generated.token_ids, received.generated.token_ids
     expected, got = first_difference(before, now)
-    note = received.tokens == "close" and flip.is_near_tie
+    dtypes = {golden.environment.dtype, received.environment.dtype}
+    is_close = reason and not dtypes.isdisjoint(ROUNDINGS)
+    rule = received.tokens if received.tokens != "auto" else "close" if is_close else "exact"
+    note = rule == "close" and flip.is_near_tie
     return [Drift("ids", "generated", expected=expected, received=got, note=note)]

@@ -134,16 +134,14 @@ def _from_choice(case: Case) -> Cause | None:
     if case.origin.where != GENERATED or flip is None:
         return None
     settings = evidence.changed_generation(case.golden, case.received)
-    tokens = f"step {flip.step}: {flip.expected} -> {flip.received}"
     if flip.is_near_tie:
-        near = f"near tie at {tokens}, margin {flip.margin:.2g}, noise {flip.noise:.2g}"
-        return Cause("sampling", near)
+        return Cause("sampling", flip.closeness)
     if settings:
         return Cause("config", _first(settings))
     if case.golden.prompt.generation.get("do_sample"):
-        return Cause("sampling", f"{tokens}, drawn at random", is_certain=False)
+        return Cause("sampling", f"{flip.tokens}, drawn at random", is_certain=False)
     return Cause(
-        "code", f"{tokens}, though the logits agree: what chooses the token", is_certain=False
+        "code", f"{flip.tokens}, though the logits agree: what chooses the token", is_certain=False
     )
 
 

@@ -201,6 +201,43 @@ def test_tokens_that_may_be_close_fail_where_the_choice_was_clear() -> None:
     assert not compare(make_greedy(5, 6, 7, margin=0.5), clear).matches
 
 
+@pytest.mark.parametrize(
+    ("dtype", "threads", "tokens", "passes"),
+    [
+        ("bfloat16", 8, "auto", True),
+        ("float16", 8, "auto", True),
+        ("bfloat16", 2, "auto", False),
+        ("bfloat16", 8, "exact", False),
+        ("float32", 8, "auto", False),
+    ],
+)
+def test_a_near_tie_in_a_half_type_passes_on_other_kernels(
+    dtype: str, threads: int, tokens: str, passes: bool
+) -> None:
+    near = {"noise": 3e-6, "margin": 1e-5}
+    golden = make_greedy(5, 6, 7, margin=1e-5, environment={"dtype": dtype})
+    now = {"dtype": dtype, "threads": threads}
+    received = make_greedy(5, 8, 9, **near, environment=now, tokens=tokens)
+    assert compare(golden, received).matches is passes
+
+
+def test_logits_of_a_half_type_are_rounded_themselves() -> None:
+    """Each of the two margins may be off by a last bit of the largest logit."""
+    noises = []
+    for dtype in ("float32", "float16", "bfloat16"):
+        runs = [
+            make_greedy(*ids, noise=noise, environment={"dtype": dtype})
+            for ids, noise in (((5, 6), 0), ((5, 7), 1e-4))
+        ]
+        flip = compare(*runs).flip
+        assert flip is not None
+        noises.append(flip.noise)
+        largest = max(leaf.summary.maximum for leaf in runs[0].calls[1].leaves)
+        assert 2 < largest < 4
+    assert noises[1] - noises[0] == pytest.approx(2 * 2**1 * 2**-10)
+    assert noises[2] - noises[0] == pytest.approx(2 * 2**1 * 2**-7)
+
+
 def test_tokens_are_exact_by_default() -> None:
     near = make_greedy(5, 8, 9, noise=3e-6, margin=1e-5)
     (drift,) = compare(make_greedy(5, 6, 7, margin=1e-5), near).failures

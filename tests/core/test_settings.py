@@ -27,7 +27,7 @@ CASES: dict[str, tuple[Any, tuple[str, Any], tuple[str, Any], tuple[str, Any]]] 
     "trust_remote_code": (False, ("true", True), ("no", False), ("1", True)),
     "tolerance": (None, ("0.1", 0.1), ("0.2", 0.2), ("3e-1", 0.3)),
     "exact": (False, ("yes", True), ("no", False), ("1", True)),
-    "tokens": ("exact", ("close", "close"), ("exact", "exact"), ("close", "close")),
+    "tokens": ("auto", ("close", "close"), ("exact", "exact"), ("close", "close")),
     "store_tensors": (False, ("on", True), ("off", False), ("true", True)),
     "calibrate": (False, ("yes", True), ("0", False), ("on", True)),
     "timeout": (0.0, ("1", 1.0), ("2", 2.0), ("3.5", 3.5)),
@@ -124,7 +124,7 @@ def test_invalid_rule_for_tokens_says_what_is_valid(value: str) -> None:
     with pytest.raises(UsageError) as caught:
         read({"nnsight_tokens": value})
     assert str(caught.value) == (
-        f"--nnsight-tokens: {value!r} is not valid: expected exact or close"
+        f"--nnsight-tokens: {value!r} is not valid: expected auto, exact or close"
     )
 
 

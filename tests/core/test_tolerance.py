@@ -239,6 +239,17 @@ def test_what_follows_of_a_small_drift_in_a_half_type_is_judged_by_its_size() ->
     ]
 
 
+@pytest.mark.parametrize(("tokens", "times"), [(1, 3.0), (2, 2.0), (8, 1.25), (200, 1.01)])
+def test_few_tokens_of_a_half_type_may_all_be_the_worst(tokens: int, times: float) -> None:
+    """As the one token of a step: it drifts as far as the worst of many."""
+    summary = make_summary(shape=(1, tokens, 64))
+    tolerance = tolerance_for(half_run({}), half_run({}), False)
+    assert not tolerance.exceeded(Distance(rms=0.99 * times * 6e-2), summary)
+    assert tolerance.exceeded(Distance(rms=1.01 * times * 6e-2), summary)
+    for exact in (Tolerance(6e-2, is_own=True), Tolerance(1e-5)):
+        assert exact.exceeded(Distance(rms=1.01 * exact.rel), summary)
+
+
 def test_tensors_of_a_test_have_no_onset() -> None:
     """What they were made from is not known: each would seem to begin a drift."""
     golden, received = (

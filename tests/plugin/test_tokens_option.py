@@ -50,7 +50,14 @@ def test_close_tokens_let_a_near_tie_pass(
     written: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TWIN", "3e-6")
-    written.run(*TINY, "--nnsight-tokens", "close").assert_outcomes(passed=1)
+    result = written.run(*TINY, "--nnsight-tokens", "close")
+    result.assert_outcomes(passed=1)
+    result.stdout.re_match_lines(
+        [
+            r"a near tie fell the other way, .*:",
+            r"  test_it.py::test_tokens: near tie at step 0: .*",
+        ]
+    )
 
 
 def test_close_tokens_do_not_hide_a_real_change(
@@ -75,5 +82,5 @@ def test_an_unknown_rule_is_refused(project: Project) -> None:
     result = project.run(*TINY, "--nnsight-tokens=roughly")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["ERROR: --nnsight-tokens: 'roughly' is not valid: expected exact or close"]
+        ["ERROR: --nnsight-tokens: 'roughly' is not valid: expected auto, exact or close"]
     )
