@@ -39,6 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             parser.addini(option.key, option.help, type="string")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
+    """Load conftest files within the time that loading has, where a model is configured."""
+    with wiring.conftest_limit(early_config):
+        return (yield)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings and check what can be checked without a model."""
     config.addinivalue_line(
@@ -49,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         config.stash[SETTINGS] = read_settings(vars(config.option), config.getini)
         wiring.check(config, config.stash[SETTINGS])
-        wiring.keep_terminal(config)
+        wiring.watch(config)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -88,8 +95,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Run a test under its time limit, and write its goldens once it has passed."""
-    with one_line_failures(item), wiring.time_limit(item):
+    """Write the goldens of a test once it has passed."""
+    with one_line_failures(item):
         result = yield
         if GOLDENS in item.stash:
             item.stash[GOLDENS].commit()

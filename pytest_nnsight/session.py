@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.settings import Settings, golden_root
+from pytest_nnsight.settings import Settings, golden_root, read_settings
 
 if TYPE_CHECKING:
     from pytest_nnsight.capture.capture import Capture
@@ -31,6 +31,7 @@ SETTINGS = pytest.StashKey[Settings]()
 GOLDENS = pytest.StashKey[Any]()
 TERMINAL = pytest.StashKey[int]()
 LOADED = pytest.StashKey[dict[int, Any]]()
+WATCH = pytest.StashKey[Any]()
 SUITE_NODE = "nnsight-suite"
 
 
@@ -121,23 +122,41 @@ def _check_root(config: pytest.Config, specs: list[ModelSpec]) -> None:
             )
 
 
-def keep_terminal(config: pytest.Config) -> None:
-    """Take hold of stderr before a test's output is captured, for the stacks of one that hangs."""
-    if config.stash[SETTINGS].model:
-        from pytest_nnsight.isolation import terminal
+@contextmanager
+def conftest_limit(config: pytest.Config) -> Iterator[None]:
+    """End the process, with its stack, where a conftest file does not end."""
+    try:
+        settings = read_settings(vars(config.known_args_namespace), config.getini)
+    except UsageError:  # said once the options are read for good
+        settings = Settings()
+    if not settings.model:
+        yield
+        return
+    from pytest_nnsight.isolation.limits import hard_limit
 
-        config.stash[TERMINAL] = terminal()
-        config.add_cleanup(lambda: os.close(config.stash[TERMINAL]))
+    with hard_limit("HUNG while loading conftest files", settings.load_timeout):
+        yield
 
 
-def time_limit(item: pytest.Item) -> AbstractContextManager[None]:
-    """Return the watchdog of one test, where it has a time limit."""
-    seconds = settings_of(item, item.config.stash[SETTINGS]).timeout
-    if not seconds or TERMINAL not in item.config.stash:
-        return nullcontext()
-    from pytest_nnsight.isolation import watchdog
+def watch(config: pytest.Config) -> None:
+    """Let tests run in workers where they may, and within their time; take hold of stderr."""
+    settings = config.stash[SETTINGS]
+    if not settings.model:
+        return
+    from pytest_nnsight.isolation.limits import terminal
+    from pytest_nnsight.isolation.mode import is_worker, isolate
 
-    return watchdog(seconds, item.config.stash[TERMINAL])
+    config.stash[TERMINAL] = terminal()
+    config.add_cleanup(lambda: os.close(config.stash[TERMINAL]))
+    if isolate(config, settings):
+        from pytest_nnsight.isolation.control import Control
+
+        config.pluginmanager.register(Control(config), "nnsight-control")
+    elif not is_worker(config) or "nnsight_post" in config.workerinput:  # type: ignore[attr-defined]
+        from pytest_nnsight.isolation.watch import Watch
+
+        config.stash[WATCH] = Watch(config, settings)
+        config.pluginmanager.register(config.stash[WATCH], "nnsight-watch")
 
 
 def header(settings: Settings) -> list[str]:
@@ -185,7 +204,9 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
     from pytest_nnsight.models.loading import load
 
     _release()  # of a model before this one: pytest lets go of it only after its fixture's end
-    with _uncaptured(request.config) as say:
+    watch = request.config.stash.get(WATCH, None)
+    in_time = nullcontext() if watch is None else watch.loading(wanted.spec.public)
+    with _uncaptured(request.config) as say, in_time:
         model = load(wanted.spec, wanted.options, say, _shows_bars(request.config))
     request.config.stash[LOADED] = {id(model): wanted.spec}
     yield model
@@ -214,7 +235,9 @@ def capture_of(model: LoadedModel, config: pytest.Config) -> Capture:
     from pytest_nnsight.capture.capture import Capture
 
     calibrates = _saying(config) if config.stash[SETTINGS].calibrate else None
-    return Capture(model.model, model.identify, calibrates=calibrates)
+    watch = config.stash.get(WATCH, None)
+    reached = None if watch is None else watch.reach
+    return Capture(model.model, model.identify, calibrates=calibrates, reached=reached)
 
 
 @contextmanager
@@ -240,10 +263,10 @@ def _saying(config: pytest.Config) -> Callable[[str], None]:
 
 
 def _shows_bars(config: pytest.Config) -> bool:
-    """Tell whether progress bars reach a person: a terminal, one process, not ``-q``."""
-    is_worker = hasattr(config, "workerinput")
+    """Tell whether progress bars reach a person: a terminal, one worker at most, not ``-q``."""
+    is_one_of_many = getattr(config, "workerinput", {"workercount": 1})["workercount"] > 1
     is_terminal = TERMINAL in config.stash and os.isatty(config.stash[TERMINAL])
-    return is_terminal and not is_worker and config.get_verbosity() >= 0
+    return is_terminal and not is_one_of_many and config.get_verbosity() >= 0
 
 
 def _release() -> None:

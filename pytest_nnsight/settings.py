@@ -61,6 +61,12 @@ def _tokens(text: str) -> str:
     return text
 
 
+def _isolation(text: str) -> str:
+    if text not in ("auto", "on", "off"):
+        raise ValueError("expected auto, on or off")
+    return text
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e6:
@@ -148,11 +154,27 @@ OPTIONS = (
     ),
     Option(
         "timeout",
-        "seconds a test may run before its process is ended with a stack (default: 0, no limit)",
+        "seconds that a test's setup, call and teardown may each take, 0 for no limit; then it "
+        "fails with its stack, and its process is ended where that does not help (default: 600)",
         _seconds,
-        0.0,
+        600.0,
         "SECONDS",
         in_marker=True,
+    ),
+    Option(
+        "load_timeout",
+        "seconds that loading a model, or collecting tests, may take (default: 1800)",
+        _seconds,
+        1800.0,
+        "SECONDS",
+    ),
+    Option(
+        "isolation",
+        "run tests in a worker, so that a crash or hang ends one test: auto, on or off (default: "
+        "auto, where pytest's other options allow it)",
+        _isolation,
+        "auto",
+        "MODE",
     ),
     Option("golden_dir", "folder of the goldens, from the root (default: golden)", str, "golden"),
     Option(
@@ -194,7 +216,9 @@ class Settings:
     tokens: str = "auto"
     store_tensors: bool = False
     calibrate: bool = False
-    timeout: float = 0.0
+    timeout: float = 600.0
+    load_timeout: float = 1800.0
+    isolation: str = "auto"
     golden_dir: str = "golden"
     golden_from: str | None = None
     suite: bool = False

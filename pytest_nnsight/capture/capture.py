@@ -48,6 +48,8 @@ class Capture:
     seed: int = 0
     calibrates: Callable[[str], None] | None = None
     """Where progress goes when each run is to be calibrated, see `calibration`."""
+    reached: Callable[[str], None] | None = None
+    """Is told the path of each module as its value is handed over."""
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
@@ -178,7 +180,7 @@ class Capture:
             kept = set(captured)
         else:
             kept = set(select(keep, list(classes), "keep")) if keep else set()
-        return Recorder(classes, parameters, captured | kept, inputs, kept)
+        return Recorder(classes, parameters, captured | kept, inputs, kept, self.reached)
 
     def _check_budget(self, module: torch.nn.Module, request: Request, new_tokens: int) -> None:
         if not isinstance(new_tokens, int) or new_tokens < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Recorder:
     captured: set[str]
     captures_inputs: bool
     kept_paths: set[str]
+    reached: Callable[[str], None] | None = None
     calls: list[_OpenCall] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
@@ -44,6 +45,8 @@ class Recorder:
     def receive(self, path: str, slot: str, value: Any) -> None:
         """Take one value; called while the model runs."""
         path = path or ROOT
+        if self.reached is not None:
+            self.reached(path)
         if slot == "inputs":
             self._receive_inputs(path, value)
         else:

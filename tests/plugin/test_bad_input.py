@@ -91,7 +91,7 @@ def test_a_wrong_marker_names_the_nearest(project: Project) -> None:
         ["@pytest.mark.nnsight has no argument 'tolerence'; nearest: tolerance*"]
     )
     assert "Traceback" not in "\n".join(result.outlines)
-    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from project import TINY, Project
 
 
@@ -45,27 +44,3 @@ def test_hook(nnsight_model, nnsight_capture):
             "*test_hook left on the model: 1 torch hook(s), still there: remove them in the test",
         ]
     )
-
-
-@pytest.mark.parametrize("worker", [(), ("-n", "1")], ids=["alone", "worker"])
-def test_a_test_that_hangs_is_ended_with_a_stack(project: Project, worker: tuple[str, ...]) -> None:
-    """Alone the process ends; on a worker the other test still runs."""
-    project.test_file(
-        """
-@pytest.mark.nnsight(timeout=2)
-def test_hangs(nnsight_model):
-    import threading
-    threading.Lock().acquire() or None
-    lock = threading.Lock(); lock.acquire(); lock.acquire()
-
-def test_runs(nnsight_model):
-    pass
-"""
-    )
-    result = project.run(*TINY, *worker)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    text = "\n".join([*result.outlines, *result.errlines])
-    assert "Timeout (0:00:02)!" in text
-    assert "in test_hangs" in text
-    if worker:
-        result.assert_outcomes(passed=1, failed=1)

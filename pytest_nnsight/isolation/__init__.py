@@ -1,0 +1,1 @@
+"""Hangs and crashes are kept in a worker: the runner always ends, and names what did not run."""

@@ -1,0 +1,64 @@
+"""How a worker died -> one line, and the stack it left."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pytest_nnsight.isolation.limits import HARD_EXIT, hung
+from pytest_nnsight.isolation.post import Whereabouts
+from pytest_nnsight.isolation.stacks import trimmed_fault
+
+_SIGNALS = {
+    signal.SIGSEGV: "CRASHED: segmentation fault",
+    signal.SIGABRT: "CRASHED: aborted",
+    signal.SIGFPE: "CRASHED: arithmetic error",
+    signal.SIGILL: "CRASHED: illegal instruction",
+    signal.SIGTERM: "KILLED: terminated",
+}
+if hasattr(signal, "SIGBUS"):
+    _SIGNALS[signal.SIGBUS] = "CRASHED: bus error"
+if hasattr(signal, "SIGKILL"):
+    _SIGNALS[signal.SIGKILL] = "KILLED (out of memory?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The end of a worker that did not end by itself.
+
+    ``exit_code`` is ``None`` where it is not known; ``stack`` is what `faulthandler` wrote, and
+    ``output`` what was captured of its stdout and stderr.
+    """
+
+    exit_code: int | None
+    last: Whereabouts
+    stack: str = ""
+    output: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What happened, in one line."""
+        if self.stack.startswith("Timeout") and self.exit_code == HARD_EXIT:
+            return hung(self.last)
+        where = {"call": "", "start": " at its start", "exit": " at its end", "idle": ""}
+        at = where.get(self.last.phase, f" in {self.last.phase}")
+        if self.last.phase in ("loading", "collection") and self.last.name:
+            at = f" while {self.last.phase.replace('collection', 'collecting')} {self.last.name}"
+        module = f", last module {self.last.module}" if self.last.module else ""
+        return f"{self._how()}{at}{module}"
+
+    def _how(self) -> str:
+        code = self.exit_code
+        if code is None:
+            return "CRASHED"
+        if code >= 0:
+            return f"EXITED {code}"
+        known = {int(number): text for number, text in _SIGNALS.items()}
+        return known.get(-code, f"KILLED by signal {-code}")
+
+    @property
+    def lines(self) -> list[str]:
+        """The title, and the Python stack where there is one, innermost first."""
+        frames = trimmed_fault(self.stack)
+        return [self.title, *(["stack, innermost first:", *frames] if frames else [])]

@@ -1,0 +1,159 @@
+"""How long things may take: a soft limit that keeps the process, a hard one that ends it.
+
+The soft limit raises in the main thread, from a signal. Where that is of no use, as in a loop in C
+or in code that swallows every exception, `faulthandler`'s timer ends the process, whatever holds
+the interpreter. There is one such timer a process, and pytest takes it off after every failure: it
+is armed for each phase anew.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import pytest
+
+from pytest_nnsight.isolation.post import Whereabouts
+from pytest_nnsight.isolation.stacks import trimmed
+
+HARD_EXIT = 1  # what `faulthandler` exits with
+
+
+class Limits:
+    """The timers of this process; stacks go to the descriptor ``stacks``.
+
+    ``enters`` is told what begins, ``module`` gives the last module that was captured. ``ends`` is
+    called in a thread of its own, where there is one, before the process is ended.
+    """
+
+    def __init__(
+        self,
+        stacks: int,
+        enters: Callable[[Whereabouts], None],
+        module: Callable[[], str],
+        ends: Callable[[str], None] | None = None,
+    ) -> None:
+        self._stacks, self._enters, self._module, self._ends = stacks, enters, module, ends
+        self._running: list[Whereabouts] = []
+        self._timer: threading.Timer | None = None
+
+    @contextmanager
+    def within(self, phase: str, name: str, seconds: float) -> Iterator[None]:
+        """End the block after ``seconds``, 0 for never; one around it starts anew after it.
+
+        There is no soft limit for collecting: an import that is broken off breaks the next ones.
+        """
+        self._running.append(Whereabouts(phase, name, seconds))
+        self._arm()
+        try:
+            yield
+        finally:
+            self._running.pop()
+            self._arm()
+
+    def _arm(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        if self._timer is not None:
+            self._timer.cancel()
+        takes_signals = _takes_signals(self._expire)
+        if takes_signals:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if not self._running:
+            self._enters(Whereabouts("idle"))
+            return
+        now = self._running[-1]
+        takes_signals = takes_signals and now.phase != "collection"
+        self._enters(now)
+        if not now.seconds:
+            return
+        grace = min(10.0, max(2.0, now.seconds / 4)) if takes_signals else 0.0
+        hard = now.seconds + grace
+        if self._ends is not None:
+            self._timer = threading.Timer(hard, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+            hard += 10.0  # for what ends it to be done
+        faulthandler.dump_traceback_later(hard, exit=True, file=self._stacks)
+        if takes_signals:
+            signal.signal(signal.SIGALRM, self._expire)
+            signal.setitimer(signal.ITIMER_REAL, now.seconds)
+
+    def _end(self) -> None:
+        """End this process with the stacks of all threads, and what ``ends`` does before."""
+        assert self._ends is not None
+        faulthandler.dump_traceback(self._stacks)
+        try:
+            self._ends(self._title())
+        finally:
+            os._exit(HARD_EXIT)
+
+    def _title(self) -> str:
+        now = self._running[-1] if self._running else Whereabouts()
+        return hung(Whereabouts(now.phase, now.name, now.seconds, self._module()))
+
+    def _expire(self, number: int, frame: FrameType | None) -> None:
+        """Fail what is running, with the stack of each thread that has code of its own."""
+        stack = trimmed(traceback.format_stack(frame))
+        main = threading.main_thread().ident
+        others = [
+            trimmed(traceback.format_stack(frame))
+            for ident, frame in sys._current_frames().items()
+            if ident != main
+        ]
+        lines = [self._title(), *stack, *(line for other in others for line in other)]
+        raise pytest.fail.Exception("\n".join(lines), pytrace=False)
+
+
+def _takes_signals(handler: Callable[[int, FrameType | None], None]) -> bool:
+    """Tell whether SIGALRM is free in this process, for this thread."""
+    if not hasattr(signal, "setitimer"):
+        return False
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    return signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, handler)
+
+
+def hung(now: Whereabouts) -> str:
+    """Say that something took too long: ``HUNG after 60 s, last module transformer.h.3``."""
+    where = {"call": "", "loading": f" while loading {now.name}"}.get(now.phase, f" in {now.phase}")
+    if now.phase == "collection" and now.name:
+        where = f" while collecting {now.name}"
+    module = f", last module {now.module}" if now.module else ""
+    return f"HUNG after {now.seconds:g} s{where}{module}"
+
+
+def terminal() -> int:
+    """Return a descriptor of the process's own stderr, to be taken before pytest captures it."""
+    return os.dup(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2)
+
+
+@contextmanager
+def hard_limit(title: str, seconds: float) -> Iterator[None]:
+    """End the process after ``seconds``, 0 for never, with ``title`` and its stacks on stderr."""
+    if not seconds:
+        yield
+        return
+    stderr = terminal()
+
+    def end() -> None:
+        os.write(stderr, f"nnsight: {title}, after {seconds:g} s\n".encode())
+        faulthandler.dump_traceback(stderr)
+        os._exit(HARD_EXIT)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    faulthandler.dump_traceback_later(seconds + 2.0, exit=True, file=stderr)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        faulthandler.cancel_dump_traceback_later()
+        os.close(stderr)

@@ -1,0 +1,66 @@
+"""Whether tests run in a worker of their own: pytest-xdist's options, set where nobody did."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import pytest
+from packaging.version import Version
+
+from pytest_nnsight.errors import UsageError
+from pytest_nnsight.settings import Settings
+
+# After a crash xdist hangs, or crashes for ever, under these; fixed upstream after 3.8.
+_HANGING = ("loadgroup", "loadfile", "loadscope")
+_FIXED_AFTER = Version("3.8.0")
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Tell whether this process is a worker of pytest-xdist."""
+    return hasattr(config, "workerinput")
+
+
+def isolate(config: pytest.Config, settings: Settings) -> bool:
+    """Let tests run in workers where that is wanted and possible; tell whether they do.
+
+    Raise `UsageError` where it is wanted and cannot be.
+    """
+    option = config.option
+    has_xdist = config.pluginmanager.hasplugin("xdist")
+    if not settings.model or is_worker(config):
+        return False
+    if has_xdist and option.dist != "no":
+        _refuse_hanging(option.dist)
+        return settings.isolation != "off"
+    why_not = _why_not(option, has_xdist)
+    if settings.isolation == "off" or (why_not and settings.isolation == "auto"):
+        return False
+    if why_not:
+        raise UsageError(
+            f"--nnsight-isolation=on does not go with {why_not}; leave one of them out"
+        )
+    option.numprocesses, option.dist, option.tx = 1, "load", ["popen"]
+    return True
+
+
+def _why_not(option: Any, has_xdist: bool) -> str:
+    """Say what tests in another process could not do; empty for nothing."""
+    reasons = {
+        "-p no:xdist": not has_xdist,
+        "--pdb": option.usepdb,
+        "--trace": option.trace,
+        "-s": option.capture == "no",
+        "--collect-only": option.collectonly,
+        "-n 0": getattr(option, "numprocesses", None) == 0,
+    }
+    return next((name for name, holds in reasons.items() if holds), "")
+
+
+def _refuse_hanging(dist: str) -> None:
+    version = Version(metadata.version("pytest-xdist"))
+    if dist in _HANGING and version <= _FIXED_AFTER:
+        raise UsageError(
+            f"--dist {dist} never ends after a worker has crashed (pytest-xdist {version}); "
+            "use --dist load or worksteal"
+        )

@@ -1,0 +1,56 @@
+"""Where a worker is, in a file that outlives it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_RECORD, _MODULE = 3072, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What a process was doing, for ``seconds`` at most.
+
+    ``phase`` is start, collection, loading, setup, call, teardown, idle or exit; ``name`` the test,
+    the file that is collected or the model that is loaded; ``module`` the last module captured.
+    """
+
+    phase: str = "start"
+    name: str = ""
+    seconds: float = 0.0
+    module: str = ""
+
+
+class Post:
+    """Writes where this process is: one system call each, nothing is flushed to disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.enter(Whereabouts())
+
+    def enter(self, whereabouts: Whereabouts) -> None:
+        """Say what begins."""
+        text = json.dumps(asdict(whereabouts)).encode()[:_RECORD]
+        os.pwrite(self._file, text.ljust(_RECORD + _MODULE, b"\0"), 0)
+
+    def reach(self, module: str) -> None:
+        """Say which module was captured last."""
+        os.pwrite(self._file, module.encode()[:_MODULE].ljust(_MODULE, b"\0"), _RECORD)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+
+def read_post(path: Path) -> Whereabouts:
+    """Return where a process was last; at its start where it never said."""
+    try:
+        data = path.read_bytes()
+        record = json.loads(data[:_RECORD].rstrip(b"\0"))
+        module = data[_RECORD:].rstrip(b"\0").decode(errors="replace")
+        return Whereabouts(**{**record, "module": module})
+    except (OSError, ValueError, TypeError):
+        return Whereabouts()

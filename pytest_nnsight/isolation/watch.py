@@ -1,0 +1,182 @@
+"""The plugin object of the process that runs tests: its limits, phase by phase."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from pytest_nnsight.isolation.limits import Limits, terminal
+from pytest_nnsight.isolation.mode import is_worker
+from pytest_nnsight.isolation.post import Post, Whereabouts
+from pytest_nnsight.settings import Settings
+
+REPLACED = 86  # the exit code of a worker that ends since a thread of a hung test lives on in it
+_EXIT_SECONDS = 30.0
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+POST = "nnsight_post"
+
+
+class Watch:
+    """Keeps what runs in this process within its limits.
+
+    In a worker it says where it is in a file, and stacks go to a file beside it; elsewhere they go
+    to the terminal.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._settings = settings
+        self._is_worker = is_worker(config)
+        self._threads: set[threading.Thread] = set()
+        self._module = ""
+        if self._is_worker:
+            base = Path(config.workerinput[POST])  # type: ignore[attr-defined]
+            self._base: Path | None = base
+            self._post: Post | None = Post(base)
+            self._stacks = os.open(f"{base}.stack", _OPEN | os.O_APPEND, 0o600)
+        else:
+            self._base, self._post, self._stacks = None, None, terminal()
+        ends = None if self._is_worker else self._end
+        self._limits = Limits(self._stacks, self._enter, lambda: self._module, ends)
+        self._config, self._item = config, ""
+        self._session: pytest.Session | None = None
+
+    def reach(self, module: str) -> None:
+        """Note the module that was captured last."""
+        self._module = module
+        if self._post is not None:
+            self._post.reach(module)
+
+    def loading(self, model: str) -> AbstractContextManager[None]:
+        """Give the loading of a model its own time; that of the test stands still."""
+        return self._limits.within("loading", model, self._settings.load_timeout)
+
+    def seconds(self, item: pytest.Item) -> float:
+        """Return the time that each phase of a test may take."""
+        from pytest_nnsight.session import settings_of
+
+        return settings_of(item, self._settings).timeout
+
+    def _end(self, title: str) -> None:
+        """Report what ran, and what did not end, from another thread than the one that hangs."""
+        hook, session = self._config.hook, self._session
+        if session is None:
+            return
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        if capture is not None:
+            capture.suspend_global_capture(in_=True)
+        if self._item:
+            file, _, domain = self._item.partition("::")
+            report = pytest.TestReport(
+                self._item, (file, None, domain), {}, "failed", title, "call"
+            )
+            hook.pytest_runtest_logreport(report=report)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        hook.pytest_sessionfinish(session=session, exitstatus=session.exitstatus)
+        sys.stdout.flush()
+
+    def _enter(self, now: Whereabouts) -> None:
+        self._module = ""
+        self._item = now.name if now.phase in ("setup", "call", "teardown") else ""
+        if self._post is not None:
+            self._post.enter(now)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Let a worker's stacks and captured output go to files that outlive it.
+
+        pytest has let faulthandler write to stderr by now, and captures in files without a name.
+        """
+        self._session = session
+        if self._base is None:
+            return
+        faulthandler.enable(file=self._stacks)
+        capture = session.config.pluginmanager.getplugin("capturemanager")
+        streams = getattr(capture, "_global_capturing", None)  # not public, as of pytest 9
+        for name in ("out", "err"):
+            file = getattr(getattr(streams, name, None), "tmpfile", None)
+            if file is not None and _has_descriptor(file):
+                named = os.open(f"{self._base}.{name}", _OPEN, 0o600)
+                os.dup2(named, file.fileno())
+                os.close(named)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, object, object]:
+        """Collect each file within the time that loading has."""
+        with self._limits.within("collection", collector.nodeid, self._settings.load_timeout):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """End a worker in which a thread of a test that hung lives on, before the next test.
+
+        nnsight before 0.8 runs a trace's body in a thread; it would go on with the shared model.
+        """
+        if self._is_worker and any(thread.is_alive() for thread in self._threads):
+            os._exit(REPLACED)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Set up within the test's time."""
+        with self._limits.within("setup", item.nodeid, self.seconds(item)):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Run within the test's time, and note the threads that it leaves when that was over."""
+        before = set(threading.enumerate())
+        try:
+            with self._limits.within("call", item.nodeid, self.seconds(item)):
+                return (yield)
+        except pytest.fail.Exception as error:
+            if str(error).startswith("HUNG"):
+                self._threads |= set(threading.enumerate()) - before
+            raise
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Tear down within the test's time."""
+        with self._limits.within("teardown", item.nodeid, self.seconds(item)):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        """Give the end of a worker a limit that nothing takes off."""
+        result = yield
+        if self._is_worker and self._post is not None:
+            _forget_unwritten(self._config.workeroutput)  # type: ignore[attr-defined]
+            self._post.enter(Whereabouts("exit", "", _EXIT_SECONDS))
+            faulthandler.dump_traceback_later(_EXIT_SECONDS, exit=True, file=self._stacks)
+        return result
+
+    @pytest.hookimpl
+    def pytest_unconfigure(self) -> None:
+        """Let go of the terminal; a worker's files are its until it is gone."""
+        if not self._is_worker:
+            os.close(self._stacks)
+
+
+def _has_descriptor(file: IO[str]) -> bool:
+    try:
+        return file.fileno() >= 0
+    except (OSError, ValueError):  # captured in memory: --capture=sys
+        return False
+
+
+def _forget_unwritten(output: dict[str, Any]) -> None:
+    """Take goldens that could not be written from those whose locks syrupy removes.
+
+    Where a part of the path is no folder, the controller would end with a traceback (syrupy 7.0).
+    """
+    written = output.get("syrupy_write_sidecars", ())
+    output["syrupy_write_sidecars"] = [path for path in written if Path(path).parent.is_dir()]

@@ -1,0 +1,297 @@
+"""Whatever a test does, the run ends, the others run, and the report says what happened."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+from project import TINY, Project
+
+CAUSES = """
+import atexit, ctypes, itertools, os, signal, sys, threading, time
+
+def lock():
+    held = threading.Lock()
+    held.acquire()
+    held.acquire()
+
+def loop():
+    while True:
+        pass
+
+CAUSES = {
+    "sleep": lambda: time.sleep(100),
+    "loop": loop,
+    "lock": lock,
+    "interpreter": lambda: sum(itertools.repeat(1)),
+    "segfault": lambda: ctypes.string_at(0),
+    "abort": os.abort,
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda: os._exit(3),
+    "sys.exit": lambda: sys.exit(3),
+}
+"""
+TITLES = {
+    "sleep": "HUNG after 2 s",
+    "loop": "HUNG after 2 s",
+    "lock": "HUNG after 2 s",
+    "interpreter": "HUNG after 2 s",
+    "segfault": "CRASHED: segmentation fault",
+    "abort": "CRASHED: aborted",
+    "kill": r"KILLED \(out of memory\?\)",
+    "exit": "EXITED 3",
+    "sys.exit": "SystemExit: 3",
+}
+LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=60")
+
+
+@pytest.fixture
+def light(project: Project) -> Project:
+    """A project whose files import no torch: workers are replaced fast."""
+
+    def write(source: str, name: str = "test_it.py") -> None:
+        (project.path / name).write_text(f"import pytest\n{source}", encoding="utf-8")
+
+    project.test_file = write  # type: ignore[method-assign]
+    return project
+
+
+def test_anything_in_a_test_is_its_own_failure(light: Project) -> None:
+    light.test_file(CAUSES, "causes.py")
+    light.test_file(
+        """
+from causes import CAUSES
+
+@pytest.mark.parametrize("cause", list(CAUSES))
+def test_dies(cause):
+    print("before", cause)
+    CAUSES[cause]()
+
+def test_lives():
+    pass
+"""
+    )
+    result = light.run(*TINY, *LIMITS, "--junit-xml=junit.xml")
+    assert result.ret == 1
+    result.assert_outcomes(failed=len(TITLES), passed=1)
+    for cause, title in TITLES.items():
+        result.stdout.re_match_lines([rf"FAILED test_it.py::test_dies\[{cause}\] - .*{title}.*"])
+    cases = {
+        str(case.get("name")): case for case in ET.parse(light.path / "junit.xml").iter("testcase")
+    }
+    assert len(cases) == len(TITLES) + 1
+    for cause, title in TITLES.items():
+        text = " ".join(str(failure.text) for failure in cases[f"test_dies[{cause}]"])
+        assert re.search(title, text), text
+    result.stdout.re_match_lines(
+        ["CRASHED: segmentation fault", ".*in string_at", ".*in test_dies"]
+    )
+    result.stdout.re_match_lines([".*Captured stdout.*", "before segfault"])
+
+
+@pytest.mark.parametrize("phase", ["setup", "teardown"])
+def test_a_fixture_that_dies_is_named_by_its_phase(light: Project, phase: str) -> None:
+    light.test_file(CAUSES, "causes.py")
+    before, after = (
+        ("CAUSES[request.param]()", "") if phase == "setup" else ("", "CAUSES[request.param]()")
+    )
+    light.test_file(
+        f"""
+from causes import CAUSES
+
+@pytest.fixture(params=["sleep", "interpreter", "segfault", "kill"])
+def dies(request):
+    {before or "pass"}
+    yield
+    {after or "pass"}
+
+def test_dies(dies):
+    pass
+
+def test_lives():
+    pass
+"""
+    )
+    result = light.run(*TINY, *LIMITS)
+    assert result.ret == 1
+    for cause in ("sleep", "interpreter", "segfault", "kill"):
+        title = TITLES[cause]
+        result.stdout.re_match_lines(
+            [rf"(FAILED|ERROR) test_it.py::test_dies\[{cause}\] - .*{title} in {phase}"]
+        )
+    result.assert_outcomes(errors=4, passed=1 if phase == "setup" else 5)
+
+
+def test_a_trace_that_hangs_names_the_last_module(project: Project) -> None:
+    project.test_file(
+        """
+import ctypes, time
+
+def wait(model):
+    model.transformer.h[0].output
+    time.sleep(100)
+
+def test_hangs(nnsight_capture):
+    nnsight_capture.trace("Hello", intervene=wait)
+
+def test_lives(nnsight_capture, nnsight_model):
+    assert nnsight_capture.trace("Hello").calls
+
+def crash(model):
+    ctypes.string_at(0)
+
+def test_crashes(nnsight_capture):
+    nnsight_capture.trace("Hello", intervene=crash)
+
+def test_lives_too(nnsight_capture):
+    assert nnsight_capture.generate("Hello", max_new_tokens=2).calls
+"""
+    )
+    result = project.run(*TINY, "--nnsight-timeout=4")
+    assert result.ret == 1
+    result.assert_outcomes(failed=2, passed=2)
+    result.stdout.re_match_lines(
+        [
+            r"HUNG after 4 s, last module transformer\.h\.0.*",
+            r"FAILED .*::test_hangs - .*HUNG after 4 s, last module transf.*",
+            "FAILED .*::test_crashes - CRASHED: segmentation fault.*",
+        ]
+    )
+    loads = [line for line in result.outlines + result.errlines if "loading tiny:gpt2" in line]
+    assert len(loads) == 2  # a soft limit keeps the model, a crash does not
+
+
+@pytest.mark.parametrize("cause", ["sleep", "interpreter", "segfault", "exit"])
+def test_a_test_file_that_dies_is_an_error_with_its_name(light: Project, cause: str) -> None:
+    light.test_file(CAUSES, "causes.py")
+    light.test_file(f"from causes import CAUSES\nCAUSES[{cause!r}]()\n", "test_bad.py")
+    light.test_file("def test_lives(): pass\n")
+    result = light.run(*TINY, "--nnsight-load-timeout=2")
+    assert result.ret == 1
+    text = result.stdout.str()
+    assert "test_bad.py" in text
+    assert re.search(TITLES[cause], text)
+
+
+def test_a_conftest_that_hangs_ends_the_run(light: Project) -> None:
+    light.test_file("import time\ntime.sleep(100)\n", "conftest.py")
+    light.test_file("def test_lives(): pass\n")
+    result = light.run(*TINY, "--nnsight-load-timeout=2")
+    assert result.ret == 1
+    result.stderr.fnmatch_lines(
+        ["nnsight: HUNG while loading conftest files, after 2 s", "*conftest.py*line 3*"]
+    )
+
+
+def test_loading_that_always_crashes_stops_and_names_what_did_not_run(light: Project) -> None:
+    light.test_file(
+        """
+import ctypes
+
+@pytest.fixture(scope="session", autouse=True)
+def crashes():
+    ctypes.string_at(0)
+
+@pytest.mark.parametrize("number", range(12))
+def test_never(number):
+    pass
+"""
+    )
+    result = light.run(*TINY)
+    assert result.ret == 1
+    result.stdout.re_match_lines(
+        [
+            "stopped, since workers kept dying: CRASHED: segmentation fault in setup",
+            "3 tests did not run:",
+            r"  test_it.py::test_never\[\d+\]",
+        ]
+    )
+
+
+@pytest.mark.parametrize(("cause", "title"), [("sleep", "KILLED|EXITED"), ("segfault", "CRASHED")])
+def test_a_worker_that_dies_at_its_end_is_named(light: Project, cause: str, title: str) -> None:
+    light.test_file(CAUSES, "causes.py")
+    light.test_file(
+        f"""
+import atexit
+from causes import CAUSES
+
+def test_passes():
+    atexit.register(CAUSES[{cause!r}])
+"""
+    )
+    result = light.run(*TINY)
+    assert result.ret == 1
+    result.assert_outcomes(passed=1)
+    result.stdout.re_match_lines([rf"worker gw0 ({title}).* at its end"])
+
+
+def test_it_works_inside_the_users_own_workers(light: Project) -> None:
+    light.test_file(CAUSES, "causes.py")
+    light.test_file(
+        """
+from causes import CAUSES
+
+@pytest.mark.parametrize("cause", ["segfault", "sleep", "kill", None, None, None])
+def test_some(cause):
+    if cause:
+        CAUSES[cause]()
+"""
+    )
+    result = light.run(*TINY, *LIMITS, "-n", "2")
+    assert result.ret == 1
+    result.assert_outcomes(failed=3, passed=3)
+    result.stdout.re_match_lines(["FAILED .*segfault.* - CRASHED: segmentation fault"])
+
+
+@pytest.mark.parametrize("option", ["-s", "--nnsight-isolation=off", "-n0"])
+def test_without_a_worker_a_hang_ends_the_process_with_a_report(
+    light: Project, option: str
+) -> None:
+    light.test_file(CAUSES, "causes.py")
+    light.test_file(
+        """
+from causes import CAUSES
+
+def test_first():
+    pass
+
+def test_swallows():
+    while True:
+        try:
+            CAUSES["loop"]()
+        except BaseException:
+            pass
+"""
+    )
+    result = light.run(*TINY, *LIMITS, option, "--junit-xml=junit.xml")
+    assert result.ret == 1
+    result.stdout.re_match_lines([".*HUNG after 2 s.*"])
+    result.stderr.fnmatch_lines(["*in test_swallows*"])
+    cases = list(ET.parse(light.path / "junit.xml").iter("testcase"))
+    assert [case.get("name") for case in cases] == ["test_first", "test_swallows"]
+
+
+def test_without_a_worker_a_soft_limit_lets_the_others_run(light: Project) -> None:
+    light.test_file("import time\ndef test_a(): time.sleep(50)\ndef test_b(): pass\n")
+    result = light.run(*TINY, *LIMITS, "-s")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.re_match_lines([".*HUNG after 2 s.*"])
+
+
+def test_modes_that_would_hang_are_refused(light: Project) -> None:
+    result = light.run(*TINY, "-n2", "--dist=loadfile")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --dist loadfile never ends after a worker has crashed*"])
+
+
+def test_isolation_that_cannot_be_is_refused(light: Project) -> None:
+    result = light.run(*TINY, "--nnsight-isolation=on", "--pdb")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --nnsight-isolation=on does not go with --pdb; *"])
+
+
+def test_without_a_model_nothing_is_isolated(light: Project) -> None:
+    light.test_file("def test_it(request): assert not hasattr(request.config, 'workerinput')\n")
+    light.run().assert_outcomes(passed=1)
