@@ -148,10 +148,12 @@ def watch(config: pytest.Config) -> None:
 
     config.stash[TERMINAL] = terminal()
     config.add_cleanup(lambda: os.close(config.stash[TERMINAL]))
-    if isolate(config, settings):
+    workers = isolate(config, settings)
+    if workers:
         from pytest_nnsight.isolation.control import Control
 
-        config.pluginmanager.register(Control(config), "nnsight-control")
+        control = Control(config, is_own=workers == "own")
+        config.pluginmanager.register(control, "nnsight-control")
     elif not is_worker(config) or "nnsight_post" in config.workerinput:  # type: ignore[attr-defined]
         from pytest_nnsight.isolation.watch import Watch
 

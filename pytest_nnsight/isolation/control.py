@@ -23,10 +23,13 @@ _WAIT = 10.0  # seconds for a process to be gone whose pipe is closed
 
 
 class Control:
-    """Turns a worker's death into the report of a test, and stops where nothing goes on."""
+    """Turns a worker's death into the report of a test, and stops where nothing goes on.
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
+    ``is_own`` tells that the user asked for no workers, and expects pytest's own exit codes.
+    """
+
+    def __init__(self, config: pytest.Config, is_own: bool) -> None:
+        self._config, self._is_own = config, is_own
         self._folder = Path(tempfile.mkdtemp(prefix="pytest-nnsight-"))
         self._collected: dict[str, None] = {}
         self._reported: set[str] = set()
@@ -128,6 +131,9 @@ class Control:
             process = _process(node)
             if process is not None and process.poll() not in (None, 0):
                 self._bad_ends.append(f"worker {node.gateway.id} {self._death(node).title}")
+        is_stop = session.exitstatus == pytest.ExitCode.INTERRUPTED and session.testsfailed
+        if is_stop and self._is_own and self._config.option.maxfail:  # of -x: pytest's own is 1
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self._stopped or self._bad_ends:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return result

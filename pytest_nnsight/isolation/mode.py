@@ -21,40 +21,52 @@ def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def isolate(config: pytest.Config, settings: Settings) -> bool:
-    """Let tests run in workers where that is wanted and possible; tell whether they do.
+def isolate(config: pytest.Config, settings: Settings) -> str:
+    """Let tests run in a worker where that is wanted and possible.
 
+    Return ``own`` where the worker is ours, ``user's`` with the user's own ``-n``, else nothing.
     Raise `UsageError` where it is wanted and cannot be.
     """
     option = config.option
     has_xdist = config.pluginmanager.hasplugin("xdist")
     if not settings.model or is_worker(config):
-        return False
+        return ""
     if has_xdist and option.dist != "no":
         _refuse_hanging(option.dist)
-        return settings.isolation != "off"
-    why_not = _why_not(option, has_xdist)
+        return "" if settings.isolation == "off" else "user's"
+    why_not = _why_not(config, has_xdist)
     if settings.isolation == "off" or (why_not and settings.isolation == "auto"):
-        return False
+        return ""
     if why_not:
         raise UsageError(
             f"--nnsight-isolation=on does not go with {why_not}; leave one of them out"
         )
     option.numprocesses, option.dist, option.tx = 1, "load", ["popen"]
-    return True
+    return "own"
 
 
-def _why_not(option: Any, has_xdist: bool) -> str:
+def _why_not(config: pytest.Config, has_xdist: bool) -> str:
     """Say what tests in another process could not do; empty for nothing."""
+    option: Any = config.option
     reasons = {
         "-p no:xdist": not has_xdist,
         "--pdb": option.usepdb,
         "--trace": option.trace,
         "-s": option.capture == "no",
         "--collect-only": option.collectonly,
+        "--fixtures": option.showfixtures or option.show_fixtures_per_test,
+        "a path that is not there": bool(_missing(config)),  # of which a worker says nothing
         "-n 0": getattr(option, "numprocesses", None) == 0,
     }
     return next((name for name, holds in reasons.items() if holds), "")
+
+
+def _missing(config: pytest.Config) -> list[str]:
+    """Return the test paths that pytest was given and will not find."""
+    if config.option.pyargs:
+        return []
+    folder = config.invocation_params.dir
+    return [text for text in config.args if not (folder / text.partition("::")[0]).exists()]
 
 
 def _refuse_hanging(dist: str) -> None:

@@ -295,3 +295,13 @@ def test_isolation_that_cannot_be_is_refused(light: Project) -> None:
 def test_without_a_model_nothing_is_isolated(light: Project) -> None:
     light.test_file("def test_it(request): assert not hasattr(request.config, 'workerinput')\n")
     light.run().assert_outcomes(passed=1)
+
+
+def test_exit_codes_are_those_of_pytest(light: Project) -> None:
+    light.test_file("def test_a(): assert 0\ndef test_b(): pass\n")
+    assert light.run(*TINY).ret == pytest.ExitCode.TESTS_FAILED
+    assert light.run(*TINY, "-x").ret == pytest.ExitCode.TESTS_FAILED
+    assert light.run(*TINY, "-k", "nothing").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result = light.run(*TINY, "missing.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: file or directory not found: missing.py"])
