@@ -157,7 +157,10 @@ def watch(config: pytest.Config) -> None:
     elif not is_worker(config) or "nnsight_post" in config.workerinput:  # type: ignore[attr-defined]
         from pytest_nnsight.isolation.watch import Watch
 
-        config.stash[WATCH] = Watch(config, settings)
+        def seconds(item: pytest.Item) -> float:
+            return settings_of(item, settings).timeout
+
+        config.stash[WATCH] = Watch(config, settings, seconds)
         config.pluginmanager.register(config.stash[WATCH], "nnsight-watch")
 
 

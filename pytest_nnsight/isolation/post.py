@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 _RECORD, _MODULE = 3072, 1024
+_LONGEST_NAME = 480  # characters, of up to six bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Post:
 
     def enter(self, whereabouts: Whereabouts) -> None:
         """Say what begins."""
-        text = json.dumps(asdict(whereabouts)).encode()[:_RECORD]
+        short = replace(whereabouts, name=whereabouts.name[:_LONGEST_NAME])
+        text = json.dumps(asdict(short)).encode()
         os.pwrite(self._file, text.ljust(_RECORD + _MODULE, b"\0"), 0)
 
     def reach(self, module: str) -> None:

@@ -6,7 +6,7 @@ import faulthandler
 import os
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -28,11 +28,13 @@ class Watch:
     """Keeps what runs in this process within its limits.
 
     In a worker it says where it is in a file, and stacks go to a file beside it; elsewhere they go
-    to the terminal.
+    to the terminal. ``seconds`` says what each phase of a test may take.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(
+        self, config: pytest.Config, settings: Settings, seconds: Callable[[pytest.Item], float]
+    ) -> None:
+        self._settings, self._seconds = settings, seconds
         self._is_worker = is_worker(config)
         self._threads: set[threading.Thread] = set()
         self._module = ""
@@ -57,12 +59,6 @@ class Watch:
     def loading(self, model: str) -> AbstractContextManager[None]:
         """Give the loading of a model its own time; that of the test stands still."""
         return self._limits.within("loading", model, self._settings.load_timeout)
-
-    def seconds(self, item: pytest.Item) -> float:
-        """Return the time that each phase of a test may take."""
-        from pytest_nnsight.session import settings_of
-
-        return settings_of(item, self._settings).timeout
 
     def _end(self, title: str) -> None:
         """Report what ran, and what did not end, from another thread than the one that hangs."""
@@ -128,7 +124,7 @@ class Watch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Set up within the test's time."""
-        with self._limits.within("setup", item.nodeid, self.seconds(item)):
+        with self._limits.within("setup", item.nodeid, self._seconds(item)):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -136,7 +132,7 @@ class Watch:
         """Run within the test's time, and note the threads that it leaves when that was over."""
         before = set(threading.enumerate())
         try:
-            with self._limits.within("call", item.nodeid, self.seconds(item)):
+            with self._limits.within("call", item.nodeid, self._seconds(item)):
                 return (yield)
         except pytest.fail.Exception as error:
             if str(error).startswith("HUNG"):
@@ -146,7 +142,7 @@ class Watch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Tear down within the test's time."""
-        with self._limits.within("teardown", item.nodeid, self.seconds(item)):
+        with self._limits.within("teardown", item.nodeid, self._seconds(item)):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, trylast=True)

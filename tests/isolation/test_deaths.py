@@ -1,0 +1,114 @@
+"""How a worker died, in one line; where it was, from the file it left; the stack, trimmed."""
+
+from __future__ import annotations
+
+import faulthandler
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+from pytest_nnsight.isolation.deaths import Death
+from pytest_nnsight.isolation.post import Post, Whereabouts, read_post
+from pytest_nnsight.isolation.stacks import MOST_LINES, trimmed, trimmed_fault
+
+CALL = Whereabouts("call", "test_it.py::test", 60.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "title"),
+    [
+        (-11, "CRASHED: segmentation fault"),
+        (-6, "CRASHED: aborted"),
+        (-9, "KILLED (out of memory?)"),
+        (-15, "KILLED: terminated"),
+        (-34, "KILLED by signal 34"),
+        (3, "EXITED 3"),
+        (0, "EXITED 0"),
+        (None, "CRASHED"),
+    ],
+)
+def test_what_happened_is_told_by_the_exit_code(code: int | None, title: str) -> None:
+    assert Death(code, CALL).title == title
+
+
+@pytest.mark.parametrize(
+    ("last", "where"),
+    [
+        (Whereabouts("setup", "t"), " in setup"),
+        (Whereabouts("start"), " at its start"),
+        (Whereabouts("exit"), " at its end"),
+        (Whereabouts("idle"), ""),
+        (Whereabouts("loading", "gpt2"), " while loading gpt2"),
+        (Whereabouts("collection", "test_x.py"), " while collecting test_x.py"),
+        (Whereabouts("call", "t", 0.0, "transformer.h.3"), ", last module transformer.h.3"),
+    ],
+    ids=str,
+)
+def test_where_it_was(last: Whereabouts, where: str) -> None:
+    assert Death(-11, last).title == f"CRASHED: segmentation fault{where}"
+
+
+def test_a_hang_has_the_time_that_was_allowed() -> None:
+    stack = "Timeout (0:01:06)!\nThread 0x1 (most recent call first):\n"
+    assert Death(1, CALL, stack).title == "HUNG after 60 s"
+    loading = Whereabouts("loading", "gpt2", 2.5)
+    assert Death(1, loading, stack).title == "HUNG after 2.5 s while loading gpt2"
+    assert Death(1, CALL, "").title == "EXITED 1"
+    assert Death(-11, CALL, stack).title == "CRASHED: segmentation fault"
+
+
+def test_where_a_process_was_outlives_it(tmp_path: Path) -> None:
+    post = Post(tmp_path / "post")
+    assert read_post(tmp_path / "post") == Whereabouts()
+    post.enter(CALL)
+    post.reach("transformer.h.10")
+    post.reach("transformer.h.2")
+    assert read_post(tmp_path / "post") == Whereabouts(*CALL_FIELDS, "transformer.h.2")
+    post.enter(Whereabouts("teardown", "t"))
+    assert read_post(tmp_path / "post") == Whereabouts("teardown", "t")
+    post.close()
+
+
+CALL_FIELDS = (CALL.phase, CALL.name, CALL.seconds)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", '{"phase": "call", "new": 1}', "\0" * 5000])
+def test_a_damaged_post_is_a_worker_at_its_start(tmp_path: Path, text: str) -> None:
+    (tmp_path / "post").write_text(text)
+    assert read_post(tmp_path / "post") == Whereabouts()
+    assert read_post(tmp_path / "none") == Whereabouts()
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\u4e2d"])
+def test_a_long_test_name_is_cut_and_nothing_lost(tmp_path: Path, letter: str) -> None:
+    post = Post(tmp_path / "post")
+    post.enter(Whereabouts("call", letter * 10_000, 1.0))
+    post.reach("transformer")
+    found = read_post(tmp_path / "post")
+    assert (found.phase, found.seconds, found.module) == ("call", 1.0, "transformer")
+    assert found.name == letter * 480
+    post.close()
+
+
+def test_a_fault_keeps_the_frames_of_the_test_alone() -> None:
+    program = "import faulthandler\ndef test_it():\n    faulthandler.dump_traceback()\ntest_it()\n"
+    text = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stderr
+    assert "test_it" in text
+    assert trimmed_fault(text) == []  # what has no file is the runner's
+    frame = '  File "/home/x/test_it.py", line 3 in test_it\n'
+    runner = '  File "/lib/site-packages/_pytest/python.py", line 1 in call\n'
+    found = trimmed_fault("Timeout!\n\nThread 0x1:\n" + frame + runner * 3)
+    assert found == ['  File "/home/x/test_it.py", line 3, in test_it']
+    assert len(trimmed_fault(frame * 500)) == MOST_LINES
+    assert faulthandler.is_enabled()
+
+
+def test_a_stack_keeps_the_frames_of_the_test_alone() -> None:
+    lines = trimmed(traceback.format_stack())
+    assert lines[-2].endswith("in test_a_stack_keeps_the_frames_of_the_test_alone")
+    assert not any("_pytest" in line or "pluggy" in line for line in lines)
