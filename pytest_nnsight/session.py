@@ -144,7 +144,7 @@ def watch(config: pytest.Config) -> None:
     if not settings.model:
         return
     from pytest_nnsight.isolation.limits import terminal
-    from pytest_nnsight.isolation.mode import is_worker, isolate
+    from pytest_nnsight.isolation.mode import isolate
 
     config.stash[TERMINAL] = terminal()
     config.add_cleanup(lambda: os.close(config.stash[TERMINAL]))
@@ -154,14 +154,19 @@ def watch(config: pytest.Config) -> None:
 
         control = Control(config, is_own=workers == "own")
         config.pluginmanager.register(control, "nnsight-control")
-    elif not is_worker(config) or "nnsight_post" in config.workerinput:  # type: ignore[attr-defined]
+    else:
         from pytest_nnsight.isolation.watch import Watch
 
-        def seconds(item: pytest.Item) -> float:
-            return settings_of(item, settings).timeout
-
-        config.stash[WATCH] = Watch(config, settings, seconds)
+        config.stash[WATCH] = Watch(config, settings, partial(_seconds_of, settings))
         config.pluginmanager.register(config.stash[WATCH], "nnsight-watch")
+
+
+def _seconds_of(settings: Settings, item: pytest.Item) -> float:
+    """Return the time that each phase of a test may take."""
+    try:
+        return settings_of(item, settings).timeout
+    except UsageError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 def header(settings: Settings) -> list[str]:

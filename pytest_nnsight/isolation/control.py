@@ -19,6 +19,7 @@ _MOST_DEATHS = 9  # of each worker, one after another, with no test that ended b
 _DEATHS_OF_LOADING = 3  # as many as one counts that died while it loaded a model, which takes long
 _MOST_OUTPUT = 20_000  # characters
 _STREAMS = {"stdout": "out", "stderr": "err"}
+_CUT_SHORT = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)  # xdist kills workers
 _WAIT = 10.0  # seconds for a process to be gone whose pipe is closed
 
 
@@ -127,7 +128,8 @@ class Control:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """End with exit code 1 where workers kept dying, or one did not end as it should."""
         result = yield
-        for node in self._nodes.values():
+        was_cut_short = session.exitstatus in _CUT_SHORT
+        for node in self._nodes.values() if not was_cut_short else ():
             process = _process(node)
             if process is not None and process.poll() not in (None, 0):
                 self._bad_ends.append(f"worker {node.gateway.id} {self._death(node).title}")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 _RECORD, _MODULE = 3072, 1024
-_LONGEST_NAME = 480  # characters, of up to six bytes each
+_LONGEST_NAME = 480  # characters, of up to four bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Post:
     def enter(self, whereabouts: Whereabouts) -> None:
         """Say what begins."""
         short = replace(whereabouts, name=whereabouts.name[:_LONGEST_NAME])
-        text = json.dumps(asdict(short)).encode()
+        text = json.dumps(asdict(short), ensure_ascii=False).encode(errors="replace")
         os.pwrite(self._file, text.ljust(_RECORD + _MODULE, b"\0"), 0)
 
     def reach(self, module: str) -> None:

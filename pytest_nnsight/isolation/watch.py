@@ -27,28 +27,27 @@ POST = "nnsight_post"
 class Watch:
     """Keeps what runs in this process within its limits.
 
-    In a worker it says where it is in a file, and stacks go to a file beside it; elsewhere they go
-    to the terminal. ``seconds`` says what each phase of a test may take.
+    In a worker of ours it says where it is in a file, and stacks go to a file beside it; elsewhere
+    they go to the terminal. ``seconds`` says what each phase of a test may take.
     """
 
     def __init__(
         self, config: pytest.Config, settings: Settings, seconds: Callable[[pytest.Item], float]
     ) -> None:
         self._settings, self._seconds = settings, seconds
-        self._is_worker = is_worker(config)
-        self._threads: set[threading.Thread] = set()
-        self._module = ""
-        if self._is_worker:
-            base = Path(config.workerinput[POST])  # type: ignore[attr-defined]
-            self._base: Path | None = base
-            self._post: Post | None = Post(base)
-            self._stacks = os.open(f"{base}.stack", _OPEN | os.O_APPEND, 0o600)
-        else:
-            self._base, self._post, self._stacks = None, None, terminal()
-        ends = None if self._is_worker else self._end
-        self._limits = Limits(self._stacks, self._enter, lambda: self._module, ends)
-        self._config, self._item = config, ""
+        self._config, self._item, self._module = config, "", ""
         self._session: pytest.Session | None = None
+        self._allowed = settings.timeout
+        self._threads: set[threading.Thread] = set()
+        self._base = posted_at(config)
+        self._post: Post | None = None
+        if self._base is None:
+            self._stacks = terminal()
+        else:
+            self._post = Post(self._base)
+            self._stacks = os.open(f"{self._base}.stack", _OPEN | os.O_APPEND, 0o600)
+        ends = None if is_worker(config) else self._end
+        self._limits = Limits(self._stacks, self._enter, lambda: self._module, ends)
 
     def reach(self, module: str) -> None:
         """Note the module that was captured last."""
@@ -117,14 +116,19 @@ class Watch:
 
         nnsight before 0.8 runs a trace's body in a thread; it would go on with the shared model.
         """
-        if self._is_worker and any(thread.is_alive() for thread in self._threads):
+        if self._base is not None and self._has_threads():
             os._exit(REPLACED)
         return (yield)
+
+    def _has_threads(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Set up within the test's time."""
-        with self._limits.within("setup", item.nodeid, self._seconds(item)):
+        self._allowed = self._settings.timeout  # where the test's own cannot be read
+        self._allowed = self._seconds(item)
+        with self._limits.within("setup", item.nodeid, self._allowed):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -132,7 +136,7 @@ class Watch:
         """Run within the test's time, and note the threads that it leaves when that was over."""
         before = set(threading.enumerate())
         try:
-            with self._limits.within("call", item.nodeid, self._seconds(item)):
+            with self._limits.within("call", item.nodeid, self._allowed):
                 return (yield)
         except pytest.fail.Exception as error:
             if str(error).startswith("HUNG"):
@@ -142,14 +146,14 @@ class Watch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Tear down within the test's time."""
-        with self._limits.within("teardown", item.nodeid, self._seconds(item)):
+        with self._limits.within("teardown", item.nodeid, self._allowed):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
         """Give the end of a worker a limit that nothing takes off."""
         result = yield
-        if self._is_worker and self._post is not None:
+        if self._post is not None:
             _forget_unwritten(self._config.workeroutput)  # type: ignore[attr-defined]
             self._post.enter(Whereabouts("exit", "", _EXIT_SECONDS))
             faulthandler.dump_traceback_later(_EXIT_SECONDS, exit=True, file=self._stacks)
@@ -157,9 +161,20 @@ class Watch:
 
     @pytest.hookimpl
     def pytest_unconfigure(self) -> None:
-        """Let go of the terminal; a worker's files are its until it is gone."""
-        if not self._is_worker:
+        """Let go of the terminal; a worker's files are its until it is gone.
+
+        All has been said by now: a thread of a test that hung need not hold up the worker's end.
+        """
+        if self._base is None:
             os.close(self._stacks)
+        elif self._has_threads():
+            os._exit(0)
+
+
+def posted_at(config: pytest.Config) -> Path | None:
+    """Return the file where this worker is to say where it is; ``None`` elsewhere."""
+    path = getattr(config, "workerinput", {}).get(POST)
+    return None if path is None else Path(path)
 
 
 def _has_descriptor(file: IO[str]) -> bool:

@@ -82,7 +82,7 @@ def test_a_damaged_post_is_a_worker_at_its_start(tmp_path: Path, text: str) -> N
     assert read_post(tmp_path / "none") == Whereabouts()
 
 
-@pytest.mark.parametrize("letter", ["x", "\u00e9", "\u4e2d"])
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\U0001f40d", "\n"])
 def test_a_long_test_name_is_cut_and_nothing_lost(tmp_path: Path, letter: str) -> None:
     post = Post(tmp_path / "post")
     post.enter(Whereabouts("call", letter * 10_000, 1.0))

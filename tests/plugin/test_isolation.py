@@ -280,6 +280,43 @@ def test_without_a_worker_a_soft_limit_lets_the_others_run(light: Project) -> No
     result.stdout.re_match_lines([".*HUNG after 2 s.*"])
 
 
+@pytest.mark.parametrize("is_last", [True, False], ids=["last", "first"])
+def test_a_thread_that_lives_on_ends_its_worker_and_blames_no_other_test(
+    light: Project, is_last: bool
+) -> None:
+    """As the body of a trace in nnsight before 0.8."""
+    hangs = """
+def test_hangs():
+    thread = threading.Thread(target=time.sleep, args=(60,))
+    thread.start()
+    thread.join()
+"""
+    lives = "def test_lives():\n    pass\n"
+    parts = [lives, hangs] if is_last else [hangs, lives]
+    light.test_file("import threading, time\n" + "".join(parts))
+    result = light.run(*TINY, *LIMITS)
+    assert result.ret == 1
+    assert result.duration < 30
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.no_fnmatch_line("*at its end*")
+
+
+def test_a_wrong_marker_of_a_test_without_a_model_is_one_line(light: Project) -> None:
+    light.test_file("@pytest.mark.nnsight(tim=1)\ndef test_it(): pass\n")
+    result = light.run(*TINY)
+    assert result.ret == 1
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["@pytest.mark.nnsight has no argument 'tim'; nearest: timeout"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_a_users_workers_without_isolation_keep_their_limits(light: Project) -> None:
+    light.test_file("import time\ndef test_a(): time.sleep(50)\ndef test_b(): pass\n")
+    result = light.run(*TINY, *LIMITS, "-n1", "--nnsight-isolation=off")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.re_match_lines([".*HUNG after 2 s.*"])
+
+
 def test_modes_that_would_hang_are_refused(light: Project) -> None:
     result = light.run(*TINY, "-n2", "--dist=loadfile")
     assert result.ret == 4
