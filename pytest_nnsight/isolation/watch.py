@@ -125,11 +125,22 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Set up within the test's time."""
-        self._allowed = self._settings.timeout  # where the test's own cannot be read
-        self._allowed = self._seconds(item)
+        """Set up within the test's time.
+
+        A marker that cannot be read fails the test after its setup: pytest's own plugins take down
+        in its end what they have set up.
+        """
+        wrong: BaseException | None = None
+        self._allowed = self._settings.timeout
+        try:
+            self._allowed = self._seconds(item)
+        except pytest.fail.Exception as error:
+            wrong = error
         with self._limits.within("setup", item.nodeid, self._allowed):
-            return (yield)
+            result = yield
+        if wrong is not None:
+            raise wrong
+        return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
