@@ -43,6 +43,7 @@ def test_what_happened_is_told_by_the_exit_code(code: int | None, title: str) ->
         (Whereabouts("idle"), ""),
         (Whereabouts("loading", "gpt2"), " while loading gpt2"),
         (Whereabouts("collection", "test_x.py"), " while collecting test_x.py"),
+        (Whereabouts("collection"), " in collection"),
         (Whereabouts("call", "t", 0.0, "transformer.h.3"), ", last module transformer.h.3"),
     ],
     ids=str,
