@@ -127,7 +127,7 @@ def test_each_fault_is_named_in_the_first_line(
     [
         (
             "values",
-            "golden drift: 18 of 31 calls, starts at transformer.h.0.mlp (rel 0.01*, allowed "
+            "golden drift: 18 of 31 calls, starts at transformer.h.0.mlp (rel 9*e-3, allowed "
             "1e-5); cause: code (same inputs, weights, config and versions: a patched module, a "
             "hook or an edit)",
         ),
