@@ -214,8 +214,8 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
     from pytest_nnsight.models.loading import load
 
     _release()  # of a model before this one: pytest lets go of it only after its fixture's end
-    watch = request.config.stash.get(WATCH, None)
-    in_time = nullcontext() if watch is None else watch.loading(wanted.spec.public)
+    watching = request.config.stash.get(WATCH, None)
+    in_time = nullcontext() if watching is None else watching.loading(wanted.spec.public)
     with _uncaptured(request.config) as say, in_time:
         model = load(wanted.spec, wanted.options, say, _shows_bars(request.config))
     request.config.stash[LOADED] = {id(model): wanted.spec}
@@ -245,8 +245,8 @@ def capture_of(model: LoadedModel, config: pytest.Config) -> Capture:
     from pytest_nnsight.capture.capture import Capture
 
     calibrates = _saying(config) if config.stash[SETTINGS].calibrate else None
-    watch = config.stash.get(WATCH, None)
-    reached = None if watch is None else watch.reach
+    watching = config.stash.get(WATCH, None)
+    reached = None if watching is None else watching.reach
     return Capture(model.model, model.identify, calibrates=calibrates, reached=reached)
 
 

@@ -55,16 +55,15 @@ def _tolerance(text: str) -> float:
     return value
 
 
-def _tokens(text: str) -> str:
-    if text not in ("auto", "exact", "close"):
-        raise ValueError("expected auto, exact or close")
-    return text
+def _one_of(*words: str) -> Callable[[str], str]:
+    """Return a reader that takes one of some words."""
 
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
+        return text
 
-def _isolation(text: str) -> str:
-    if text not in ("auto", "on", "off"):
-        raise ValueError("expected auto, on or off")
-    return text
+    return read
 
 
 def _seconds(text: str) -> float:
@@ -131,7 +130,7 @@ OPTIONS = (
         "tokens",
         "generated tokens: exact, close where a near tie may fall the other way, or auto: close in "
         "half types on other kernels, else exact (default: auto)",
-        _tokens,
+        _one_of("auto", "exact", "close"),
         "auto",
         "RULE",
         in_marker=True,
@@ -172,7 +171,7 @@ OPTIONS = (
         "isolation",
         "run tests in a worker, so that a crash or hang ends one test: auto, on or off (default: "
         "auto, where pytest's other options allow it)",
-        _isolation,
+        _one_of("auto", "on", "off"),
         "auto",
         "MODE",
     ),

@@ -59,7 +59,9 @@ class Comparison:
     @property
     def hangs_on_weights(self) -> bool:
         """Whether all that fails may be rounding, if only the weights are known to be the same."""
-        return all(d.kind == "values" and d.allowed < self.tolerance.rel for d in self.failures)
+        return self.tolerance.is_coarse and all(
+            drift.kind == "values" and drift.allowed < self.tolerance.rel for drift in self.failures
+        )
 
     @property
     def noise(self) -> float:

@@ -22,6 +22,7 @@ TOLERANCES = {
 FLOORS = {"float64": 1e-6, "float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
 """What is always allowed where the noise was measured."""
 _COARSEST = 1e-1
+_COARSE_FROM = 1e-4  # between what float32 is allowed and what half types are
 _TIMES_NOISE = 5.0
 ONSETS = {"float32": 5e-6, "float16": 2e-5, "bfloat16": 1e-4}
 """What sums in another order move where all that they are made of is equal.
@@ -51,6 +52,11 @@ class Tolerance:
     floor: float | None = None
     onset: float | None = None
 
+    @property
+    def is_coarse(self) -> bool:
+        """Whether it is of the size of half types, in which noise gathers."""
+        return self.rel >= _COARSE_FROM
+
     def of(self, summary: Summary) -> float:
         """Return what is allowed for one tensor of a golden, given its measured noise."""
         if self.is_own or self.floor is None:
@@ -76,7 +82,7 @@ class Tolerance:
         worst token on other kernels was 8e-6 at most, its estimate from one number 1.7e-5.
         """
         allowed = self.of(summary)
-        if not self.is_own and allowed == self.rel < 1e-4:
+        if not self.is_own and allowed == self.rel < _COARSE_FROM:
             return 1.0 + 2.0 / samples if samples < WINDOW else 1.0
         tokens = token_count(summary.shape)
         luck = math.sqrt(2.0 * math.log(50.0 * tokens) / samples)
@@ -84,7 +90,7 @@ class Tolerance:
 
     def _spread(self, allowed: float) -> float:
         """Return how much farther than all tokens a single one drifts in half types."""
-        return 1.0 if self.is_own or allowed < 1e-4 else 3.0
+        return 1.0 if self.is_own or allowed < _COARSE_FROM else 3.0
 
     def onsets(
         self, values: Sequence[Value], distances: Mapping[Place, Distance]
@@ -104,7 +110,7 @@ class Tolerance:
 
     def _begins(self, drift: Distance) -> bool:
         """Tell whether a drift from nothing is more than other sums explain."""
-        size = max(drift.rms, drift.worst) if self.rel < 1e-4 else drift.rms
+        size = drift.rms if self.is_coarse else max(drift.rms, drift.worst)
         return self.onset is not None and size > self.onset
 
 

@@ -41,12 +41,7 @@ class Death:
         """What happened, in one line."""
         if self.stack.startswith("Timeout") and self.exit_code == HARD_EXIT:
             return hung(self.last)
-        where = {"call": "", "start": " at its start", "exit": " at its end", "idle": ""}
-        at = where.get(self.last.phase, f" in {self.last.phase}")
-        if self.last.phase in ("loading", "collection") and self.last.name:
-            at = f" while {self.last.phase.replace('collection', 'collecting')} {self.last.name}"
-        module = f", last module {self.last.module}" if self.last.module else ""
-        return f"{self._how()}{at}{module}"
+        return f"{self._how()}{self.last.where}"
 
     def _how(self) -> str:
         code = self.exit_code

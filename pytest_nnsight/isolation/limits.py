@@ -122,11 +122,7 @@ def _takes_signals(handler: Callable[[int, FrameType | None], None]) -> bool:
 
 def hung(now: Whereabouts) -> str:
     """Say that something took too long: ``HUNG after 60 s, last module transformer.h.3``."""
-    where = {"call": "", "loading": f" while loading {now.name}"}.get(now.phase, f" in {now.phase}")
-    if now.phase == "collection" and now.name:
-        where = f" while collecting {now.name}"
-    module = f", last module {now.module}" if now.module else ""
-    return f"HUNG after {now.seconds:g} s{where}{module}"
+    return f"HUNG after {now.seconds:g} s{now.where}"
 
 
 def terminal() -> int:

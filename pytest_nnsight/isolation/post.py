@@ -24,6 +24,15 @@ class Whereabouts:
     seconds: float = 0.0
     module: str = ""
 
+    @property
+    def where(self) -> str:
+        """The phase and the last module, to go behind what happened; no phase for a call."""
+        told = {"call": "", "idle": "", "start": " at its start", "exit": " at its end"}
+        at = told.get(self.phase, f" in {self.phase}")
+        if self.phase in ("loading", "collection") and self.name:
+            at = f" while {self.phase.replace('collection', 'collecting')} {self.name}"
+        return f"{at}, last module {self.module}" if self.module else at
+
 
 class Post:
     """Writes where this process is: one system call each, nothing is flushed to disk."""
