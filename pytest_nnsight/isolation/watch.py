@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -38,7 +37,7 @@ class Watch:
         self._config, self._item, self._module = config, "", ""
         self._session: pytest.Session | None = None
         self._allowed = settings.timeout
-        self._threads: set[threading.Thread] = set()
+        self._threads: set[int] = set()  # threading takes one whose join was broken off for ended
         self._base = posted_at(config)
         self._post: Post | None = None
         if self._base is None:
@@ -121,7 +120,7 @@ class Watch:
         return (yield)
 
     def _has_threads(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+        return not self._threads.isdisjoint(sys._current_frames())
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -145,13 +144,13 @@ class Watch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Run within the test's time, and note the threads that it leaves when that was over."""
-        before = set(threading.enumerate())
+        before = set(sys._current_frames())
         try:
             with self._limits.within("call", item.nodeid, self._allowed):
                 return (yield)
         except pytest.fail.Exception as error:
             if str(error).startswith("HUNG"):
-                self._threads |= set(threading.enumerate()) - before
+                self._threads |= set(sys._current_frames()) - before
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -299,6 +299,7 @@ def test_hangs():
     assert result.duration < 30
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.no_fnmatch_line("*at its end*")
+    assert ("replacing crashed worker gw0" in result.outlines) is not is_last
 
 
 def test_a_wrong_marker_of_a_test_without_a_model_is_one_line(light: Project) -> None:
