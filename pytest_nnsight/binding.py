@@ -18,7 +18,6 @@ from pytest_nnsight.session import (
     GOLDENS,
     SETTINGS,
     SUITE_NODE,
-    LoadedModel,
     settings_of,
 )
 from pytest_nnsight.settings import Settings, golden_root
@@ -26,6 +25,7 @@ from pytest_nnsight.summary import note_match
 
 if TYPE_CHECKING:
     from pytest_nnsight.run import Run
+    from pytest_nnsight.shared_model import LoadedModel
 
 
 @contextmanager
@@ -46,7 +46,9 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         test=golden_path(item.nodeid, loaded_model.name if len(settings.model) > 1 else None),
         as_run=partial(_as_run, loaded_model),
         fingerprint=loaded_model.fingerprint,
-        explain=lambda finding: failure_lines(finding, _refresh(item), _is_detailed(config)),
+        explain=lambda finding: _with_unseen(
+            failure_lines(finding, _refresh(item), _is_detailed(config)), loaded_model.unseen
+        ),
         whole_tensors=_whole_tensors,
         note=partial(note_match, item),
         settings=settings,
@@ -61,8 +63,14 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         session=config._syrupy,  # type: ignore[attr-defined]  # syrupy keeps its session there
     )
     yield assertion
-    del item.stash[GOLDENS]
     assertion.release()
+
+
+def _with_unseen(lines: list[str], unseen: str) -> list[str]:
+    """Say of a failure that the model was changed by a test, so that no library is blamed."""
+    if not unseen:
+        return lines
+    return [f"{lines[0]}, changed since the model was loaded", f"  {unseen}", *lines[1:]]
 
 
 def _other_variant(folder: Path, settings: Settings) -> Path | None:

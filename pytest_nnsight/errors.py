@@ -22,6 +22,10 @@ class GoldenError(NnsightPluginError):
     """A golden that is missing, damaged, newer than this reader, foreign, or not writable."""
 
 
+class LeakError(NnsightPluginError):
+    """A test that left the shared model changed, or a model that is not what was loaded."""
+
+
 def suggest(wrong: str, right: Iterable[str], limit: int = 3) -> str:
     """Say which of the ``right`` words are nearest to the ``wrong`` one, or list the first few."""
     candidates = list(right)

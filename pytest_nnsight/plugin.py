@@ -7,36 +7,25 @@ rooms it calls are imported when a test first needs them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_nnsight import session as wiring
-from pytest_nnsight.errors import NnsightPluginError, UsageError
-from pytest_nnsight.session import GOLDENS, LOADED, SETTINGS
-from pytest_nnsight.settings import MARKER_KEYS, OPTIONS, read_settings
+from pytest_nnsight import shared_model
+from pytest_nnsight.errors import UsageError
+from pytest_nnsight.options import MARKER_KEYS
+from pytest_nnsight.session import GOLDENS, PASSED, SETTINGS
+from pytest_nnsight.settings import read_settings
 
 if TYPE_CHECKING:
     from pytest_nnsight.capture.capture import Capture
-    from pytest_nnsight.session import LoadedModel
+    from pytest_nnsight.shared_model import LoadedModel
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer every option of `settings` on the command line and as ini key."""
-    group = parser.getgroup("nnsight", "testing the insides of a model (pytest-nnsight)")
-    for option in OPTIONS:
-        keywords: dict[str, Any] = {"dest": option.key, "default": None, "help": option.help}
-        if option.is_flag:
-            keywords["action"] = "store_true"
-        else:
-            keywords["metavar"] = option.metavar or option.name.upper()
-            keywords["action"] = "append" if option.is_list else "store"
-        group.addoption(option.flag, **keywords)
-        if option.is_list:
-            parser.addini(option.key, option.help, type="args")
-        else:
-            parser.addini(option.key, option.help, type="string")
+    wiring.add_options(parser)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -52,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"nnsight({', '.join(MARKER_KEYS)}): settings of pytest-nnsight for one test",
     )
-    config.stash[LOADED] = {}
+    config.stash[shared_model.SHARED], config.stash[shared_model.SPECS] = {}, {}
     try:
         config.stash[SETTINGS] = read_settings(vars(config.option), config.getini)
         wiring.check(config, config.stash[SETTINGS])
@@ -71,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "nnsight_model" not in metafunc.fixturenames:
         return
     try:
-        requests = wiring.load_requests(metafunc, metafunc.config.stash[SETTINGS])
+        requests = shared_model.load_requests(metafunc, metafunc.config.stash[SETTINGS])
     except UsageError as error:
         raise pytest.Collector.CollectError(str(error)) from None
     if requests:
@@ -89,25 +78,40 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """Show a user's mistake in a fixture as one line."""
-    with one_line_failures(item):
+    with wiring.one_line_failures(item):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Write the goldens of a test once it has passed."""
-    with one_line_failures(item):
+    """Make the goldens of a test that has passed ready, while the model is at hand."""
+    with wiring.one_line_failures(item):
+        result = yield
+        if GOLDENS in item.stash:
+            item.stash[GOLDENS].seal()
+        item.stash[PASSED] = True
+        return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Write the goldens of a test once it has passed and left the model as it was."""
+    with wiring.one_line_failures(item):
         result = yield
         if GOLDENS in item.stash:
             item.stash[GOLDENS].commit()
         return result
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Show a user's mistake in a fixture's end as one line."""
-    with one_line_failures(item):
-        return (yield)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Iterator[Any]:
+    """Guard the model that tests share, ours or a user's own."""
+    model = yield
+    if fixturedef.argname == shared_model.FIXTURE:
+        shared_model.share(model, fixturedef, request.config)
+    return model
 
 
 @pytest.hookimpl(wrapper=True)
@@ -131,15 +135,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             terminalreporter.write_line(line)
 
 
-@contextmanager
-def one_line_failures(item: pytest.Item) -> Iterator[None]:
-    """Turn our own errors into failures without a traceback, with the line of the test."""
-    try:
-        yield
-    except NnsightPluginError as error:
-        raise pytest.fail.Exception(wiring.with_line(error, item), pytrace=False) from None
-
-
 @pytest.fixture(scope="session")
 def nnsight_model(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The model under test: an nnsight model, loaded and dispatched once a session, in eval mode.
@@ -148,15 +143,27 @@ def nnsight_model(request: pytest.FixtureRequest) -> Iterator[Any]:
         with nnsight_model.trace("Hello"):
             hidden = nnsight_model.transformer.h[0].output.save()
     """
-    with wiring.loaded(request) as model:
+    with shared_model.loaded(request) as model:
         yield model
+
+
+@pytest.fixture(autouse=True)
+def _nnsight_guard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Watch what a test that uses the model leaves behind on it; autouse, to begin before others.
+
+    What fixtures of wider scope do to a model holds for all of their tests.
+    """
+    if shared_model.FIXTURE not in request.fixturenames:
+        yield
+        return
+    with shared_model.guarded(request.getfixturevalue(shared_model.FIXTURE), request):
+        yield
 
 
 @pytest.fixture
-def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
-    """The model with its spec, watched for what the test leaves behind on it."""
-    with wiring.watched(nnsight_model, request) as model:
-        yield model
+def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> LoadedModel:
+    """The model with its spec and guard."""
+    return shared_model.loaded_model(nnsight_model, request.config)
 
 
 @pytest.fixture
@@ -167,7 +174,7 @@ def nnsight_capture(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest
         run = nnsight_capture.trace("The Eiffel Tower is in", modules="transformer.h.*")
         assert run == nnsight_golden
     """
-    return wiring.capture_of(_nnsight_loaded, request.config)
+    return shared_model.capture_of(_nnsight_loaded, request.config)
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -19,55 +17,38 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_nnsight.errors import UsageError
+from pytest_nnsight.errors import NnsightPluginError, UsageError
+from pytest_nnsight.options import OPTIONS
 from pytest_nnsight.settings import Settings, golden_root, read_settings
 
 if TYPE_CHECKING:
-    from pytest_nnsight.capture.capture import Capture
-    from pytest_nnsight.models.spec import LoadOptions, ModelSpec
-    from pytest_nnsight.run import Environment, ModelRecord
+    from pytest_nnsight.models.spec import ModelSpec
 
 SETTINGS = pytest.StashKey[Settings]()
 GOLDENS = pytest.StashKey[Any]()
+PASSED = pytest.StashKey[bool]()
 TERMINAL = pytest.StashKey[int]()
-LOADED = pytest.StashKey[dict[int, Any]]()
 WATCH = pytest.StashKey[Any]()
 SUITE_NODE = "nnsight-suite"
 
 
-@dataclass(frozen=True, slots=True)
-class LoadRequest:
-    """One model to load and how; tests with equal requests share the model."""
-
-    spec: ModelSpec
-    options: LoadOptions
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """The model of one test with where it came from; ``spec`` is ``None`` for a user's own."""
-
-    model: Any
-    spec: ModelSpec | None
-
-    def identify(self) -> tuple[ModelRecord, Environment]:
-        """Describe the model and the machine as they are now."""
-        from pytest_nnsight.models.identity import identify
-
-        return identify(self.model, self.spec)
-
-    def fingerprint(self) -> tuple[str, dict[str, str]]:
-        """Read all weights as they are now; return one fingerprint and those per parameter."""
-        from pytest_nnsight import nnsight_api
-        from pytest_nnsight.models.fingerprint import fingerprint_parameters, weights_fingerprint
-
-        parameters = fingerprint_parameters(nnsight_api.torch_module(self.model))
-        return weights_fingerprint(parameters), parameters
-
-    @property
-    def name(self) -> str:
-        """The name of the golden folder."""
-        return self.spec.name if self.spec else self.identify()[0].model_class
+def add_options(parser: pytest.Parser) -> None:
+    """Offer every option on the command line and as ini key."""
+    group = parser.getgroup("nnsight", "testing the insides of a model (pytest-nnsight)")
+    for option in OPTIONS:
+        keywords: dict[str, Any] = {"dest": option.key, "default": None, "help": option.help}
+        if option.is_flag:
+            keywords["action"] = "store_true"
+        else:
+            keywords["metavar"] = option.metavar or option.name.upper()
+            keywords["action"] = "append" if option.is_list else "store"
+        if option.bare is not None:
+            keywords |= {"nargs": "?", "const": option.bare}
+        group.addoption(option.flag, **keywords)
+        if option.is_list:
+            parser.addini(option.key, option.help, type="args")
+        else:
+            parser.addini(option.key, option.help, type="string")
 
 
 def check(config: pytest.Config, settings: Settings) -> None:
@@ -124,7 +105,7 @@ def _check_root(config: pytest.Config, specs: list[ModelSpec]) -> None:
 
 @contextmanager
 def conftest_limit(config: pytest.Config) -> Iterator[None]:
-    """End the process, with its stack, where a conftest file does not end."""
+    """End the process, with its stack and exit code 1, where a conftest file hangs or crashes."""
     try:
         settings = read_settings(vars(config.known_args_namespace), config.getini)
     except UsageError:  # said once the options are read for good
@@ -132,15 +113,27 @@ def conftest_limit(config: pytest.Config) -> Iterator[None]:
     if not settings.model:
         yield
         return
-    from pytest_nnsight.isolation.limits import hard_limit
+    from pytest_nnsight.isolation.faults import named_faults
+    from pytest_nnsight.isolation.limits import hard_limit, terminal
 
-    with hard_limit("HUNG while loading conftest files", settings.load_timeout):
-        yield
+    where, stderr = "while loading conftest files", terminal()
+    try:
+        with (
+            hard_limit(f"HUNG {where}", settings.load_timeout, stderr),
+            named_faults(where, stderr),
+        ):
+            yield
+    finally:
+        os.close(stderr)
 
 
 def watch(config: pytest.Config) -> None:
     """Let tests run in workers where they may, and within their time; take hold of stderr."""
     settings = config.stash[SETTINGS]
+    if settings.prune:
+        from pytest_nnsight.pruning import Prune
+
+        config.pluginmanager.register(Prune(config, settings), "nnsight-prune")
     if not settings.model:
         return
     from pytest_nnsight.isolation.limits import terminal
@@ -187,17 +180,6 @@ def settings_of(item: pytest.Item, settings: Settings) -> Settings:
     return settings
 
 
-def load_requests(metafunc: pytest.Metafunc, settings: Settings) -> list[LoadRequest]:
-    """Return what to load for one test function, a request for each model."""
-    if not settings.model:
-        return []
-    from pytest_nnsight.models.spec import LoadOptions, parse_spec
-
-    own = settings_of(metafunc.definition, settings)
-    options = LoadOptions(own.device_map, own.dtype, own.attn, own.trust_remote_code)
-    return [LoadRequest(parse_spec(text), options) for text in settings.model]
-
-
 def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:
     """Collect the tests of `suite` under a node id that is the same wherever it is installed."""
     path = Path(__file__).with_name("suite.py")
@@ -206,31 +188,12 @@ def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:
 
 
 @contextmanager
-def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Load the model of a request, once the memory of one before it is free."""
-    wanted: LoadRequest | None = getattr(request, "param", None)
-    if wanted is None:
-        pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
-    from pytest_nnsight.models.loading import load
-
-    _release()  # of a model before this one: pytest lets go of it only after its fixture's end
-    watching = request.config.stash.get(WATCH, None)
-    in_time = nullcontext() if watching is None else watching.loading(wanted.spec.public)
-    with _uncaptured(request.config) as say, in_time:
-        model = load(wanted.spec, wanted.options, say, _shows_bars(request.config))
-    request.config.stash[LOADED] = {id(model): wanted.spec}
-    yield model
-
-
-@contextmanager
-def watched(model: Any, request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
-    """Hand out a model with its spec; put back and report what the test leaves changed on it."""
-    from pytest_nnsight import guard
-
-    before = guard.observe(model)
-    yield LoadedModel(model, request.config.stash[LOADED].get(id(model)))
-    for change in guard.restore(model, before):
-        warnings.warn(f"{request.node.nodeid} left on the model: {change}", stacklevel=1)
+def one_line_failures(item: pytest.Item) -> Iterator[None]:
+    """Turn our own errors into failures without a traceback, with the line of the test."""
+    try:
+        yield
+    except NnsightPluginError as error:
+        raise pytest.fail.Exception(with_line(error, item), pytrace=False) from None
 
 
 def with_line(error: Exception, item: pytest.Item) -> str:
@@ -240,28 +203,18 @@ def with_line(error: Exception, item: pytest.Item) -> str:
     return f"{error} ({item.path.name}:{lines[-1]})" if lines else str(error)
 
 
-def capture_of(model: LoadedModel, config: pytest.Config) -> Capture:
-    """Return the helper that captures runs of a model, and measures noise where asked to."""
-    from pytest_nnsight.capture.capture import Capture
-
-    calibrates = _saying(config) if config.stash[SETTINGS].calibrate else None
-    watching = config.stash.get(WATCH, None)
-    reached = None if watching is None else watching.reach
-    return Capture(model.model, model.identify, calibrates=calibrates, reached=reached)
-
-
 @contextmanager
-def _uncaptured(config: pytest.Config) -> Iterator[Callable[[str], None]]:
+def uncaptured(config: pytest.Config) -> Iterator[Callable[[str], None]]:
     """Give a function that writes progress, with nothing captured where bars are to show."""
     capture = config.pluginmanager.getplugin("capturemanager")
-    if capture is not None and _shows_bars(config):
+    if capture is not None and shows_bars(config):
         with capture.global_and_fixture_disabled():
             yield partial(print, end="", file=sys.__stderr__, flush=True)
     else:
-        yield _saying(config)
+        yield saying(config)
 
 
-def _saying(config: pytest.Config) -> Callable[[str], None]:
+def saying(config: pytest.Config) -> Callable[[str], None]:
     """Return a function that writes progress past the capture of output; from a worker too."""
     capture = config.pluginmanager.getplugin("capturemanager")
 
@@ -272,19 +225,8 @@ def _saying(config: pytest.Config) -> Callable[[str], None]:
     return (lambda text: None) if config.get_verbosity() < 0 else say
 
 
-def _shows_bars(config: pytest.Config) -> bool:
+def shows_bars(config: pytest.Config) -> bool:
     """Tell whether progress bars reach a person: a terminal, one worker at most, not ``-q``."""
     is_one_of_many = getattr(config, "workerinput", {"workercount": 1})["workercount"] > 1
     is_terminal = TERMINAL in config.stash and os.isatty(config.stash[TERMINAL])
     return is_terminal and not is_one_of_many and config.get_verbosity() >= 0
-
-
-def _release() -> None:
-    """Give the memory of models that nothing refers to back to their device."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

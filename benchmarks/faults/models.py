@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_nnsight.models.fingerprint import weights_fingerprint
+from pytest_nnsight.fingerprint import weights_fingerprint
 from pytest_nnsight.run import Run
 
 TINY = ("tiny:gpt2", "tiny:llama", "tiny:bert", "tiny:t5")

@@ -4,7 +4,8 @@ What syrupy would do differently, and why it does not here:
 
 - it deletes snapshots that a run did not use, also those of failed, deselected and crashed tests.
   A golden is never offered for that: `GoldenExtension.discover_snapshots` finds none;
-- it writes while the test still runs. A golden is written when the test has passed, in one step;
+- it writes while the test still runs. A golden is written when the test has passed, its teardown
+  too, in one step;
 - it names files by the stem of the test file, so that two folders collide. Here the relative
   folder of the test is mirrored.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,19 +63,26 @@ class GoldenContext:
     settings: Settings = field(default_factory=Settings)
     read_from: Path | None = None
     pending: dict[Path, Run] = field(default_factory=dict)
+    sealed: list[Callable[[], None]] = field(default_factory=list)
 
-    def commit(self) -> None:
-        """Write what the test's assertions asked for; called once the test has passed."""
+    def seal(self) -> None:
+        """Make ready what the test's assertions asked for; called once its call has passed."""
         if not self.pending:
             return
         fingerprint, parameters = self.fingerprint()
         for path, run in self.pending.items():
             text = encode(self.to_write(path, run, fingerprint))
-            write_atomically(path, text)
+            self.sealed.append(partial(write_atomically, path, text))
             if self.settings.store_tensors and run.kept:
-                write_tensors(path, text, self.whole_tensors(run))
-        write_weights(self.folder, parameters)
+                self.sealed.append(partial(write_tensors, path, text, self.whole_tensors(run)))
+        self.sealed.append(partial(write_weights, self.folder, parameters))
         self.pending.clear()
+
+    def commit(self) -> None:
+        """Write what was made ready; called once the test has passed its teardown too."""
+        for write in self.sealed:
+            write()
+        self.sealed.clear()
 
     def to_write(self, path: Path, run: Run, fingerprint: str) -> Run:
         """Return what stands in the golden of a run: with weights, and noise measured before."""

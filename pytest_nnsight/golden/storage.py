@@ -13,18 +13,24 @@ from pathlib import Path
 from pytest_nnsight.errors import GoldenError, hide_home
 
 WEIGHTS_FILE = "weights.json"
+_LONGEST = 160  # characters of a name
+
+
+def clean_name(name: str) -> str:
+    """Keep of a test's name ASCII letters, digits and ``-_.,=+[]``, at most 160 of them."""
+    return re.sub(r"[^A-Za-z0-9_\-.,=+\[\]]", "_", name)[:_LONGEST]
 
 
 def file_name(name: str) -> str:
-    """Make a test's name a file name: ASCII letters, digits and ``-_.,=+[]``, at most 180 of them.
+    """Make a test's name a file name.
 
     A name that had to be changed gets a part of its hash, so that two names have two files.
     """
-    clean = re.sub(r"[^A-Za-z0-9_\-.,=+\[\]]", "_", name)
-    if len(clean) <= 180 and clean == name and clean.strip("."):
+    clean = clean_name(name)
+    if clean == name and clean.strip("."):
         return clean
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{clean[:160]}-{digest}"
+    return f"{clean}-{digest}"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -10,7 +10,7 @@ from pytest_nnsight.isolation.limits import HARD_EXIT, hung
 from pytest_nnsight.isolation.post import Whereabouts
 from pytest_nnsight.isolation.stacks import trimmed_fault
 
-_SIGNALS = {
+SIGNALS: dict[int, str] = {
     signal.SIGSEGV: "CRASHED: segmentation fault",
     signal.SIGABRT: "CRASHED: aborted",
     signal.SIGFPE: "CRASHED: arithmetic error",
@@ -18,9 +18,9 @@ _SIGNALS = {
     signal.SIGTERM: "KILLED: terminated",
 }
 if hasattr(signal, "SIGBUS"):
-    _SIGNALS[signal.SIGBUS] = "CRASHED: bus error"
+    SIGNALS[signal.SIGBUS] = "CRASHED: bus error"
 if hasattr(signal, "SIGKILL"):
-    _SIGNALS[signal.SIGKILL] = "KILLED (out of memory?)"
+    SIGNALS[signal.SIGKILL] = "KILLED (out of memory?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,7 @@ class Death:
             return "CRASHED"
         if code >= 0:
             return f"EXITED {code}"
-        known = {int(number): text for number, text in _SIGNALS.items()}
-        return known.get(-code, f"KILLED by signal {-code}")
+        return SIGNALS.get(-code, f"KILLED by signal {-code}")
 
     @property
     def lines(self) -> list[str]:

@@ -131,12 +131,11 @@ def terminal() -> int:
 
 
 @contextmanager
-def hard_limit(title: str, seconds: float) -> Iterator[None]:
+def hard_limit(title: str, seconds: float, stderr: int) -> Iterator[None]:
     """End the process after ``seconds``, 0 for never, with ``title`` and its stacks on stderr."""
     if not seconds:
         yield
         return
-    stderr = terminal()
 
     def end() -> None:
         os.write(stderr, f"nnsight: {title}, after {seconds:g} s\n".encode())
@@ -152,4 +151,3 @@ def hard_limit(title: str, seconds: float) -> Iterator[None]:
     finally:
         timer.cancel()
         faulthandler.cancel_dump_traceback_later()
-        os.close(stderr)

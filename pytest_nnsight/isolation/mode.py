@@ -34,7 +34,7 @@ def isolate(config: pytest.Config, settings: Settings) -> str:
     if has_xdist and option.dist != "no":
         _refuse_hanging(option.dist)
         return "" if settings.isolation == "off" else "user's"
-    why_not = _why_not(config, has_xdist)
+    why_not = _why_not(config, settings, has_xdist)
     if settings.isolation == "off" or (why_not and settings.isolation == "auto"):
         return ""
     if why_not:
@@ -45,7 +45,7 @@ def isolate(config: pytest.Config, settings: Settings) -> str:
     return "own"
 
 
-def _why_not(config: pytest.Config, has_xdist: bool) -> str:
+def _why_not(config: pytest.Config, settings: Settings, has_xdist: bool) -> str:
     """Say what tests in another process could not do; empty for nothing."""
     option: Any = config.option
     reasons = {
@@ -54,6 +54,7 @@ def _why_not(config: pytest.Config, has_xdist: bool) -> str:
         "--trace": option.trace,
         "-s": option.capture == "no",
         "--collect-only": option.collectonly,
+        "--nnsight-prune": settings.prune is not None,
         "--fixtures": option.showfixtures or option.show_fixtures_per_test,
         "a path that is not there": bool(_missing(config)),  # of which a worker says nothing
         "-n 0": getattr(option, "numprocesses", None) == 0,

@@ -12,13 +12,19 @@ import pytest_nnsight
 
 ROOT = Path(pytest_nnsight.__file__).parent
 PACKAGE = "pytest_nnsight"
-EDGE = {"plugin", "session", "binding", "cli", "suite", "summary"}
+EDGE = {"plugin", "session", "shared_model", "binding", "pruning", "cli", "suite", "summary"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
-MEASURING = {"sketch", "projection"}  # these run beside the model, the rest of the core on files
+MEASURING = {
+    "sketch",
+    "projection",
+    "fingerprint",
+}  # these run beside the model, the rest of the core on files
 CORE = {
     "errors": set(),
-    "settings": {"errors"},
+    "options": {"errors"},
+    "settings": {"errors", "options"},
     "run": {"errors"},
+    "fingerprint": {"errors"},
     "projection": {"errors", "run"},
     "sketch": {"errors", "run", "settings", "projection"},
     "compare": {"errors", "run"},

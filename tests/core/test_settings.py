@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.settings import (
-    MARKER_KEYS,
-    OPTIONS,
-    Option,
-    Settings,
-    golden_root,
-    read_settings,
-)
+from pytest_nnsight.options import MARKER_KEYS, OPTIONS, Option
+from pytest_nnsight.settings import Settings, golden_root, read_settings
 
 # option: default, then ini, environment and command line as text with the values they stand for
 CASES: dict[str, tuple[Any, tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
@@ -33,6 +27,8 @@ CASES: dict[str, tuple[Any, tuple[str, Any], tuple[str, Any], tuple[str, Any]]] 
     "timeout": (600.0, ("1", 1.0), ("2", 2.0), ("3.5", 3.5)),
     "load_timeout": (1800.0, ("1", 1.0), ("0", 0.0), ("3.5", 3.5)),
     "isolation": ("auto", ("on", "on"), ("off", "off"), ("auto", "auto")),
+    "prune": (None, ("list", "list"), ("remove", "remove"), ("list", "list")),
+    "leaks": ("fail", ("warn", "warn"), ("off", "off"), ("fail", "fail")),
     "golden_dir": ("golden", ("a", "a"), ("b", "b"), ("c", "c")),
     "golden_from": (None, ("a", "a"), ("b", "b"), ("c", "c")),
     "suite": (False, ("yes", True), ("off", False), ("on", True)),
@@ -155,6 +151,7 @@ def test_marker_takes_every_setting_of_one_test() -> None:
         "trust_remote_code": True,
         "exact": True,
         "tokens": "close",
+        "leaks": "warn",
         "store_tensors": True,
     }
     assert set(arguments) == set(MARKER_KEYS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.models.fingerprint import fingerprint_parameters, weights_fingerprint
+from pytest_nnsight.fingerprint import fingerprint_parameters, weights_fingerprint
 from pytest_nnsight.models.spec import BUILT_INS
 from pytest_nnsight.models.tiny import VOCABULARY, build, byte_tokenizer, uniform
 

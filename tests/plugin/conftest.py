@@ -24,6 +24,12 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
 
 
 @pytest.fixture
+def leaky(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tests of the project write weights, as an upgrade would: that is no leak here."""
+    monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
+
+
+@pytest.fixture
 def first_line() -> Callable[..., str]:
     """Return the first line of a failure: what pytest prints behind ``E``, or on its own."""
 

@@ -7,6 +7,8 @@ import json
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("leaky")
+
 TEST = """
 @pytest.fixture(scope="session", autouse=True)
 def one_weight(nnsight_model):

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("leaky")
+
 PATH = "transformer.h.1.mlp.c_fc"
 TEST = f"""
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from project import Project
 
+pytestmark = pytest.mark.usefixtures("leaky")
+
 PATH = "model.layers.0.mlp.down_proj"
 LLAMA = ("--nnsight-model", "tiny:llama", "--nnsight-dtype", "bfloat16")
 TEST = f"""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("leaky")
+
 TRACE = """
 def test_trace(nnsight_model, nnsight_capture, nnsight_golden):
     if "SHIFT" in os.environ:

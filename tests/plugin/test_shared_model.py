@@ -1,46 +1,332 @@
-"""What a test leaves on the shared model is put back and named; a test that hangs is ended."""
+"""What a test leaves on the shared model is put back and named; the next test sees it clean."""
 
 from __future__ import annotations
 
+import pytest
 from project import TINY, Project
 
+# name: (what a test does to the model, what is said of it)
+LEAKS = {
+    "edit": (
+        "with nnsight_model.edit(inplace=True):\n"
+        "        nnsight_model.transformer.h[0].mlp.output[:] = 0",
+        "1 persistent edit(s), cleared",
+    ),
+    "train": ("module.train()", "training mode on 34 of 34 modules, put back"),
+    "grad": (
+        "module(torch.tensor([[1, 2]])).logits.sum().backward()",
+        "gradients on 28 of 28 parameters, dropped",
+    ),
+    "asks": ("module.requires_grad_(False)", "requires_grad of 28 of 28 parameters, put back"),
+    "padding": (
+        "nnsight_model.tokenizer.padding_side = 'right'",
+        "tokenizer padding side 'right', back to 'left'",
+    ),
+    "hook": (
+        "module.lm_head.register_forward_hook(lambda *a: a[2] * 0)",
+        "torch hooks on lm_head, put back as they were",
+    ),
+    "everywhere": (
+        "torch.nn.modules.module.register_module_forward_hook(lambda *a: None)",
+        "torch hooks on all modules, put back as they were",
+    ),
+    "tensor": (
+        "module.lm_head.weight.register_hook(lambda g: g * 0)",
+        "hooks on parameters transformer.wte.weight, put back as they were",
+    ),
+    "forward": (
+        "module.lm_head.forward = lambda x: x",
+        "another forward on lm_head, put back",
+    ),
+    "half": (
+        "module.half()",
+        "parameters replaced, cast or moved: transformer.wte.weight, transformer.wpe.weight, "
+        "transformer.h.0.ln_1.weight and 25 more, put back",
+    ),
+    "data": (
+        "module.transformer.ln_f.weight.data = torch.zeros(64)",
+        "parameters replaced, cast or moved: transformer.ln_f.weight, put back",
+    ),
+    "replaced": (
+        "module.transformer.ln_f.weight = torch.nn.Parameter(torch.zeros(64))",
+        "parameters replaced, cast or moved: transformer.ln_f.weight, put back",
+    ),
+    "config": ("module.config.use_cache = False", "config use_cache, put back"),
+    "generation": (
+        "module.generation_config.max_length = 3",
+        "generation config max_length, put back",
+    ),
+    "no grad": ("torch.set_grad_enabled(False)", "torch's grad mode False, back to True"),
+    "dtype": (
+        "torch.set_default_dtype(torch.float64)",
+        "torch's default dtype torch.float64, back to torch.float32",
+    ),
+    "written": (
+        "torch.nn.init.zeros_(module.transformer.ln_f.weight)",
+        "weights changed: 1 of 28 parameters differ (transformer.ln_f.weight); it is loaded again",
+    ),
+    "numpy": (
+        "module.transformer.ln_f.weight.detach().numpy()[:] = 0",
+        "weights changed: 1 of 28 parameters differ (transformer.ln_f.weight); it is loaded again",
+    ),
+    "child": (
+        "module.transformer.h[0].mlp = torch.nn.Identity()",
+        "modules replaced or added in transformer.h.0; weights changed: 4 of 28 parameters differ "
+        "(transformer.h.0.mlp.c_fc.bias, transformer.h.0.mlp.c_fc.weight, "
+        "transformer.h.0.mlp.c_proj.bias and 1 more); it is loaded again",
+    ),
+}
+IS_CLEAN = """
+def is_clean(nnsight_model, nnsight_capture, nnsight_golden):
+    assert nnsight_capture.generate("Hello", max_new_tokens=3) == nnsight_golden
+    module = nnsight_model._module
+    assert not module.training and torch.is_grad_enabled()
+    assert all(p.grad is None and p.requires_grad for p in module.parameters())
+    assert nnsight_model.tokenizer.padding_side == "left"
+    assert torch.get_default_dtype() == torch.float32
+    assert module.config.use_cache and module.generation_config.max_length != 3
+    assert not torch.nn.modules.module._global_forward_hooks
+"""
 
-def test_what_is_left_behind_is_put_back_and_named(project: Project) -> None:
+
+def write_all(project: Project) -> None:
+    parts = [IS_CLEAN]
+    for number, (does, _) in enumerate(LEAKS.values()):
+        parts.append(
+            f"def test_{number}_leaves(nnsight_model):\n"
+            f"    module = nnsight_model._module\n    {does}\n"
+            f"def test_{number}_next(nnsight_model, nnsight_capture, nnsight_golden):\n"
+            "    is_clean(nnsight_model, nnsight_capture, nnsight_golden)\n"
+        )
+    project.test_file("\n".join(parts))
+
+
+def test_what_is_left_behind_fails_its_test_and_the_next_is_clean(project: Project) -> None:
+    write_all(project)
+    project.run(*TINY, "--snapshot-update", "-k", "next").assert_outcomes(passed=len(LEAKS))
+    result = project.run(*TINY)
+    result.assert_outcomes(passed=2 * len(LEAKS), errors=len(LEAKS))
+    for number, (_, told) in enumerate(LEAKS.values()):
+        lines = iter(result.outlines)
+        assert any(f"ERROR at teardown of test_{number}_leaves" in line for line in lines)
+        assert f"left on the model: {told}" in [next(lines), next(lines)]
+    loads = [line for line in result.outlines + result.errlines if "loading tiny:gpt2" in line]
+    assert len(loads) == 4  # the first, and after each of the three that cannot be put back
+
+
+def test_leaks_may_be_warnings_or_left_alone(project: Project) -> None:
     project.test_file(
         """
-def test_edit(nnsight_model, nnsight_capture):
-    with nnsight_model.edit(inplace=True):
-        nnsight_model.transformer.h[0].mlp.output[:] = 0
-
-def test_train(nnsight_model, nnsight_capture):
+def test_leaves(nnsight_model):
     nnsight_model._module.train()
 
-def test_grad(nnsight_model, nnsight_capture):
-    nnsight_model._module(torch.tensor([[1, 2]])).logits.sum().backward()
-
-def test_padding(nnsight_model, nnsight_capture):
-    nnsight_model.tokenizer.padding_side = "right"
-
-def test_is_as_before(nnsight_model, nnsight_capture):
-    module = nnsight_model._module
-    assert not module.training
-    assert all(parameter.grad is None for parameter in module.parameters())
-    assert nnsight_model.tokenizer.padding_side == "left"
-    output = nnsight_capture.trace("Hello", keep="transformer.h.0.mlp")
-    assert output["transformer.h.0.mlp"].output.abs().max() > 0
-
-def test_hook(nnsight_model, nnsight_capture):
-    nnsight_model._module.lm_head.register_forward_hook(lambda *a: None)
+def test_next(nnsight_model):
+    assert nnsight_model._module.training is ("KEPT" in os.environ)
 """
     )
-    result = project.run(*TINY, "-W", "default")
-    result.assert_outcomes(passed=6, warnings=5)
+    warned = project.run(*TINY, "--nnsight-leaks=warn", "-W", "default")
+    warned.assert_outcomes(passed=2, warnings=1)
+    warned.stdout.fnmatch_lines(["*test_it.py::test_leaves left on the model: training mode on*"])
+    project.pytester.makeini("[pytest]\nnnsight_leaks = off")
+    project.pytester._monkeypatch.setenv("KEPT", "1")
+    project.run(*TINY, "-W", "error").assert_outcomes(passed=2)
+
+
+def test_a_marker_lets_one_test_leave_what_it_wants(project: Project) -> None:
+    project.test_file(
+        """
+@pytest.mark.nnsight(leaks="off")
+def test_leaves(nnsight_model):
+    nnsight_model._module.train()
+
+def test_next(nnsight_model):
+    assert nnsight_model._module.training
+"""
+    )
+    project.run(*TINY).assert_outcomes(passed=2)
+
+
+def test_a_failed_test_is_told_beside_its_failure(project: Project) -> None:
+    project.test_file(
+        """
+def test_fails(nnsight_model):
+    nnsight_model._module.train()
+    assert 0
+"""
+    )
+    result = project.run(*TINY)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*Captured nnsight teardown*", "left on the model: training mode on*"]
+    )
+
+
+def test_weights_that_are_put_back_by_the_test_are_no_leak(project: Project) -> None:
+    project.test_file(
+        """
+def test_puts_back(nnsight_model):
+    weight = nnsight_model._module.lm_head.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.zero_()
+        weight.copy_(before)
+
+def test_draws(nnsight_model):
+    torch.manual_seed(3)
+
+def test_draws_too(nnsight_model):
+    assert torch.initial_seed() != 3
+"""
+    )
+    project.run(*TINY).assert_outcomes(passed=3)
+
+
+def test_a_fixture_of_wider_scope_may_change_the_model_for_its_tests(project: Project) -> None:
+    project.test_file(
+        """
+@pytest.fixture(scope="module")
+def noisy(nnsight_model):
+    weight = nnsight_model._module.lm_head.weight
+    before = weight.detach().clone()
+    torch.nn.init.zeros_(weight)
+    hook = weight.register_hook(lambda g: g)
+    with nnsight_model.edit(inplace=True):
+        nnsight_model.transformer.h[0].mlp.output[:] = 0
+    yield nnsight_model
+    nnsight_model.clear_edits()
+    hook.remove()
+    with torch.no_grad():
+        weight.copy_(before)
+
+@pytest.mark.parametrize("number", range(2))
+def test_noisy(noisy, nnsight_capture, nnsight_golden, number):
+    assert not noisy._module.lm_head.weight.any()
+    run = nnsight_capture.trace("Hello", keep="transformer.h.0.mlp")
+    assert not run["transformer.h.0.mlp"].output.any()
+    assert run == nnsight_golden
+"""
+    )
+    project.test_file("def test_later(nnsight_model):\n    pass\n", "test_later.py")
+    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
+    project.run(*TINY).assert_outcomes(passed=3)
+
+
+def test_a_fixture_of_wider_scope_that_leaves_its_change_is_found(project: Project) -> None:
+    project.test_file(
+        """
+@pytest.fixture(scope="module")
+def noisy(nnsight_model):
+    torch.nn.init.zeros_(nnsight_model._module.lm_head.weight)
+
+def test_noisy(noisy):
+    pass
+"""
+    )
+    result = project.run(*TINY)
+    result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
         [
-            "*test_edit left on the model: 1 persistent edit(s), cleared",
-            "*test_train left on the model: training mode, back to eval",
-            "*test_grad left on the model: gradients on 28 parameters, dropped",
-            "*test_padding left on the model: tokenizer padding side right, back to left",
-            "*test_hook left on the model: 1 torch hook(s), still there: remove them in the test",
+            "*the model is not what was loaded: weights changed by a fixture of wider scope: "
+            "1 of 28 parameters differ (transformer.wte.weight)"
         ]
     )
+
+
+UNSEEN = """
+def test_before(nnsight_model):
+    pass
+
+def test_changes(nnsight_model):
+    nnsight_model._module.transformer.wpe.weight.data[7, 7] += 0.01
+
+def test_after(nnsight_capture, nnsight_golden):
+    if "GOLDEN" in os.environ:
+        assert nnsight_capture.trace([1, 2, 3, 4, 5, 6, 7, 8, 9]) == nnsight_golden
+
+def test_last(nnsight_capture, nnsight_golden):
+    if "GOLDEN" in os.environ:
+        assert nnsight_capture.trace([1, 2, 3, 4, 5, 6, 7, 8, 9]) == nnsight_golden
+"""
+UNSEEN_TOLD = (
+    "weights changed unseen: 1 of 28 parameters differ (transformer.wpe.weight), by one of"
+)
+
+
+@pytest.mark.parametrize("way", [(), ("-n2", "--dist=load"), ("-n0",)], ids=str)
+def test_one_value_that_no_mark_shows_is_found_at_the_end(
+    project: Project, way: tuple[str, ...]
+) -> None:
+    project.test_file(UNSEEN)
+    result = project.run(*TINY, *way)
+    result.assert_outcomes(passed=4, errors=1)
+    result.stdout.fnmatch_lines([f"*the model is not what was loaded: {UNSEEN_TOLD}*changes*"])
+
+
+def test_one_value_that_no_mark_shows_is_found_before_a_library_is_blamed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.test_file(UNSEEN)
+    monkeypatch.setenv("GOLDEN", "1")
+    clean = project.run(*TINY, "--snapshot-update", "-k", "after or last")
+    clean.assert_outcomes(passed=2)
+    result = project.run(*TINY)
+    result.assert_outcomes(passed=3, failed=1)  # the last has a model that was loaded again
+    result.stdout.re_match_lines(
+        [
+            r".*golden drift: .*cause: weights \(1 of 28 parameters differ: "
+            r"transformer\.wpe\.weight\), changed since the model was loaded",
+            f".*{UNSEEN_TOLD} 3 tests: ".replace("(", r"\(").replace(")", r"\)")
+            + "test_it.py::test_after, test_it.py::test_changes, test_it.py::test_before",
+        ]
+    )
+
+
+def test_no_golden_is_written_of_a_model_that_was_changed_unseen(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.test_file(UNSEEN)
+    monkeypatch.setenv("GOLDEN", "1")
+    result = project.run(*TINY, "--snapshot-update")
+    result.assert_outcomes(passed=4, errors=1)
+    result.stdout.fnmatch_lines([f"{UNSEEN_TOLD} 3 tests: *; it is loaded again"])
+    assert [*project.goldens()] == ["tiny-gpt2/cpu-float32/test_it/test_last.json"]
+
+
+@pytest.mark.parametrize("options", [("-x",), ("-x", "-n0")], ids=str)
+def test_the_end_is_reached_after_the_first_failure(
+    project: Project, options: tuple[str, ...]
+) -> None:
+    project.test_file(UNSEEN + "\ndef test_fails(nnsight_model):\n    assert 0\n")
+    project.test_file("def test_more(nnsight_model):\n    pass\n", "test_more.py")
+    result = project.run(*TINY, *options)
+    assert result.ret == 1
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    text = result.stdout.str() + result.stderr.str()
+    assert "the model is not what was loaded" in text
+
+
+def test_a_users_own_model_is_guarded_and_made_anew(project: Project) -> None:
+    project.test_file(
+        """
+from pytest_nnsight.models.loading import load
+from pytest_nnsight.models.spec import LoadOptions, parse_spec
+
+MADE = []
+
+@pytest.fixture(scope="session")
+def nnsight_model():
+    options = LoadOptions("auto", "auto", None, False)
+    MADE.append(load(parse_spec("tiny:gpt2"), options, lambda text: None, False))
+    return MADE[-1]
+
+def test_leaves(nnsight_model):
+    torch.nn.init.zeros_(nnsight_model._module.lm_head.weight)
+
+def test_next(nnsight_model):
+    assert len(MADE) == 2
+    assert nnsight_model._module.lm_head.weight.any()
+"""
+    )
+    result = project.run()
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*left on the model: weights changed: *; it is loaded again"])

@@ -6,6 +6,8 @@ import pytest
 from project import TINY, Project
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.usefixtures("leaky")
+
 PATH = "transformer.h.1.mlp.c_fc"
 TEST = f"""
 @pytest.fixture(scope="session", autouse=True)

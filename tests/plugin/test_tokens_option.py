@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("leaky")
+
 # Two tokens that have one embedding have one logit; a last bit decides which of them is chosen.
 TEST = """
 @pytest.fixture(scope="session", autouse=True)

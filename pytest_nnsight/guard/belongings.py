@@ -1,0 +1,78 @@
+"""What belongs to a model beside its modules: nnsight's edits, configs, the tokenizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.guard.leak import Leak, PutBack, listed
+
+_OF_TOKENIZER = ("padding_side", "truncation_side", "pad_token", "eos_token", "chat_template")
+
+
+def keep_edits(model: Any) -> PutBack:
+    """Keep the persistent edits (``model.edit(inplace=True)``) that a model carries."""
+    before = nnsight_api.edits(model)
+
+    def put_back() -> Iterator[Leak]:
+        now = nnsight_api.edits(model)
+        if [*map(id, now)] == [*map(id, before)]:
+            return
+        nnsight_api.set_edits(model, before)
+        more = len(now) - len(before)
+        yield Leak(
+            f"{more} persistent edit(s), cleared"
+            if more > 0
+            else "persistent edits gone or replaced, put back"
+        )
+
+    return put_back
+
+
+def keep_configs(model: Any) -> PutBack:
+    """Keep the config and the generation config of a model."""
+    module = nnsight_api.torch_module(model)
+    found = {
+        name: getattr(module, name)
+        for name in ("config", "generation_config")
+        if hasattr(getattr(module, name, None), "to_dict")
+    }
+    before = {name: (_plain(config), copy.deepcopy(vars(config))) for name, config in found.items()}
+
+    def put_back() -> Iterator[Leak]:
+        for name, config in found.items():
+            plain, values = before[name]
+            is_owned = getattr(module, name, None) is config
+            now = _plain(config)
+            if is_owned and now == plain:
+                continue
+            keys = sorted(key for key in {*plain, *now} if plain.get(key) != now.get(key))
+            vars(config).clear()
+            vars(config).update(values)
+            setattr(module, name, config)
+            yield Leak(f"{name.replace('_', ' ')} {listed(keys) or 'replaced'}, put back")
+
+    return put_back
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    attention = getattr(config, "_attn_implementation", None)  # no part of the dict
+    return {**config.to_dict(), "attention implementation": attention}
+
+
+def keep_tokenizer(model: Any) -> PutBack:
+    """Keep what of a tokenizer decides how a text becomes token ids."""
+    tokenizer = getattr(model, "tokenizer", None)
+    before = {name: getattr(tokenizer, name) for name in _OF_TOKENIZER if hasattr(tokenizer, name)}
+
+    def put_back() -> Iterator[Leak]:
+        for name, value in before.items():
+            now = getattr(tokenizer, name)
+            if now != value:
+                setattr(tokenizer, name, value)
+                told = "" if name == "chat_template" else f" {now!r}, back to {value!r}"
+                yield Leak(f"tokenizer {name.replace('_', ' ')}{told or ', put back'}")
+
+    return put_back

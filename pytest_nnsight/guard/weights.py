@@ -1,0 +1,150 @@
+"""The weights of a model between tests: what was replaced is put back, what was written is found.
+
+To read all weights takes as long as a short forward pass. Between tests a mark is read of each
+tensor: which it is, where it lies, its version, and some of its values. A change that leaves all of
+these as they were, as of one value through ``.data``, shows once all weights are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.fingerprint import digest, saved_tensors
+from pytest_nnsight.guard.leak import Leak, PutBack, listed
+
+_SAMPLED = 64  # values of each tensor
+_LARGEST_COPY = 65_536  # values of a buffer that is copied
+_PLAIN = (torch.Tensor, torch.nn.Parameter)  # quantised and other tensors may lack operations
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a module holds a tensor, and the tensor's values, which are shared and not copied."""
+
+    name: str
+    owner: MutableMapping[str, torch.Tensor | None]
+    key: str
+    tensor: torch.Tensor
+    data: torch.Tensor
+
+
+class Weights:
+    """The parameters and saved buffers of one model, with the digests of their content."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._marks = self._look()
+        self.digests = {name: digest(tensor) for name, tensor in self._tensors().items()}
+
+    def keep(self) -> PutBack:
+        """Keep which tensors the modules hold, and where the values of each lie.
+
+        A tensor that is replaced, cast or moved can be put back; one that was written cannot.
+        Buffers that are not saved are a module's working memory, which is put back silently.
+        """
+        self.changed()  # by a fixture of wider scope, which is its own affair
+        places = [*_places(nnsight_api.torch_module(self._model))]
+        working = [*_working_memory(nnsight_api.torch_module(self._model))]
+
+        def put_back() -> Iterator[Leak]:
+            for owner, key, buffer, values in working:
+                buffer.copy_(values)
+                owner[key] = buffer
+            replaced = [place.name for place in places if _put_back(place)]
+            if replaced:
+                yield Leak(f"parameters replaced, cast or moved: {listed(replaced)}, put back")
+            changed = self.changed()
+            if changed:
+                yield Leak(f"weights changed: {self.counted(changed)}", is_lost=True)
+
+        return put_back
+
+    def counted(self, names: list[str]) -> str:
+        """Say how many of the parameters these are, and name the first."""
+        total = len(self.digests.keys() | names)
+        return f"{len(names)} of {total} parameters differ ({listed(names)})"
+
+    def changed(self) -> list[str]:
+        """Return the tensors with another mark than at the last look and with other content."""
+        before, self._marks = self._marks, self._look()
+        names = {*before, *self._marks}
+        return self._read(sorted(n for n in names if before.get(n) != self._marks.get(n)))
+
+    def verify(self) -> list[str]:
+        """Read all weights; return those whose content changed and whose mark did not."""
+        self.changed()
+        return self._read([*self.digests])
+
+    def _read(self, names: list[str]) -> list[str]:
+        tensors, before = self._tensors() if names else {}, dict(self.digests)
+        for name in names:
+            self.digests.pop(name, None)
+            if name in tensors:
+                self.digests[name] = digest(tensors[name])
+        return [name for name in names if self.digests.get(name) != before.get(name)]
+
+    def _look(self) -> dict[str, tuple[object, ...]]:
+        return {name: _mark(tensor) for name, tensor in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return saved_tensors(nnsight_api.torch_module(self._model))
+
+
+def _mark(tensor: torch.Tensor) -> tuple[object, ...]:
+    if tensor.device.type == "meta":  # accelerate makes a new one after each forward
+        return ("meta",)
+    version = 0 if tensor.is_inference() else tensor._version
+    if not _is_plain(tensor):
+        return (id(tensor), version)
+    flat = tensor.detach().reshape(-1)
+    some = flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED].contiguous()
+    return (id(tensor), tensor.data_ptr(), version, some.view(torch.uint8).cpu().numpy().tobytes())
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return type(tensor) in _PLAIN and tensor.layout == torch.strided
+
+
+def _places(module: torch.nn.Module) -> Iterator[_Place]:
+    """Yield every place that holds a parameter or saved buffer, those of tied ones all."""
+    for path, part in module.named_modules():
+        saved = part._buffers.keys() - part._non_persistent_buffers_set
+        buffers = [(part._buffers, key) for key in part._buffers if key in saved]
+        for owner, key in [*((part._parameters, key) for key in part._parameters), *buffers]:
+            tensor = owner[key]
+            if tensor is not None:
+                name = f"{path}.{key}" if path else key
+                yield _Place(name, owner, key, tensor, tensor.detach())
+
+
+def _put_back(place: _Place) -> bool:
+    """Put a tensor and its values back where they were; tell whether they were elsewhere."""
+    now = place.owner.get(place.key)
+    if place.data.device.type == "meta" or (now is not None and now.device.type == "meta"):
+        return False
+    is_other = now is not place.tensor
+    place.owner[place.key] = place.tensor
+    if not _is_plain(place.tensor):
+        return is_other
+    if place.tensor.data_ptr() != place.data.data_ptr() or place.tensor.shape != place.data.shape:
+        place.tensor.data = place.data
+        return True
+    return is_other
+
+
+def _working_memory(
+    module: torch.nn.Module,
+) -> Iterator[tuple[MutableMapping[str, Any], str, torch.Tensor, torch.Tensor]]:
+    """Yield where buffers lie that are not saved, and copies of those that are not large."""
+    for part in module.modules():
+        for key in part._non_persistent_buffers_set:
+            buffer = part._buffers.get(key)
+            if buffer is None or buffer.device.type == "meta" or buffer.is_inference():
+                continue
+            if buffer.numel() <= _LARGEST_COPY:
+                yield part._buffers, key, buffer, buffer.clone()

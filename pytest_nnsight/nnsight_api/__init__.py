@@ -1,0 +1,45 @@
+"""The border to nnsight: the only module that knows its versions.
+
+Known are 0.5.15 to 0.8. What differs between them:
+
+- loading: 0.8 opens ``TransformersModel(path, task=...)``, before it was ``LanguageModel(path)``,
+  which leaves the padding of a tokenizer that it is given alone;
+- inputs: 0.5 takes tensors as one positional dict, 0.6 and later as keywords too;
+- modules: before 0.8 a ``generator`` of nnsight's own hangs in the torch model;
+- the cache: 0.8 hands a value over in ``Cache.observe_selected``, before it was ``Cache.add``;
+  0.7 leaves the cache's hooks on the model;
+- ``.source``: 0.8 sets a forward of a class of its own, before it was a plain function;
+- edits: 0.8 keeps them in ``model._edits``, before it was ``model._default_mediators``.
+
+Everything here is ``Any``: nnsight has no types of its own.
+"""
+
+from pytest_nnsight.nnsight_api.leftovers import (
+    edits,
+    is_own_forward,
+    is_own_hook,
+    remove_cache_hooks,
+    set_edits,
+)
+from pytest_nnsight.nnsight_api.loading import is_causal, load, wrap
+from pytest_nnsight.nnsight_api.running import Receive, Watch, run_generate, run_trace
+from pytest_nnsight.nnsight_api.tree import named_modules, torch_module
+from pytest_nnsight.nnsight_api.version import version
+
+__all__ = [
+    "Receive",
+    "Watch",
+    "edits",
+    "is_causal",
+    "is_own_forward",
+    "is_own_hook",
+    "load",
+    "named_modules",
+    "remove_cache_hooks",
+    "run_generate",
+    "run_trace",
+    "set_edits",
+    "torch_module",
+    "version",
+    "wrap",
+]

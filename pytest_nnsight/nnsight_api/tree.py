@@ -1,0 +1,43 @@
+"""The torch modules of an nnsight model, by path, and nnsight's envoys of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def torch_module(model: Any) -> torch.nn.Module:
+    """Return the torch module that an nnsight model wraps."""
+    module: torch.nn.Module = model._module
+    return module
+
+
+def named_modules(model: Any) -> dict[str, torch.nn.Module]:
+    """Return the torch modules by path (the empty string for the model), without nnsight's own."""
+    return {
+        path: module
+        for path, module in torch_module(model).named_modules()
+        if not type(module).__module__.startswith("nnsight.")
+    }
+
+
+def torch_paths(model: Any) -> dict[str, str]:
+    """Map nnsight's module paths to torch's (the empty string for the model itself)."""
+    names = {id(module): name for name, module in named_modules(model).items()}
+    return {
+        envoy.path: names[id(envoy._module)]
+        for envoy in model.modules()
+        if id(envoy._module) in names
+    }
+
+
+def envoys(model: Any, names: dict[str, str], paths: Sequence[str]) -> list[Any]:
+    """Return nnsight's envoys of the modules at torch ``paths``, given `torch_paths`.
+
+    One for each module: 0.7 reports a module that has several names once for each of them.
+    """
+    wanted = set(paths)
+    found = [envoy for envoy in model.modules() if names.get(envoy.path) in wanted]
+    return list({id(envoy._module): envoy for envoy in found}.values())

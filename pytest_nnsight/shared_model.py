@@ -1,0 +1,202 @@
+"""The model that tests share: loaded once, guarded from test to test, loaded again where needed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_nnsight.errors import LeakError
+from pytest_nnsight.session import (
+    PASSED,
+    SETTINGS,
+    WATCH,
+    saying,
+    settings_of,
+    shows_bars,
+    uncaptured,
+)
+from pytest_nnsight.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_nnsight.capture.capture import Capture
+    from pytest_nnsight.guard.guard import Guard
+    from pytest_nnsight.models.spec import LoadOptions, ModelSpec
+    from pytest_nnsight.run import Environment, ModelRecord
+
+SPECS = pytest.StashKey[dict[int, Any]]()
+SHARED = pytest.StashKey[dict[int, "SharedModel"]]()
+FIXTURE = "nnsight_model"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """One model to load and how; tests with equal requests share the model."""
+
+    spec: ModelSpec
+    options: LoadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """The model of one test with where it came from; ``spec`` is ``None`` for a user's own."""
+
+    model: Any
+    spec: ModelSpec | None
+    guard: Guard | None
+
+    def identify(self) -> tuple[ModelRecord, Environment]:
+        """Describe the model and the machine as they are now."""
+        from pytest_nnsight.models.identity import identify
+
+        return identify(self.model, self.spec)
+
+    def fingerprint(self) -> tuple[str, dict[str, str]]:
+        """Read all weights as they are now; return one fingerprint and those per parameter."""
+        from pytest_nnsight import nnsight_api
+        from pytest_nnsight.fingerprint import fingerprint_parameters, weights_fingerprint
+
+        if self.guard is None:
+            parameters = fingerprint_parameters(nnsight_api.torch_module(self.model))
+        else:
+            parameters = self.guard.read()
+        return weights_fingerprint(parameters), parameters
+
+    @property
+    def unseen(self) -> str:
+        """How the weights changed since they were loaded, where only reading them all showed it."""
+        return self.guard.unseen if self.guard else ""
+
+    @property
+    def name(self) -> str:
+        """The name of the golden folder."""
+        return self.spec.name if self.spec else self.identify()[0].model_class
+
+
+@dataclass(frozen=True, slots=True)
+class SharedModel:
+    """A model that several tests use, with the guard over it and the fixture that loads it."""
+
+    guard: Guard
+    fixture: pytest.FixtureDef[Any]
+
+
+def load_requests(metafunc: pytest.Metafunc, settings: Settings) -> list[LoadRequest]:
+    """Return what to load for one test function, a request for each model."""
+    if not settings.model:
+        return []
+    from pytest_nnsight.models.spec import LoadOptions, parse_spec
+
+    own = settings_of(metafunc.definition, settings)
+    options = LoadOptions(own.device_map, own.dtype, own.attn, own.trust_remote_code)
+    return [LoadRequest(parse_spec(text), options) for text in settings.model]
+
+
+@contextmanager
+def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Load the model of a request, once the memory of one before it is free."""
+    wanted: LoadRequest | None = getattr(request, "param", None)
+    if wanted is None:
+        pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
+    from pytest_nnsight.models.loading import load
+
+    _release()  # of a model before this one: pytest lets go of it only after its fixture's end
+    with uncaptured(request.config) as say, _load_time(request.config, wanted.spec.public):
+        model = load(wanted.spec, wanted.options, say, shows_bars(request.config))
+    request.config.stash[SPECS] = {id(model): wanted.spec}
+    yield model
+
+
+def _load_time(config: pytest.Config, name: str) -> AbstractContextManager[None]:
+    """Let what is done count as loading a model, which has its own limit."""
+    watching = config.stash.get(WATCH, None)
+    limit: AbstractContextManager[None] = nullcontext()
+    return limit if watching is None else watching.loading(name)
+
+
+def share(model: Any, fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
+    """Guard a model that its fixture has just made, until it is taken down; not a test's own."""
+    if fixture.scope == "function" or config.stash[SETTINGS].leaks == "off":
+        return
+    from pytest_nnsight.guard.guard import Guard
+
+    with _load_time(config, "its weights"):
+        config.stash[SHARED][id(model)] = SharedModel(Guard(model), fixture)
+    fixture.addfinalizer(partial(_end, config, id(model)))
+
+
+def _end(config: pytest.Config, key: int) -> None:
+    """Check all weights of a model that is about to be taken down."""
+    shared = config.stash[SHARED].pop(key, None)
+    left = shared.guard.end() if shared else ""
+    if left:
+        text = f"the model is not what was loaded: {left}"
+        if config.stash[SETTINGS].leaks == "fail":
+            raise LeakError(text)
+        warnings.warn(text, stacklevel=1)
+
+
+@contextmanager
+def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Put back what a test leaves changed on the model, and name it; load what cannot be put back.
+
+    A test that has failed already is told beside its failure, not failed twice.
+    """
+    config, item = request.config, request.node
+    shared = config.stash[SHARED].get(id(model))
+    mode = settings_of(item, config.stash[SETTINGS]).leaks
+    if shared is None or mode == "off":
+        yield
+        return
+    leave = shared.guard.enter(item.nodeid)
+    yield
+    left, unseen = leave(), shared.guard.unseen
+    if not left and not unseen:
+        return
+    told = [unseen] if unseen else []
+    if left:
+        told.append("left on the model: " + "; ".join(leak.text for leak in left))
+    text = "; ".join(told)
+    if unseen or any(leak.is_lost for leak in left):
+        text += "; it is loaded again"
+        del config.stash[SHARED][id(model)]
+        shared.fixture.finish(request)  # type: ignore[arg-type]  # takes any request of this node
+    if mode == "warn":
+        warnings.warn(f"{item.nodeid} {text}", stacklevel=1)
+    elif PASSED in item.stash:
+        raise LeakError(text)
+    else:
+        item.add_report_section("teardown", "nnsight", text)
+
+
+def loaded_model(model: Any, config: pytest.Config) -> LoadedModel:
+    """Return a model with what is known of it."""
+    shared = config.stash[SHARED].get(id(model))
+    spec = config.stash[SPECS].get(id(model))
+    return LoadedModel(model, spec, shared.guard if shared else None)
+
+
+def capture_of(model: LoadedModel, config: pytest.Config) -> Capture:
+    """Return the helper that captures runs of a model, and measures noise where asked to."""
+    from pytest_nnsight.capture.capture import Capture
+
+    calibrates = saying(config) if config.stash[SETTINGS].calibrate else None
+    watching = config.stash.get(WATCH, None)
+    reached = None if watching is None else watching.reach
+    return Capture(model.model, model.identify, calibrates=calibrates, reached=reached)
+
+
+def _release() -> None:
+    """Give the memory of models that nothing refers to back to their device."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,112 @@
+"""``--nnsight-prune`` lists the goldens without a test, removes them when told, and no others."""
+
+from __future__ import annotations
+
+import pytest
+from project import TINY, Project
+
+TESTS = """
+@pytest.mark.parametrize("number", [1, 2])
+def test_one(nnsight_capture, nnsight_golden, number):
+    run = nnsight_capture.trace([number])
+    assert run == nnsight_golden
+    assert run == nnsight_golden(name="again")
+
+def test_two(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace([2]) == nnsight_golden
+"""
+FOLDER = "golden/tiny-gpt2/cpu-float32"
+
+
+@pytest.fixture
+def written(project: Project) -> Project:
+    project.test_file(TESTS)
+    project.test_file(TESTS, "unit/test_unit.py")
+    project.pytester.makeini("[pytest]\naddopts = --import-mode=importlib -n 2")
+    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=6)
+    assert len(project.goldens()) == 10
+    return project
+
+
+def test_nothing_to_prune(written: Project) -> None:
+    result = written.run(*TINY, "--nnsight-prune")
+    assert result.ret == 0
+    result.assert_outcomes()
+    result.stdout.fnmatch_lines(["0 without a test"])
+
+
+def test_goldens_without_a_test_are_listed_and_removed_when_told(written: Project) -> None:
+    before = written.goldens()
+    written.test_file(TESTS.replace("[1, 2]", "[2, 3]").replace("test_two", "test_too"))
+    (written.path / "unit" / "test_unit.py").unlink()
+    (written.path / FOLDER / "test_it" / ".test_two.json.x1.tmp").write_text("{")
+    (written.path / FOLDER / "test_it" / "test_two.safetensors").write_text("")
+    gone = [
+        f"{FOLDER}/test_it/.test_two.json.x1.tmp",
+        f"{FOLDER}/test_it/test_one[1].json",
+        f"{FOLDER}/test_it/test_one[1][again].json",
+        f"{FOLDER}/test_it/test_two.json",
+        *(f"{FOLDER}/unit/test_unit/test_one[{n}].json" for n in (1, 2)),
+        *(f"{FOLDER}/unit/test_unit/test_one[{n}][again].json" for n in (1, 2)),
+        f"{FOLDER}/unit/test_unit/test_two.json",
+    ]
+    listed = written.run(*TINY, "--nnsight-prune")
+    assert listed.ret == 0
+    found = [line.removeprefix("has no test: ") for line in listed.outlines if "has no" in line]
+    assert sorted(found) == sorted(gone)
+    listed.stdout.fnmatch_lines(["9 without a test; remove them with --nnsight-prune=remove"])
+    assert written.goldens() == before
+    removed = written.run(*TINY, "--nnsight-prune=remove")
+    removed.stdout.fnmatch_lines([f"removed: {FOLDER}/test_it/test_two.json", "9 without a test"])
+    left = {f"test_one[2]{name}.json" for name in ("", "[again]")}
+    assert {path.name for path in (written.path / FOLDER / "test_it").iterdir()} == left
+    assert not (written.path / FOLDER / "unit").exists()
+    assert (written.path / FOLDER / "weights.json").is_file()
+
+
+def test_what_was_not_looked_at_is_left(written: Project) -> None:
+    """Other files, tests that are deselected, the suite, other models."""
+    before = written.goldens()
+    suite = written.golden("suite/test_short")
+    suite.parent.mkdir()
+    suite.write_text("{}")
+    written.run(*TINY, "--nnsight-prune=remove", "unit").stdout.fnmatch_lines(["0 without a test"])
+    written.run(*TINY, "--nnsight-prune=remove", "-k", "two").stdout.fnmatch_lines(["0 without*"])
+    written.run("--nnsight-model=other=tiny:gpt2", "--nnsight-prune=remove")
+    suite.unlink()
+    assert written.goldens() == before
+
+
+def test_the_last_golden_takes_its_folder_along(written: Project) -> None:
+    written.test_file("def test_else(): pass\n")
+    written.test_file("def test_else(): pass\n", "unit/test_unit.py")
+    written.run(*TINY, "--nnsight-prune=remove")
+    assert not [*(written.path / "golden").rglob("*.json")]
+    assert not (written.path / "golden" / "tiny-gpt2" / "cpu-float32").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "ERROR: --nnsight-prune needs the models whose goldens to look at"),
+        ((*TINY, "test_it.py::test_two"), "ERROR: --nnsight-prune looks at whole files; *"),
+        ((*TINY, "--lf"), "ERROR: --nnsight-prune needs all tests, --lf *"),
+        ((*TINY, "--nnsight-prune=all"), "ERROR: --nnsight-prune: 'all' is not valid: *"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused(
+    written: Project, arguments: tuple[str, ...], told: str
+) -> None:
+    before = written.goldens()
+    result = written.run("--nnsight-prune=remove", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([told])
+    assert written.goldens() == before
+
+
+def test_nothing_is_pruned_where_a_file_cannot_be_collected(written: Project) -> None:
+    before = written.goldens()
+    written.test_file("import nothing_of_that_name\n")
+    result = written.run(*TINY, "--nnsight-prune=remove")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert written.goldens() == before
