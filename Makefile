@@ -9,7 +9,7 @@ TINY := --nnsight-model tiny:gpt2 --nnsight-model tiny:llama --nnsight-model tin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained lint format bench faults goldens picture clean
+.PHONY: demo test test-behaviour test-tiny test-trained matrix lint format bench faults goldens picture clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -25,6 +25,10 @@ test-tiny: $(READY)
 
 test-trained: $(READY)
 	$(BIN)/pytest tests/models --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
+
+# Whatever can go wrong, in every phase, beside every plugin: some 15 minutes.
+matrix: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/isolation/test_matrix.py --whole
 
 lint: $(READY)
 	$(BIN)/ruff check .

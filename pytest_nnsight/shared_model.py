@@ -103,10 +103,10 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
     wanted: LoadRequest | None = getattr(request, "param", None)
     if wanted is None:
         pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
-    from pytest_nnsight.models.loading import load
-
-    _release()  # of a model before this one: pytest lets go of it only after its fixture's end
     with uncaptured(request.config) as say, _load_time(request.config, wanted.spec.public):
+        from pytest_nnsight.models.loading import load  # imports torch, which takes seconds
+
+        _release()  # of a model before this one: pytest lets go of it only after its fixture's end
         model = load(wanted.spec, wanted.options, say, shows_bars(request.config))
     request.config.stash[SPECS] = {id(model): wanted.spec}
     yield model
@@ -123,9 +123,9 @@ def share(model: Any, fixture: pytest.FixtureDef[Any], config: pytest.Config) ->
     """Guard a model that its fixture has just made, until it is taken down; not a test's own."""
     if fixture.scope == "function" or config.stash[SETTINGS].leaks == "off":
         return
-    from pytest_nnsight.guard.guard import Guard
-
     with _load_time(config, "its weights"):
+        from pytest_nnsight.guard.guard import Guard
+
         config.stash[SHARED][id(model)] = SharedModel(Guard(model), fixture)
     fixture.addfinalizer(partial(_end, config, id(model)))
 

@@ -132,7 +132,8 @@ class Control:
         for node in self._nodes.values() if not was_cut_short else ():
             process = _process(node)
             if process is not None and process.poll() not in (None, 0):
-                self._bad_ends.append(f"worker {node.gateway.id} {self._death(node).title}")
+                title, *stack = self._death(node).lines
+                self._bad_ends += [f"worker {node.gateway.id} {title}", *stack]
         is_stop = session.exitstatus == pytest.ExitCode.INTERRUPTED and session.testsfailed
         if is_stop and self._is_own and self._config.option.maxfail:  # of -x: pytest's own is 1
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -23,6 +23,7 @@ import pytest
 from pytest_nnsight.isolation.post import Whereabouts
 from pytest_nnsight.isolation.stacks import trimmed
 
+_IMPORTING = ("collection", "loading")
 HARD_EXIT = 1  # what `faulthandler` exits with
 
 
@@ -48,7 +49,8 @@ class Limits:
     def within(self, phase: str, name: str, seconds: float) -> Iterator[None]:
         """End the block after ``seconds``, 0 for never; one around it starts anew after it.
 
-        There is no soft limit for collecting: an import that is broken off breaks the next ones.
+        There is no soft limit for collecting and loading, which import: an import that is broken
+        off breaks the next ones.
         """
         self._running.append(Whereabouts(phase, name, seconds))
         self._arm()
@@ -69,7 +71,7 @@ class Limits:
             self._enters(Whereabouts("idle"))
             return
         now = self._running[-1]
-        takes_signals = takes_signals and now.phase != "collection"
+        takes_signals = takes_signals and now.phase not in _IMPORTING
         self._enters(now)
         if not now.seconds:
             return

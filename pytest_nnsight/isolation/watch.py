@@ -5,20 +5,21 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
+from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
 from pytest_nnsight.isolation.limits import Limits, terminal
 from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.isolation.post import Post, Whereabouts
 from pytest_nnsight.settings import Settings
 
 REPLACED = 86  # the exit code of a worker that ends since a thread of a hung test lives on in it
-_EXIT_SECONDS = 30.0
+_EXIT_SECONDS = 8.0  # after 10 xdist kills a worker that does not end, without a stack
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 POST = "nnsight_post"
 
@@ -38,6 +39,7 @@ class Watch:
         self._session: pytest.Session | None = None
         self._allowed = settings.timeout
         self._threads: set[int] = set()  # threading takes one whose join was broken off for ended
+        self._interrupts = Interrupts(is_worker(config))
         self._base = posted_at(config)
         self._post: Post | None = None
         if self._base is None:
@@ -57,6 +59,12 @@ class Watch:
     def loading(self, model: str) -> AbstractContextManager[None]:
         """Give the loading of a model its own time; that of the test stands still."""
         return self._limits.within("loading", model, self._settings.load_timeout)
+
+    @contextmanager
+    def _within(self, phase: str, test: str) -> Iterator[None]:
+        """Let a phase of a test run in its time, and not end this process."""
+        with self._limits.within(phase, test, self._allowed), self._interrupts.as_failures():
+            yield
 
     def _end(self, title: str) -> None:
         """Report what ran, and what did not end, from another thread than the one that hangs."""
@@ -107,7 +115,22 @@ class Watch:
     ) -> Generator[None, object, object]:
         """Collect each file within the time that loading has."""
         with self._limits.within("collection", collector.nodeid, self._settings.load_timeout):
+            try:
+                with self._interrupts.as_failures():
+                    return (yield)
+            except RaisedInterrupt as error:
+                told = collector.repr_failure(pytest.ExceptionInfo.from_exception(error))
+                return pytest.CollectReport(collector.nodeid, "failed", told, [])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any]
+    ) -> Generator[None, object, object]:
+        """Let the end of a fixture fail where it would end this process."""
+        try:
             return (yield)
+        finally:
+            self._interrupts.wrap(fixturedef._finalizers)  # not public, as of pytest 9
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -135,7 +158,10 @@ class Watch:
             self._allowed = self._seconds(item)
         except pytest.fail.Exception as error:
             wrong = error
-        with self._limits.within("setup", item.nodeid, self._allowed):
+        with (
+            self._limits.within("setup", item.nodeid, self._allowed),
+            self._interrupts.as_failures(),
+        ):
             result = yield
         if wrong is not None:
             raise wrong
@@ -146,7 +172,10 @@ class Watch:
         """Run within the test's time, and note the threads that it leaves when that was over."""
         before = set(sys._current_frames())
         try:
-            with self._limits.within("call", item.nodeid, self._allowed):
+            with (
+                self._limits.within("call", item.nodeid, self._allowed),
+                self._interrupts.as_failures(),
+            ):
                 return (yield)
         except pytest.fail.Exception as error:
             if str(error).startswith("HUNG"):
@@ -156,7 +185,10 @@ class Watch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Tear down within the test's time."""
-        with self._limits.within("teardown", item.nodeid, self._allowed):
+        with (
+            self._limits.within("teardown", item.nodeid, self._allowed),
+            self._interrupts.as_failures(),
+        ):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, trylast=True)

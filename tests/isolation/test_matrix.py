@@ -1,0 +1,50 @@
+"""Each cause of death in each phase, beside each other plugin: an end, a name, nothing lost.
+
+One in eleven of the combinations here; ``make matrix`` runs all of them.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import matrix
+import pytest
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    every = [
+        (cause, phase, way)
+        for i, phase in enumerate(matrix.PHASES)
+        for j, cause in enumerate(matrix.TITLES)
+        for k, way in enumerate(matrix.WAYS)
+        if (i + j + 3 * k) % 11 == 0 or metafunc.config.getoption("--whole", False)
+    ]
+    metafunc.parametrize(("cause", "phase", "way"), every)
+
+
+def test_it_ends_with_a_name_and_nothing_is_lost(
+    prepared: Path, tmp_path: Path, cause: str, phase: str, way: str
+) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(prepared, folder)
+    matrix.write(folder, cause, phase)
+    outcome = matrix.run(folder, way)
+    print(outcome.text)
+    quiet = phase == "atexit" and cause in matrix.QUIET_AT_EXIT
+    assert outcome.code == (0 if quiet else 1)
+    assert outcome.seconds < matrix.BUDGET
+    assert outcome.goldens == matrix.goldens(prepared)
+    if not quiet:
+        assert re.search(matrix.TITLES[cause], outcome.text)
+    errors = outcome.counts.get("error", outcome.counts.get("errors", 0))
+    if phase == "collection":
+        assert errors in (1, 2)  # each worker collects
+        assert "test_b.py" in outcome.text
+        return
+    passed, failed = outcome.counts["passed"], outcome.counts.get("failed", 0)
+    expected = {"atexit": (3, 0, 0), "trace": (2, 1, 0), "generate": (2, 1, 0)}
+    expected |= {"teardown": (3, 0, 1)}
+    assert (passed, failed, errors) == expected.get(phase, (2, 0, 1))
+    assert outcome.not_run == 0
