@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_nnsight import __version__
-from pytest_nnsight.errors import GoldenError, NnsightPluginError
+from pytest_nnsight.errors import GoldenError, NnsightPluginError, visible
 from pytest_nnsight.golden.document import decode
 from pytest_nnsight.golden.storage import read_text
 from pytest_nnsight.report.golden_text import golden_lines
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _show(chosen.golden)
     except NnsightPluginError as error:
-        print(f"pytest-nnsight: {error}", file=sys.stderr)
+        print(visible(f"pytest-nnsight: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -43,6 +43,17 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return hide_home(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
+def visible(text: str) -> str:
+    """Write what a terminal would act on, or not show, as an escape: ``\\x1b``, ``\\u202e``.
+
+    Goldens come from other people, and their texts end up on screens and in CI logs.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
 def hide_home(text: str) -> str:
     """Replace the home folder in ``text`` by ``~``, so that no user name reaches a file."""
     from pathlib import Path

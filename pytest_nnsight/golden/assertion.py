@@ -30,6 +30,7 @@ from pytest_nnsight.errors import GoldenError, NnsightPluginError, hide_home, on
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.golden.noise import carry_noise
 from pytest_nnsight.golden.storage import (
+    check_inside,
     file_name,
     read_text,
     read_weights,
@@ -65,12 +66,18 @@ class GoldenContext:
     pending: dict[Path, Run] = field(default_factory=dict)
     sealed: list[Callable[[], None]] = field(default_factory=list)
 
+    @property
+    def goldens(self) -> Path:
+        """The folder of all goldens, of any model."""
+        return self.folder.parents[1]
+
     def seal(self) -> None:
         """Make ready what the test's assertions asked for; called once its call has passed."""
         if not self.pending:
             return
         fingerprint, parameters = self.fingerprint()
         for path, run in self.pending.items():
+            check_inside(path, self.goldens)
             text = encode(self.to_write(path, run, fingerprint))
             self.sealed.append(partial(write_atomically, path, text))
             if self.settings.store_tensors and run.kept:
@@ -190,6 +197,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
         path = Path(snapshot_location)
         if path in self.context.pending:
             return encode(self.context.pending[path])
+        check_inside(self._readable(path), self.context.goldens)
         return read_text(self._readable(path))
 
     def _readable(self, path: Path) -> Path:

@@ -15,6 +15,7 @@ from pytest_nnsight.golden.numbers import (
     to_base64,
     to_runs,
 )
+from pytest_nnsight.golden.storage import LARGEST_FILE
 from pytest_nnsight.run import (
     Call,
     Environment,
@@ -30,7 +31,6 @@ from pytest_nnsight.run import (
 
 FORMAT = 1
 KINDS = ("trace", "generate", "tensors")
-LARGEST_FILE = 512 * 1024 * 1024
 _STATISTICS = {"min": "minimum", "max": "maximum", "mean": "mean", "std": "std", "rms": "rms"}
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from pytest_nnsight.errors import GoldenError, hide_home
 
 WEIGHTS_FILE = "weights.json"
+LARGEST_FILE = 128 * 1024 * 1024  # bytes; reading takes some ten times as much memory
 _LONGEST = 160  # characters of a name
 
 
@@ -63,9 +65,26 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def check_inside(path: Path, root: Path) -> None:
+    """Raise `GoldenError` where links lead from a path below ``root`` to somewhere else."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise GoldenError(f"{hide_home(str(path))} leads out of {root.name}/ by a link; remove it")
+
+
 def read_text(path: Path) -> str | None:
-    """Return the text of a golden, ``None`` where there is none."""
+    """Return the text of a golden, ``None`` where there is none.
+
+    Raise `GoldenError` for what is no text, no file (a pipe would never end) or too large.
+    """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise GoldenError(f"cannot read golden {hide_home(str(path))}: it is no file")
+        if status.st_size > LARGEST_FILE:
+            raise GoldenError(
+                f"{hide_home(str(path))} is larger than {LARGEST_FILE >> 20} MB; "
+                "that is not a golden"
+            )
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None

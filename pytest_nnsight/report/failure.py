@@ -8,6 +8,7 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding, diagnose
+from pytest_nnsight.errors import visible
 from pytest_nnsight.report.tokens import worst_token
 from pytest_nnsight.run import Run
 
@@ -24,6 +25,10 @@ def failure_lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
     Without ``detailed`` it fits into what pytest shows. ``refresh`` is the command that rewrites
     this golden.
     """
+    return [visible(line) for line in _lines(finding, refresh, detailed)]
+
+
+def _lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
     comparison = finding.comparison
     if comparison is None or finding.golden is None or finding.received is None:
         return [f"golden: {finding.error}"]

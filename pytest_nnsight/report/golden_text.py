@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_nnsight.errors import visible
 from pytest_nnsight.run import Call, Run
 
 
 def golden_lines(run: Run) -> Iterator[str]:
     """Yield what a golden holds: model, environment, prompt, output, then one line a call."""
+    yield from map(visible, _lines(run))
+
+
+def _lines(run: Run) -> Iterator[str]:
     model, environment = run.model, run.environment
     revision = f"@{model.revision}" if model.revision else ""
     size = f"{model.parameters:,} parameters"

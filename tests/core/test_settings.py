@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import MARKER_KEYS, OPTIONS, Option
@@ -202,3 +205,11 @@ def test_golden_folder_cannot_be_a_neighbour_with_a_longer_name(tmp_path: Path) 
     (tmp_path / "project").mkdir()
     with pytest.raises(UsageError):
         golden_root(tmp_path / "project", Settings(golden_dir="../project-golden"))
+
+
+@given(st.text(max_size=40), st.sampled_from(OPTIONS))
+def test_any_text_is_a_setting_or_a_usage_error(value: str, option: Option) -> None:
+    given = [value] if option.is_list else value
+    for command_line, environ in (({option.key: given}, {}), ({}, {option.variable: value})):
+        with contextlib.suppress(UsageError):
+            read(command_line, environ)

@@ -6,8 +6,16 @@ golden must be lost or damaged, so that the test is known to be able to fail.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 from project import TINY, Project
+
+from pytest_nnsight.golden.document import decode
 
 TESTS = """
 def test_one(nnsight_capture, nnsight_golden):
@@ -138,3 +146,105 @@ def test_the_users_own_snapshots_keep_syrupys_ways(project: Project) -> None:
     project.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
     assert project.goldens() == before
     assert not list((project.path / "__snapshots__").rglob("*.ambr"))
+
+
+MANY = """
+import time
+def check(capture, golden, number):
+    time.sleep(0.05)
+    assert capture.trace(os.environ.get("PROMPT", "One") + str(number)) == golden
+
+@pytest.mark.parametrize("number", range(40))
+def test_many(nnsight_capture, nnsight_golden, number):
+    check(nnsight_capture, nnsight_golden, number)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGKILL, -9)], ids=str)
+def test_a_run_that_is_ended_in_the_middle(
+    project: Project, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """With all of its workers, as Ctrl-C does, and the machine's end."""
+    project.test_file(MANY)
+    project.run(*TINY, "--snapshot-update", "-n2").assert_outcomes(passed=40)
+    old = project.goldens()
+    monkeypatch.setenv("PROMPT", "Two")
+    command = [sys.executable, "-m", "pytest", *TINY, "--snapshot-update", "-n2"]
+    process = subprocess.Popen(
+        command, cwd=project.path, start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while sum(text != old[path] for path, text in project.goldens().items()) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    now = project.goldens()
+    changed = [path for path in old if now[path] != old[path]]
+    assert 5 <= len(changed) < 40
+    assert now.keys() == old.keys()
+    for path in changed:
+        assert decode(now[path], path).prompt.text.startswith("Two")
+
+
+def test_a_disk_that_is_full_in_one_test(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.test_file(
+        TESTS
+        + """
+import resource
+
+@pytest.fixture(autouse=True)
+def disk():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if "FULL" in os.environ:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, before[1]))
+"""
+    )
+    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=2)
+    before = project.goldens()
+    monkeypatch.setenv("FULL", "1")
+    monkeypatch.setenv("PROMPT", "Another")
+    result = project.run(*TINY, "--snapshot-update", "-k", "one")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["cannot write golden *File too large; *nothing was changed"])
+    assert project.goldens() == before
+
+
+def test_two_runs_at_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.test_file(TESTS)
+    command = [sys.executable, "-m", "pytest", *TINY, "--snapshot-update", "-n0"]
+    runs = [
+        subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL) for _ in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in runs] == [0, 0]
+    project.run(*TINY).assert_outcomes(passed=2)
+
+
+def test_a_link_that_leaves_the_goldens_is_not_followed(project: Project) -> None:
+    project.test_file(TESTS)
+    outside = project.path / "outside"
+    outside.mkdir()
+    folder = project.path / "golden" / "tiny-gpt2" / "cpu-float32"
+    folder.mkdir(parents=True)
+    (folder / "test_it").symlink_to(outside)
+    for options in ((), ("--snapshot-update",)):
+        result = project.run(*TINY, *options)
+        assert result.ret == 1
+        result.stdout.fnmatch_lines(["*test_one.json leads out of golden/ by a link; remove it*"])
+    assert [*outside.iterdir()] == []
+
+
+def test_a_teardown_that_fails_changes_no_golden(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.test_file(
+        TESTS + "\n@pytest.fixture(autouse=True)\ndef late():\n    yield\n"
+        "    assert 'BAD' not in os.environ\n"
+    )
+    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=2)
+    before = project.goldens()
+    monkeypatch.setenv("BAD", "1")
+    monkeypatch.setenv("PROMPT", "Another")
+    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=2, errors=2)
+    assert project.goldens() == before
