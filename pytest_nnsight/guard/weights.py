@@ -24,13 +24,12 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)  # quantised and other tensors may l
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a module holds a tensor, and the tensor's values, which are shared and not copied."""
+    """Where a module holds a tensor."""
 
     name: str
     owner: MutableMapping[str, torch.Tensor | None]
     key: str
     tensor: torch.Tensor
-    data: torch.Tensor
 
 
 class Weights:
@@ -39,7 +38,9 @@ class Weights:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._marks = self._look()
-        self.digests = {name: digest(tensor) for name, tensor in self._tensors().items()}
+        self.digests = {
+            name: digest(tensor) for name, tensor in saved_tensors(self._module).items()
+        }
 
     def keep(self) -> PutBack:
         """Keep which tensors the modules hold, and where the values of each lie.
@@ -48,14 +49,19 @@ class Weights:
         Buffers that are not saved are a module's working memory, which is put back silently.
         """
         self.changed()  # by a fixture of wider scope, which is its own affair
-        places = [*_places(nnsight_api.torch_module(self._model))]
-        working = [*_working_memory(nnsight_api.torch_module(self._model))]
+        places = [*_places(self._module)]
+        data = [place.tensor.detach() for place in places]
+        working = [*_working_memory(self._module)]
 
         def put_back() -> Iterator[Leak]:
             for owner, key, buffer, values in working:
                 buffer.copy_(values)
                 owner[key] = buffer
-            replaced = [place.name for place in places if _put_back(place)]
+            replaced = [
+                place.name
+                for place, values in zip(places, data, strict=True)
+                if _put_back(place, values)
+            ]
             if replaced:
                 yield Leak(f"parameters replaced, cast or moved: {listed(replaced)}, put back")
             changed = self.changed()
@@ -81,29 +87,53 @@ class Weights:
         return self._read([*self.digests])
 
     def _read(self, names: list[str]) -> list[str]:
-        tensors, before = self._tensors() if names else {}, dict(self.digests)
+        tensors, before = saved_tensors(self._module) if names else {}, dict(self.digests)
         for name in names:
             self.digests.pop(name, None)
             if name in tensors:
                 self.digests[name] = digest(tensors[name])
+        self.digests = {name: self.digests[name] for name in tensors} if names else self.digests
         return [name for name in names if self.digests.get(name) != before.get(name)]
 
     def _look(self) -> dict[str, tuple[object, ...]]:
-        return {name: _mark(tensor) for name, tensor in self._tensors().items()}
+        first: dict[int, str] = {}  # a tied tensor counts under its first name
+        tensors = {
+            place.name: place.tensor
+            for place in _places(self._module)
+            if first.setdefault(id(place.tensor), place.name) == place.name
+        }
+        samples = _samples(tensors)
+        return {name: (*_mark(tensor), samples.get(name)) for name, tensor in tensors.items()}
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        return saved_tensors(nnsight_api.torch_module(self._model))
+    @property
+    def _module(self) -> torch.nn.Module:
+        return nnsight_api.torch_module(self._model)
 
 
 def _mark(tensor: torch.Tensor) -> tuple[object, ...]:
     if tensor.device.type == "meta":  # accelerate makes a new one after each forward
-        return ("meta",)
+        return ()
     version = 0 if tensor.is_inference() else tensor._version
-    if not _is_plain(tensor):
-        return (id(tensor), version)
-    flat = tensor.detach().reshape(-1)
-    some = flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED].contiguous()
-    return (id(tensor), tensor.data_ptr(), version, some.view(torch.uint8).cpu().numpy().tobytes())
+    return (id(tensor), version, tensor.data_ptr() if _is_plain(tensor) else 0)
+
+
+def _samples(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
+    """Return some values of each tensor, as bytes; read in one go for each dtype and device."""
+    groups: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if _is_plain(tensor) and tensor.device.type != "meta":
+            flat = tensor.detach().reshape(-1)
+            if flat.element_size() == 1:
+                flat = flat.view(torch.uint8)
+            some = flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED]
+            groups.setdefault((flat.dtype, flat.device), {})[name] = some
+    found = {}
+    for group in groups.values():
+        data, at = torch.cat([*group.values()]).view(torch.uint8).cpu().numpy().tobytes(), 0
+        for name, some in group.items():
+            size = some.numel() * some.element_size()
+            found[name], at = data[at : at + size], at + size
+    return found
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -119,20 +149,20 @@ def _places(module: torch.nn.Module) -> Iterator[_Place]:
             tensor = owner[key]
             if tensor is not None:
                 name = f"{path}.{key}" if path else key
-                yield _Place(name, owner, key, tensor, tensor.detach())
+                yield _Place(name, owner, key, tensor)
 
 
-def _put_back(place: _Place) -> bool:
+def _put_back(place: _Place, data: torch.Tensor) -> bool:
     """Put a tensor and its values back where they were; tell whether they were elsewhere."""
     now = place.owner.get(place.key)
-    if place.data.device.type == "meta" or (now is not None and now.device.type == "meta"):
+    if data.device.type == "meta" or (now is not None and now.device.type == "meta"):
         return False
     is_other = now is not place.tensor
     place.owner[place.key] = place.tensor
     if not _is_plain(place.tensor):
         return is_other
-    if place.tensor.data_ptr() != place.data.data_ptr() or place.tensor.shape != place.data.shape:
-        place.tensor.data = place.data
+    if place.tensor.data_ptr() != data.data_ptr() or place.tensor.shape != data.shape:
+        place.tensor.data = data
         return True
     return is_other
 

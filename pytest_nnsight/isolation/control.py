@@ -69,7 +69,8 @@ class Control:
             report.outcome, report.when, report.longrepr = "passed", "setup", None
             sched.mark_test_pending(crashitem)
             return
-        report.when = death.last.phase if death.last.phase in ("setup", "teardown") else "call"
+        phases = {"setup": "setup", "loading": "setup", "teardown": "teardown"}
+        report.when = phases.get(death.last.phase, "call")
         report.longrepr = "\n".join(death.lines)
         file, _, domain = crashitem.partition("::")
         report.location = (file, None, domain.replace("::", "."))

@@ -63,6 +63,7 @@ TITLES = {
 }
 PHASES = {
     "collection": ("CAUSES[{cause!r}]()\ndef test_dies(): pass\n", ""),
+    "loading": ("def test_dies(nnsight_model): pass\n", ""),
     "session fixture": (
         "@pytest.fixture(scope='session', autouse=True)\ndef dies(): CAUSES[{cause!r}]()\n"
         "def test_dies(): pass\n",
@@ -90,6 +91,14 @@ PHASES = {
     ),
     "atexit": ("def test_dies(): atexit.register(CAUSES[{cause!r}])\n", ""),
 }
+LOADING = """
+import sys, types
+from causes import CAUSES
+
+loading = types.ModuleType("loading")  # stands for what loads a model, as of any that cannot be
+loading.load = lambda *a: CAUSES[{cause!r}]()
+sys.modules["pytest_nnsight.models.loading"] = loading
+"""
 WAYS = {
     "auto": ("-p", "no:timeout"),
     "-n 2": ("-p", "no:timeout", "-n", "2"),
@@ -131,6 +140,8 @@ def write(folder: Path, cause: str, phase: str) -> None:
         text = GOLDEN.format(name=name) if uses else LIGHT.format(name=name, uses=uses)
         (folder / f"test_{name}.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
+    if phase == "loading":
+        (folder / "conftest.py").write_text(LOADING.format(cause=cause))
 
 
 def goldens(folder: Path) -> dict[str, str]:
