@@ -21,9 +21,10 @@ from pytest_nnsight.session import (
     settings_of,
 )
 from pytest_nnsight.settings import Settings, golden_root
-from pytest_nnsight.summary import note_match
+from pytest_nnsight.summary import keep_record, note_match
 
 if TYPE_CHECKING:
+    from pytest_nnsight.diagnose.diagnosis import Finding
     from pytest_nnsight.run import Run
     from pytest_nnsight.shared_model import LoadedModel
 
@@ -33,8 +34,8 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
     """Make syrupy's assertion for one test, bound to its golden file; let go of both after it."""
     from syrupy.location import PyTestLocation
 
-    from pytest_nnsight.golden.assertion import GoldenAssertion, GoldenContext, GoldenExtension
-    from pytest_nnsight.report.failure import failure_lines
+    from pytest_nnsight.golden.assertion import GoldenAssertion, GoldenExtension
+    from pytest_nnsight.golden.context import GoldenContext
 
     config, item = request.config, request.node
     settings = settings_of(item, config.stash[SETTINGS])
@@ -46,9 +47,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         test=golden_path(item.nodeid, loaded_model.name if len(settings.model) > 1 else None),
         as_run=partial(_as_run, loaded_model),
         fingerprint=loaded_model.fingerprint,
-        explain=lambda finding: _with_unseen(
-            failure_lines(finding, _refresh(item), _is_detailed(config)), loaded_model.unseen
-        ),
+        explain=partial(_explained, item, loaded_model),
         whole_tensors=_whole_tensors,
         note=partial(note_match, item),
         settings=settings,
@@ -66,11 +65,20 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
     assertion.release()
 
 
-def _with_unseen(lines: list[str], unseen: str) -> list[str]:
-    """Say of a failure that the model was changed by a test, so that no library is blamed."""
-    if not unseen:
-        return lines
-    return [f"{lines[0]}, changed since the model was loaded", f"  {unseen}", *lines[1:]]
+def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -> list[str]:
+    """Return the lines of a failure, and keep its record for the report of the session.
+
+    Where a test has changed the model unseen, that is said first, so that no library is blamed.
+    """
+    from pytest_nnsight.report.failure import diagnosed, failure_lines
+    from pytest_nnsight.report.record import record_of_failure
+
+    first, *rest = failure_lines(finding, _refresh(item), _is_detailed(item.config))
+    if loaded_model.unseen:
+        first = f"{first}, changed since the model was loaded"
+        rest = [f"  {loaded_model.unseen}", *rest]
+    keep_record(item, record_of_failure(finding, diagnosed(finding), first))
+    return [first, *rest]
 
 
 def _other_variant(folder: Path, settings: Settings) -> Path | None:

@@ -3,39 +3,172 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_nnsight import __version__
-from pytest_nnsight.errors import GoldenError, NnsightPluginError, visible
-from pytest_nnsight.golden.document import decode
-from pytest_nnsight.golden.storage import read_text
-from pytest_nnsight.report.golden_text import golden_lines
+from pytest_nnsight.errors import GoldenError, NnsightPluginError, UsageError, visible
+
+if TYPE_CHECKING:
+    from pytest_nnsight.upgrade.trial import Bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit code: 0 fine, 2 a user's mistake."""
+    """Run one subcommand and return its exit code: 2 for a user's mistake."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own, rest = _split(given)
+    chosen = _parser().parse_args(own)
+    if rest and chosen.command == "show":
+        _parser().error("what stands behind -- is for pytest, which show does not run")
+    try:
+        return int(chosen.run(chosen, rest))
+    except NnsightPluginError as error:
+        print(visible(f"pytest-nnsight: {error}"), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npytest-nnsight: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Part what is for pytest, behind ``--``, from our own."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pytest-nnsight", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="print what a golden holds")
     show.add_argument("golden", type=Path, help="a .json file below golden/")
-    chosen = parser.parse_args(arguments)
-    try:
-        _show(chosen.golden)
-    except NnsightPluginError as error:
-        print(visible(f"pytest-nnsight: {error}"), file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    show.set_defaults(run=_show)
+    upgrade = commands.add_parser(
+        "upgrade", help="check the goldens under other versions, each in an environment of its own"
+    )
+    upgrade.add_argument(
+        "--with",
+        dest="wishes",
+        action="append",
+        required=True,
+        metavar="PACKAGE==VERSION",
+        help="a version to try; several of one package, and those of others, are combined",
+    )
+    upgrade.add_argument("--json", type=Path, metavar="FILE", help="write all there is to a file")
+    _add_environment(upgrade)
+    upgrade.set_defaults(run=_upgrade)
+    bisect = commands.add_parser(
+        "bisect", help="find the first release of a package that changes the goldens"
+    )
+    bisect.add_argument("package")
+    bisect.add_argument("good", help="a release before the change")
+    bisect.add_argument("bad", help="a release after it")
+    bisect.add_argument(
+        "--with",
+        dest="wishes",
+        action="append",
+        default=[],
+        metavar="PACKAGE==VERSION",
+        help="versions of other packages to hold to",
+    )
+    _add_environment(bisect)
+    bisect.set_defaults(run=_bisect)
+    return parser
+
+
+def _add_environment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--constraint",
+        type=Path,
+        metavar="FILE",
+        help="pins to keep to (default: constraints.txt or the lock file here)",
+    )
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where environments are kept")
+
+
+def _show(chosen: argparse.Namespace, rest: list[str]) -> int:
+    from pytest_nnsight.golden.document import decode
+    from pytest_nnsight.golden.storage import read_text
+    from pytest_nnsight.report.golden_text import golden_lines
+
+    text = read_text(chosen.golden)
+    if text is None:
+        raise GoldenError(f"there is no file {chosen.golden}")
+    for line in golden_lines(decode(text, str(chosen.golden))):
+        print(line)
     return 0
 
 
-def _show(path: Path) -> None:
-    text = read_text(path)
-    if text is None:
-        raise GoldenError(f"there is no file {path}")
-    for line in golden_lines(decode(text, str(path))):
+def _upgrade(chosen: argparse.Namespace, rest: list[str]) -> int:
+    from pytest_nnsight.upgrade.combination import combinations, label, package_of
+    from pytest_nnsight.upgrade.table import exit_code, table_json, table_lines
+
+    wanted = combinations(chosen.wishes)
+    bench = _bench(chosen, rest, {package_of(wish) for wish in chosen.wishes})
+    if chosen.json is not None and not chosen.json.parent.is_dir():
+        raise UsageError(f"--json: there is no folder {chosen.json.parent}")
+    trials = []
+    for number, combination in enumerate(wanted, 1):
+        bench.say(f"{number}/{len(wanted)} {label(combination)}: ")
+        trials.append(bench.run(combination))
+        bench.say(f"{trials[-1].failure or trials[-1].worst}\n")
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(table_json(trials), indent=1) + "\n", encoding="utf-8")
+    for line in table_lines(trials):
         print(line)
+    return exit_code(trials)
+
+
+def _bisect(chosen: argparse.Namespace, rest: list[str]) -> int:
+    from pytest_nnsight.upgrade.bisect import bisect
+    from pytest_nnsight.upgrade.combination import package_of
+    from pytest_nnsight.upgrade.releases import release_date, releases_between
+    from pytest_nnsight.upgrade.table import result_lines
+    from pytest_nnsight.upgrade.trial import Trial
+
+    varied = {package_of(wish) for wish in (chosen.package, *chosen.wishes)}
+    bench = _bench(chosen, rest, varied)
+    releases = releases_between(chosen.package, chosen.good, chosen.bad)
+
+    def run(release: str) -> Trial:
+        bench.say(f"{chosen.package} {release}: ")
+        trial = bench.run((f"{chosen.package}=={release}", *chosen.wishes))
+        bench.say(f"{trial.failure or trial.worst}\n")
+        return trial
+
+    found = bisect(releases, run, bench.say)
+    day = release_date(chosen.package, found.first)
+    what = "changes the goldens" if found.is_worse else "gives what the goldens hold"
+    when = f", of {day}," if day else ""
+    between = f" ({', '.join(found.skipped)} between cannot be installed)" if found.skipped else ""
+    print(f"{chosen.package} {found.first}{when} is the first that {what}{between};")
+    print(f"with {found.first if found.is_worse else found.before}:")
+    for line in result_lines(found.trial):
+        print(line)
+    return 0
+
+
+def _bench(chosen: argparse.Namespace, rest: list[str], varied: set[str]) -> Bench:
+    from platformdirs import user_cache_path
+
+    from pytest_nnsight.upgrade.pins import find_pins, read_pins
+    from pytest_nnsight.upgrade.trial import Bench
+
+    folder = Path.cwd()
+    path = chosen.constraint or find_pins(folder)
+    pins = read_pins(path, varied) if path is not None else []
+    cache = chosen.cache or user_cache_path("pytest-nnsight") / "environments"
+    return Bench(folder, rest, pins, cache, _say)
+
+
+def _say(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)

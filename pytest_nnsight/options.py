@@ -205,6 +205,12 @@ OPTIONS = (
         bare="list",
     ),
     Option(
+        "report",
+        "write what every test found to a file, as JSON",
+        str,
+        metavar="FILE.json",
+    ),
+    Option(
         "update_in_ci",
         "allow --snapshot-update where the environment variable CI is set",
         _boolean,

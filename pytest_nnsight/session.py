@@ -134,6 +134,10 @@ def watch(config: pytest.Config) -> None:
         from pytest_nnsight.pruning import Prune
 
         config.pluginmanager.register(Prune(config, settings), "nnsight-prune")
+    if settings.report is not None and not hasattr(config, "workerinput"):
+        from pytest_nnsight.reporting import Reporter
+
+        config.pluginmanager.register(Reporter(config, settings.report), "nnsight-report")
     if not settings.model:
         return
     from pytest_nnsight.isolation.limits import terminal

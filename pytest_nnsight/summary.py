@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
     from pytest_nnsight.compare.comparison import Comparison
 
+RECORD = "nnsight_record"
 DIFFER, UNCHECKED = "nnsight_bits_differ", "nnsight_exactness_not_checked"
 TIE = "nnsight_near_tie"
 _HEADINGS = {
@@ -19,13 +21,20 @@ _HEADINGS = {
 }
 
 
-def note_match(item: pytest.Item, comparison: Comparison) -> None:
+def keep_record(item: pytest.Item, record: dict[str, Any]) -> None:
+    """Keep the record of one comparison for the session's report."""
+    item.user_properties.append((RECORD, json.dumps(record)))
+
+
+def note_match(item: pytest.Item, golden: str, comparison: Comparison) -> None:
     """Keep for the summary that a run matched its golden, though not in every bit or token.
 
     As a user property, which reaches JUnit files and comes through from xdist's workers.
     """
     from pytest_nnsight.report.failure import bits_line
+    from pytest_nnsight.report.record import record_of_match
 
+    keep_record(item, record_of_match(golden, comparison))
     bits = comparison.bits
     if bits.count and bits.is_expected:
         item.user_properties.append((DIFFER, bits_line(comparison)))

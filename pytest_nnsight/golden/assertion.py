@@ -13,9 +13,8 @@ What syrupy would do differently, and why it does not here:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,10 +22,11 @@ from syrupy.assertion import DiffMode, SnapshotAssertion
 from syrupy.data import SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
-from pytest_nnsight.compare.comparison import Comparison, compare
+from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.diagnose.diagnosis import Finding
-from pytest_nnsight.errors import GoldenError, NnsightPluginError, hide_home, one_line
+from pytest_nnsight.errors import GoldenError, NnsightPluginError, one_line
+from pytest_nnsight.golden.context import GoldenContext
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.golden.noise import carry_noise
 from pytest_nnsight.golden.storage import (
@@ -34,88 +34,9 @@ from pytest_nnsight.golden.storage import (
     file_name,
     read_text,
     read_weights,
-    write_atomically,
-    write_weights,
 )
-from pytest_nnsight.golden.tensors import Tensors, exact_distances, write_tensors
+from pytest_nnsight.golden.tensors import exact_distances
 from pytest_nnsight.run import Run
-from pytest_nnsight.settings import Settings
-
-
-@dataclass(slots=True)
-class GoldenContext:
-    """What the assertions of one test share.
-
-    ``folder`` is ``golden/<model>/<device>-<dtype>`` and ``test`` the path of the test below it.
-    ``read_from`` is the folder of another variant to compare with, where that was asked for.
-    ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now,
-    ``whole_tensors`` gives the tensors that a run kept, by label. ``note`` is told, in one line, of
-    a run that matched although its bits differ.
-    """
-
-    root: Path
-    folder: Path
-    test: str
-    as_run: Callable[[Any], Run]
-    fingerprint: Callable[[], tuple[str, dict[str, str]]]
-    explain: Callable[[Finding], list[str]]
-    whole_tensors: Callable[[Run], Tensors]
-    note: Callable[[Comparison], None]
-    settings: Settings = field(default_factory=Settings)
-    read_from: Path | None = None
-    pending: dict[Path, Run] = field(default_factory=dict)
-    sealed: list[Callable[[], None]] = field(default_factory=list)
-
-    @property
-    def goldens(self) -> Path:
-        """The folder of all goldens, of any model."""
-        return self.folder.parents[1]
-
-    def seal(self) -> None:
-        """Make ready what the test's assertions asked for; called once its call has passed."""
-        if not self.pending:
-            return
-        fingerprint, parameters = self.fingerprint()
-        for path, run in self.pending.items():
-            check_inside(path, self.goldens)
-            text = encode(self.to_write(path, run, fingerprint))
-            self.sealed.append(partial(write_atomically, path, text))
-            if self.settings.store_tensors and run.kept:
-                self.sealed.append(partial(write_tensors, path, text, self.whole_tensors(run)))
-        self.sealed.append(partial(write_weights, self.folder, parameters))
-        self.pending.clear()
-
-    def commit(self) -> None:
-        """Write what was made ready; called once the test has passed its teardown too."""
-        for write in self.sealed:
-            write()
-        self.sealed.clear()
-
-    def to_write(self, path: Path, run: Run, fingerprint: str) -> Run:
-        """Return what stands in the golden of a run: with weights, and noise measured before."""
-        run = replace(run, model=replace(run.model, weights=fingerprint))
-        try:
-            earlier = read_text(path)
-            return run if earlier is None else carry_noise(decode(earlier, "golden"), run)
-        except GoldenError:  # what is replaced may be damaged
-            return run
-
-    def release(self) -> None:
-        """Let go of the model, which the functions of a context refer to."""
-        self.as_run = self.fingerprint = self.explain = _released
-        self.whole_tensors = self.note = _released
-
-    def display(self, path: Path) -> str:
-        """Return a golden's path as a message should call it."""
-        return (
-            str(path.relative_to(self.root))
-            if path.is_relative_to(self.root)
-            else hide_home(str(path))
-        )
-
-
-def _released(*_: Any) -> Any:
-    raise GoldenError("nnsight_golden was used after its test had ended")
 
 
 class GoldenAssertion(SnapshotAssertion):
@@ -152,6 +73,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
     _write_mode = WriteMode.TEXT
     context: ClassVar[GoldenContext]
     _received: Run | None = None
+    _location: Path
 
     @classmethod
     def bound_to(cls, context: GoldenContext) -> type[GoldenExtension]:
@@ -194,7 +116,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
         self, *, snapshot_location: str, snapshot_name: str, session_id: str
     ) -> Any:
         """Return the golden's text, or what this test has already asked to write there."""
-        path = Path(snapshot_location)
+        path = self._location = Path(snapshot_location)
         if path in self.context.pending:
             return encode(self.context.pending[path])
         check_inside(self._readable(path), self.context.goldens)
@@ -233,7 +155,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
         if not comparison.matches and comparison.hangs_on_weights:
             comparison = compare(golden, self._with_weights(serialized_data)[0])
         if comparison.matches:
-            self.context.note(comparison)
+            self.context.note(self.context.display(self._readable(self._location)), comparison)
         return comparison.matches
 
     def find(self, path: Path, text: Any, exception: Exception | None) -> Finding:

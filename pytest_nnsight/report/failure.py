@@ -19,6 +19,15 @@ PYTEST_LINES, PYTEST_CHARACTERS = 8, 640
 """What pytest shows of an assertion without -vv; more than that it cuts, the last lines first."""
 
 
+def diagnosed(finding: Finding) -> Diagnosis | None:
+    """Say where and why a failed comparison drifts; ``None`` where there was nothing to compare."""
+    comparison, golden, received = finding.comparison, finding.golden, finding.received
+    if comparison is None or golden is None or received is None:
+        return None
+    before, now = finding.golden_weights, finding.received_weights
+    return diagnose(golden, received, comparison, before, now)
+
+
 def failure_lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
     """Return the report of one mismatch, the verdict first.
 
@@ -29,16 +38,9 @@ def failure_lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
 
 
 def _lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
-    comparison = finding.comparison
-    if comparison is None or finding.golden is None or finding.received is None:
+    comparison, diagnosis = finding.comparison, diagnosed(finding)
+    if diagnosis is None or comparison is None or finding.golden is None:
         return [f"golden: {finding.error}"]
-    diagnosis = diagnose(
-        finding.golden,
-        finding.received,
-        comparison,
-        finding.golden_weights,
-        finding.received_weights,
-    )
     first = verdict(finding.golden, comparison, diagnosis)
     exact = [_exact_line(label, true) for label, true in finding.exact.items() if true.worst]
     sharper = _SHARPER if diagnosis.cause == "numerics" and _is_half(finding.golden) else []

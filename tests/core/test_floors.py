@@ -12,7 +12,8 @@ import pytest_nnsight
 
 ROOT = Path(pytest_nnsight.__file__).parent
 PACKAGE = "pytest_nnsight"
-EDGE = {"plugin", "session", "shared_model", "binding", "pruning", "cli", "suite", "summary"}
+EDGE = {"plugin", "session", "shared_model", "binding", "pruning", "reporting"}
+EDGE |= {"cli", "suite", "summary"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
 MEASURING = {
     "sketch",
@@ -24,6 +25,7 @@ CORE = {
     "options": {"errors"},
     "settings": {"errors", "options"},
     "run": {"errors"},
+    "outcomes": {"errors"},
     "fingerprint": {"errors"},
     "projection": {"errors", "run"},
     "sketch": {"errors", "run", "settings", "projection"},

@@ -1,0 +1,100 @@
+"""An environment for each combination: made once, used again, safe against being killed.
+
+It lies over the running one: what is in both is the same, and only what differs is installed. So an
+unchanged torch is not fetched again, and making one takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock
+
+from pytest_nnsight.errors import NnsightPluginError, hide_home, one_line
+from pytest_nnsight.upgrade.combination import Combination, label
+
+_READY = "pytest-nnsight-ready"
+_ERROR = "ERROR: "
+
+
+class InstallError(NnsightPluginError):
+    """A combination that cannot be installed; the message is one line of the installer's."""
+
+
+def make_environment(
+    combination: Combination, pins: Sequence[str], cache: Path, say: Callable[[str], None]
+) -> Path:
+    """Return the Python of an environment with a combination; make it where there is none.
+
+    Two processes that want the same one wait for each other. One that was not finished is made
+    anew. Raise `InstallError` where the combination cannot be installed.
+    """
+    folder = cache / _key(combination, pins)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / _READY).is_file():
+            say(f"installing {label(combination)} ... ")
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                _make(folder, combination, pins)
+            except InstallError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            (folder / _READY).touch()
+    return _python(folder)
+
+
+def _make(folder: Path, combination: Combination, pins: Sequence[str]) -> None:
+    try:
+        venv.create(folder, with_pip=False, symlinks=sys.platform != "win32")
+        below = sysconfig.get_path("purelib")
+        own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+        own.mkdir(parents=True, exist_ok=True)
+        (own / "_below.pth").write_text(f"import site; site.addsitedir({below!r})\n")
+        (folder / "constraints.txt").write_text("\n".join(pins) + "\n")
+    except OSError as error:
+        raise InstallError(f"cannot make {hide_home(str(folder))}: {error.strerror}") from error
+    command = [*installer(), "--python", str(_python(folder)), "install", "--no-input"]
+    command += ["--disable-pip-version-check", "--constraint", str(folder / "constraints.txt")]
+    done = subprocess.run(
+        [*command, *combination], capture_output=True, text=True, check=False, errors="replace"
+    )
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith(_ERROR)]
+        told = errors[0].removeprefix(_ERROR) if errors else done.stderr or "pip gave no reason"
+        raise InstallError(one_line(Exception(told)))
+
+
+def installer() -> list[str]:
+    """Return the command of pip: of this environment, or the one that uv brings.
+
+    What is installed below must count as there, which pip knows and uv does not.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if shutil.which("uvx"):
+        return ["uvx", "pip"]
+    raise InstallError("there is neither pip in this environment nor uv on the path; install pip")
+
+
+def _python(folder: Path) -> Path:
+    scripts = Path(sysconfig.get_path("scripts", vars={"base": str(folder)}))
+    return scripts / Path(sys.executable).name
+
+
+def _key(combination: Combination, pins: Sequence[str]) -> str:
+    """Return a name that changes with anything that an environment depends on."""
+    below = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
+    told = [sys.version, sys.prefix, *below, *combination, *pins]
+    digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+    names = "-".join(wish.replace("==", "-") for wish in combination)
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in names)[:80] + "-" + digest

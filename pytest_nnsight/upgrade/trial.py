@@ -1,0 +1,101 @@
+"""The tests of a project in one environment: what each comes to."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_nnsight.errors import UsageError, one_line
+from pytest_nnsight.outcomes import ERROR, NOT_RUN, VERDICTS, read_report, verdict_of
+from pytest_nnsight.upgrade.combination import Combination
+from pytest_nnsight.upgrade.environment import InstallError, make_environment
+
+_WRITING = ("--snapshot-update", "--nnsight-rebaseline", "--nnsight-calibrate", "--nnsight-prune")
+NOT_INSTALLED = "not installed"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one test came to under one combination; ``line`` tells more where it is not the same."""
+
+    test: str
+    verdict: str
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One combination: its results, or in ``failure`` why there are none."""
+
+    combination: Combination
+    results: tuple[Result, ...] = ()
+    failure: str = ""
+    report: dict[str, Any] | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether there was an environment to run in."""
+        return self.report is not None or not self.failure
+
+    @property
+    def worst(self) -> str:
+        """The worst of the verdicts; ``error`` where nothing came of a run."""
+        if not self.is_installed:
+            return NOT_INSTALLED
+        found = [result.verdict for result in self.results]
+        return max(found, key=VERDICTS.index) if found and not self.failure else ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where and how trials run: the project, pytest's arguments, pins, the cache."""
+
+    folder: Path
+    arguments: Sequence[str]
+    pins: Sequence[str]
+    cache: Path
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        """Refuse what would write goldens."""
+        written = [word for word in self.arguments if word.split("=")[0] in _WRITING]
+        if written:
+            raise UsageError(f"{written[0]} writes goldens; a trial only checks against them")
+
+    def run(self, combination: Combination) -> Trial:
+        """Run the tests under a combination."""
+        try:
+            python = make_environment(combination, self.pins, self.cache, self.say)
+        except InstallError as error:
+            return Trial(combination, failure=f"cannot be installed: {error}")
+        self.say("running ... ")
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "report.json"
+            command = [str(python), "-m", "pytest", *self.arguments, f"--nnsight-report={path}"]
+            done = subprocess.run(
+                [*command, "-p", "no:cacheprovider"],
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+            try:
+                return _trial(combination, read_report(path))
+            except UsageError:
+                told = [*done.stderr.splitlines(), *done.stdout.splitlines()]
+                line = next((x for x in told if "error" in x.lower()), f"exit {done.returncode}")
+                why = one_line(Exception(line))
+                return Trial(combination, failure=f"pytest did not run: {why}", report={})
+
+
+def _trial(combination: Combination, report: dict[str, Any]) -> Trial:
+    results = [Result(test["test"], *verdict_of(test)) for test in report["tests"]]
+    results += [Result(error["file"], ERROR, error["line"]) for error in report["errors"]]
+    results += [Result(test, NOT_RUN) for test in report["not_run"]]
+    failure = "" if results else "no test ran"
+    return Trial(combination, tuple(results), failure, report)
