@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     own, rest = _split(given)
     chosen = _parser().parse_args(own)
-    if rest and chosen.command == "show":
-        _parser().error("what stands behind -- is for pytest, which show does not run")
+    if rest and chosen.run in (_show, _diff):
+        _parser().error(f"what is behind -- is for pytest, which {chosen.command} does not run")
     try:
         return int(chosen.run(chosen, rest))
     except NnsightPluginError as error:
@@ -52,6 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print what a golden holds")
     show.add_argument("golden", type=Path, help="a .json file below golden/")
     show.set_defaults(run=_show)
+    diff = commands.add_parser(
+        "diff", help="compare two models, or two settings of one, with no golden"
+    )
+    diff.add_argument("first", help="a model spec, as --nnsight-model takes it")
+    diff.add_argument("second")
+    for name in ("first", "second"):
+        text = f"how the {name} is loaded, like dtype=bfloat16,attn=eager"
+        diff.add_argument(f"--{name}", dest=f"{name}_settings", default="", help=text)
+    diff.add_argument("--prompt", action="append", default=[], help="may be given several times")
+    diff.add_argument("--generate", type=int, default=0, metavar="N", help="generate N tokens too")
+    diff.set_defaults(run=_diff)
     upgrade = commands.add_parser(
         "upgrade", help="check the goldens under other versions, each in an environment of its own"
     )
@@ -106,6 +117,21 @@ def _show(chosen: argparse.Namespace, rest: list[str]) -> int:
     for line in golden_lines(decode(text, str(chosen.golden))):
         print(line)
     return 0
+
+
+def _diff(chosen: argparse.Namespace, rest: list[str]) -> int:
+    from pytest_nnsight.difference import DEFAULT_PROMPT, Side, difference_lines
+
+    sides = (
+        Side.read(chosen.first, chosen.first_settings),
+        Side.read(chosen.second, chosen.second_settings),
+    )
+    code = 0
+    prompts = chosen.prompt or [DEFAULT_PROMPT]
+    for line, drifts in difference_lines(sides, prompts, chosen.generate, _say):
+        print(line)
+        code |= drifts
+    return code
 
 
 def _upgrade(chosen: argparse.Namespace, rest: list[str]) -> int:

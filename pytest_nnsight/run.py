@@ -284,3 +284,8 @@ def first_tensor(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return next((found for item in value if (found := first_tensor(item)) is not None), None)
     return value if hasattr(value, "shape") else None
+
+
+def with_weights(run: Run, fingerprint: str) -> Run:
+    """Return a run with the fingerprint of the weights that it was made with."""
+    return replace(run, model=replace(run.model, weights=fingerprint))

@@ -36,7 +36,7 @@ from pytest_nnsight.golden.storage import (
     read_weights,
 )
 from pytest_nnsight.golden.tensors import exact_distances
-from pytest_nnsight.run import Run
+from pytest_nnsight.run import Run, with_weights
 
 
 class GoldenAssertion(SnapshotAssertion):
@@ -190,7 +190,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
     def _with_weights(self, run: Run) -> tuple[Run, dict[str, str]]:
         """Return a run with the fingerprint of the weights as they are now, and all of them."""
         fingerprint, parameters = self.context.fingerprint()
-        return replace(run, model=replace(run.model, weights=fingerprint)), parameters
+        return with_weights(run, fingerprint), parameters
 
     def _exact(self, path: Path, text: str) -> dict[str, Distance]:
         """Return exact numbers for the tensors that are stored and that this run kept."""

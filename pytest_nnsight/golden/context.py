@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.golden.noise import carry_noise
 from pytest_nnsight.golden.storage import check_inside, read_text, write_atomically, write_weights
 from pytest_nnsight.golden.tensors import Tensors, write_tensors
-from pytest_nnsight.run import Run
+from pytest_nnsight.run import Run, with_weights
 from pytest_nnsight.settings import Settings
 
 
@@ -70,7 +70,7 @@ class GoldenContext:
 
     def to_write(self, path: Path, run: Run, fingerprint: str) -> Run:
         """Return what stands in the golden of a run: with weights, and noise measured before."""
-        run = replace(run, model=replace(run.model, weights=fingerprint))
+        run = with_weights(run, fingerprint)
         try:
             earlier = read_text(path)
             return run if earlier is None else carry_noise(decode(earlier, "golden"), run)

@@ -20,9 +20,9 @@ PYTEST_LINES, PYTEST_CHARACTERS = 8, 640
 
 
 def diagnosed(finding: Finding) -> Diagnosis | None:
-    """Say where and why a failed comparison drifts; ``None`` where there was nothing to compare."""
+    """Say where and why a failed comparison drifts; ``None`` for another, or for none at all."""
     comparison, golden, received = finding.comparison, finding.golden, finding.received
-    if comparison is None or golden is None or received is None:
+    if comparison is None or comparison.matches or golden is None or received is None:
         return None
     before, now = finding.golden_weights, finding.received_weights
     return diagnose(golden, received, comparison, before, now)
@@ -53,6 +53,25 @@ def _lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
         return [first, *exact, *_at_most(rows, MOST_ROWS), *notes[:MOST_ROWS], *last]
     around = [first, *exact[:1], *last]
     return [first, *exact[:1], *_fitting(rows, around), *last]
+
+
+def comparison_lines(finding: Finding) -> list[str]:
+    """Return what differs between two runs of which neither is a golden, the verdict first.
+
+    Not the calls that one of them lacks, of which there may be as many as it has.
+    """
+    comparison, diagnosis = finding.comparison, diagnosed(finding)
+    assert comparison is not None
+    assert finding.golden is not None
+    if comparison.matches and not comparison.bits.count:
+        return [f"same: {comparison.calls} calls, bit by bit"]
+    if comparison.matches:
+        return [f"within noise: {bits_line(comparison)}"]
+    assert diagnosis is not None
+    first = verdict(finding.golden, comparison, diagnosis).removeprefix("golden ")
+    told = [drift for drift in _worst_first(comparison) if drift.kind not in ("missing", "added")]
+    rows = [_difference(finding.golden, drift) for drift in told]
+    return [visible(line) for line in (first, *_at_most(rows, MOST_ROWS))]
 
 
 def verdict(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> str:

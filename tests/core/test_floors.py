@@ -13,7 +13,7 @@ import pytest_nnsight
 ROOT = Path(pytest_nnsight.__file__).parent
 PACKAGE = "pytest_nnsight"
 EDGE = {"plugin", "session", "shared_model", "binding", "pruning", "reporting"}
-EDGE |= {"cli", "suite", "summary"}
+EDGE |= {"cli", "suite", "summary", "difference"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
 MEASURING = {
     "sketch",
@@ -36,6 +36,7 @@ COMPARE = {  # the modules of one room, each with those of the room that it may 
     "drift": {"distance"},
     "distance": set(),
     "pairing": set(),
+    "alignment": set(),
     "evidence": set(),
     "inputs": {"drift"},
     "bits": {"distance"},
@@ -44,7 +45,7 @@ COMPARE = {  # the modules of one room, each with those of the room that it may 
     "pooling": {"distance", "timeline"},
     "tolerance": {"distance", "timeline", "pooling", "evidence"},
 }
-COMPARE["comparison"] = {*COMPARE} - {"evidence"}
+COMPARE["comparison"] = {*COMPARE} - {"evidence", "alignment"}
 BARE = {*CORE} - MEASURING | {"golden", "report", "cli"}
 FILES = sorted(path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py"))
 
