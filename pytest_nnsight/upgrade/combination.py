@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import product
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from pytest_nnsight.errors import UsageError
 
@@ -29,11 +31,15 @@ def combinations(wishes: Sequence[str]) -> list[Combination]:
 
 def package_of(wish: str) -> str:
     """Return the package that a requirement is for. Raise `UsageError` where it is none."""
+    wrong = UsageError(f"{wish!r} is no requirement; write it as transformers==5.23.0")
     try:
-        requirement = Requirement(wish)
+        name = Requirement(wish).name
     except InvalidRequirement:
-        raise UsageError(f"{wish!r} is no requirement; write it as transformers==5.23.0") from None
-    return canonicalize_name(requirement.name)
+        raise wrong from None
+    with contextlib.suppress(InvalidVersion):
+        Version(name)  # a version alone is read as a name
+        raise wrong
+    return canonicalize_name(name)
 
 
 def label(combination: Combination) -> str:

@@ -1,0 +1,31 @@
+"""Wishes are combined package by package."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_nnsight.errors import UsageError
+from pytest_nnsight.upgrade.combination import combinations, label, package_of
+
+
+def test_versions_of_different_packages_are_combined() -> None:
+    wishes = ["transformers==4.57.6", "transformers==5.2.0", "nnsight==0.7.0", "nnsight==0.7.0"]
+    found = combinations(wishes)
+    assert found == [
+        ("transformers==4.57.6", "nnsight==0.7.0"),
+        ("transformers==5.2.0", "nnsight==0.7.0"),
+    ]
+    assert label(found[0]) == "transformers==4.57.6, nnsight==0.7.0"
+
+
+def test_one_package_has_one_name() -> None:
+    assert combinations(["Huggingface_Hub==1", "huggingface-hub==2"]) == [
+        ("Huggingface_Hub==1",),
+        ("huggingface-hub==2",),
+    ]
+
+
+@pytest.mark.parametrize("wish", ["5.23.0", "transformers=5", "", "a b", "--index-url=x"])
+def test_what_is_no_requirement_is_refused(wish: str) -> None:
+    with pytest.raises(UsageError, match=r"is no requirement; write it as transformers==5\.23\.0$"):
+        package_of(wish)

@@ -1,0 +1,59 @@
+"""Trials become a table, lines that say the same together, and an exit code by the worst."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_nnsight.outcomes import CRASHED, DRIFT, ERROR, HUNG, NOISE, PASSED, SAME, STRUCTURE
+from pytest_nnsight.upgrade.table import exit_code, table_json, table_lines
+from pytest_nnsight.upgrade.trial import Result, Trial
+
+NEW, OLD = ("transformers==5.23.0",), ("transformers==4.57.6", "nnsight==0.7.0")
+
+
+def test_a_table() -> None:
+    drifted = [Result(f"test_{n}", DRIFT, "golden drift: 3 of 4 calls") for n in range(2)]
+    trials = [
+        Trial(NEW, (Result("test_0", SAME), Result("test_1", NOISE)), report={}),
+        Trial(OLD, (*drifted, Result("test_2", HUNG, "HUNG after 3 s \x1b[2J")), report={}),
+        Trial(("nnsight==99",), failure="cannot be installed: no such version"),
+    ]
+    assert [*table_lines(trials)] == [
+        "                                      same  within noise  drift  hung",
+        "transformers==5.23.0                     1             1",
+        "transformers==4.57.6, nnsight==0.7.0                          2     1",
+        "nnsight==99                           cannot be installed: no such version",
+        "",
+        "transformers==5.23.0:",
+        "  within noise: test_1",
+        "",
+        "transformers==4.57.6, nnsight==0.7.0:",
+        "  drift: test_0, test_1",
+        "    golden drift: 3 of 4 calls",
+        "  hung: test_2",
+        "    HUNG after 3 s \\x1b[2J",
+    ]
+    assert [trial["worst"] for trial in table_json(trials)["trials"]] == [
+        NOISE,
+        HUNG,
+        "not installed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        ([SAME, NOISE, PASSED], 0),
+        ([SAME, DRIFT], 1),
+        ([STRUCTURE, SAME], 1),
+        ([DRIFT, ERROR], 3),
+        ([HUNG], 3),
+        ([CRASHED, DRIFT], 3),
+        ([], 3),
+    ],
+)
+def test_exit_codes(verdicts: list[str], code: int) -> None:
+    results = tuple(Result(str(n), verdict) for n, verdict in enumerate(verdicts))
+    failure = "" if results else "no test ran"
+    assert exit_code([Trial(NEW, results, failure, {})]) == code
+    assert exit_code([Trial(NEW, results, failure, {}), Trial(OLD, failure="no")]) == 4
