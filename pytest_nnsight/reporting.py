@@ -89,9 +89,12 @@ def _first_line(report: pytest.TestReport | pytest.CollectReport) -> str:
     if isinstance(told, tuple):
         return visible(str(told[2]))
     message = getattr(getattr(told, "reprcrash", None), "message", None)
-    text = (message or report.longreprtext or "").strip()
+    plain = told if isinstance(told, str) else report.longreprtext  # that names the worker first
+    text = (message or plain or "").strip()
     first = text.splitlines()[0] if text else ""
-    return visible(first.removeprefix("AssertionError: ").removeprefix("assert "))
+    for prefix in ("AssertionError: ", "Failed: ", "assert "):
+        first = first.removeprefix(prefix)
+    return visible(first)
 
 
 def visible_lines(text: str) -> str:

@@ -17,7 +17,7 @@ def make_wheel(folder: Path, version: str, code: str, requires: str = "") -> Pat
     files = {
         f"{NAME}.py": code,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {version}\n{need}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     rows = []
     for name, text in files.items():

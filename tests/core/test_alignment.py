@@ -1,0 +1,47 @@
+"""Modules of two trees find their partners: by name, by prefix, in order."""
+
+from __future__ import annotations
+
+from builders import make_call, make_run, make_summary
+
+from pytest_nnsight.compare.alignment import align
+from pytest_nnsight.run import Run
+
+TREE = ("embed", "layers.0.attn.q", "layers.0.attn", "layers.0.mlp", "layers.0", "head")
+
+
+def run_of(*paths: str, prefix: str = "", shapes: dict[str, int] | None = None) -> Run:
+    sizes = shapes or {}
+    calls = [
+        make_call(prefix + path, make_summary(shape=(1, 3, sizes.get(path, 8)))) for path in paths
+    ]
+    return make_run(calls=tuple(calls))
+
+
+def test_equal_trees_keep_their_names() -> None:
+    found = align(run_of(*TREE), run_of(*TREE))
+    assert found.names == {path: path for path in TREE}
+    assert (found.only_golden, found.only_received) == ((), ())
+
+
+def test_one_prefix_stands_for_another() -> None:
+    wrapped = run_of(*TREE, "lora", prefix="base_model.model.")
+    found = align(run_of(*TREE, prefix="model."), wrapped)
+    assert found.names["base_model.model.layers.0.mlp"] == "model.layers.0.mlp"
+    assert (found.only_golden, found.only_received) == ((), ("base_model.model.lora",))
+    assert [call.path for call in found.renamed(wrapped).calls][:2] == [
+        "model.embed",
+        "model.layers.0.attn.q",
+    ]
+    digests = {"base_model.model.head.weight": "1", "scale": "2"}
+    assert found.parameters(digests) == {"model.head.weight": "1", "scale": "2"}
+
+
+def test_what_lies_between_partners_pairs_in_order_if_it_is_alike() -> None:
+    old = run_of("embed", "block.q", "block.k", "block", "head")
+    new = run_of("embed", "block.query", "block.key", "block", "head")
+    assert align(old, new).names["block.key"] == "block.k"
+    other = run_of("embed", "block.query", "block", "head")
+    assert align(old, other).only_received == ("block.query",)
+    shaped = run_of("embed", "block.query", "block.key", "block", "head", shapes={"block.key": 4})
+    assert align(old, shaped).only_golden == ("block.q", "block.k")

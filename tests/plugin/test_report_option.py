@@ -1,0 +1,122 @@
+"""``--nnsight-report`` holds every test of a session, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from project import TINY, Project
+
+from pytest_nnsight.outcomes import read_report, verdict_of
+
+TESTS = """
+import ctypes, time
+
+@pytest.fixture(scope="session", autouse=True)
+def changes(nnsight_model):
+    if "CHANGE" in os.environ:
+        nnsight_model._module.transformer.h[1].mlp.c_fc.weight.data[3, 5] += 0.01
+    yield
+    if "CHANGE" in os.environ:
+        nnsight_model._module.transformer.h[1].mlp.c_fc.weight.data[3, 5] -= 0.01
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_golden(nnsight_capture, nnsight_golden, number):
+    assert nnsight_capture.trace([number]) == nnsight_golden
+
+def test_new(nnsight_capture, nnsight_golden):
+    if "NEW" in os.environ:
+        assert nnsight_capture.trace([5]) == nnsight_golden
+
+def test_plain():
+    assert "CHANGE" not in os.environ, "plainly"
+
+def test_skipped():
+    pytest.skip("not today")
+
+def test_hangs():
+    if "CHANGE" in os.environ:
+        time.sleep(50)
+
+def test_crashes():
+    if "CHANGE" in os.environ:
+        ctypes.string_at(0)
+"""
+
+
+def report_of(project: Project, *arguments: str) -> tuple[pytest.RunResult, dict[str, Any]]:
+    result = project.run(*TINY, "--nnsight-report=drift.json", *arguments)
+    result.stdout.fnmatch_lines(["nnsight report: drift.json"])
+    return result, read_report(project.path / "drift.json")
+
+
+@pytest.mark.parametrize("way", [(), ("-n2",), ("-n0",)], ids=str)
+def test_what_is_the_same(project: Project, way: tuple[str, ...]) -> None:
+    project.test_file(TESTS)
+    project.run(*TINY, "--snapshot-update")
+    result, report = report_of(project, *way)
+    assert report["exit_code"] == result.ret == 0
+    assert report["models"] == ["tiny:gpt2"]
+    assert set(report["versions"]) >= {"torch", "nnsight", "transformers"}
+    tests = {test["test"].partition("::")[2]: test for test in report["tests"]}
+    assert {name: verdict_of(test)[0] for name, test in tests.items()} == {
+        "test_golden[1]": "same",
+        "test_golden[2]": "same",
+        "test_new": "passed",
+        "test_plain": "passed",
+        "test_skipped": "skipped",
+        "test_hangs": "passed",
+        "test_crashes": "passed",
+    }
+    golden = tests["test_golden[1]"]["goldens"][0]
+    assert golden["golden"].endswith("test_it/test_golden[1].json")
+    assert (golden["calls"], golden["bits"]) == (31, 0)
+
+
+def test_what_is_not(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
+    project.test_file(TESTS)
+    project.run(*TINY, "--snapshot-update")
+    monkeypatch.setenv("CHANGE", "1")
+    monkeypatch.setenv("NEW", "1")
+    project.test_file("import nothing_of_that_name\n", "test_broken.py")
+    result, report = report_of(project, "--nnsight-timeout=3")
+    assert report["exit_code"] == result.ret == 1
+    tests = {test["test"].partition("::")[2]: test for test in report["tests"]}
+    assert {name: verdict_of(test)[0] for name, test in tests.items()} == {
+        "test_golden[1]": "drift",
+        "test_golden[2]": "drift",
+        "test_new": "missing",
+        "test_plain": "error",
+        "test_skipped": "skipped",
+        "test_hangs": "hung",
+        "test_crashes": "crashed",
+    }
+    golden = tests["test_golden[1]"]["goldens"][0]
+    assert golden["start"] == "transformer.h.1.mlp.c_fc"
+    assert golden["cause"] == "weights"
+    assert golden["is_certain"]
+    assert golden["rel"] > golden["allowed"] == 1e-5
+    assert golden["line"].startswith("golden drift: ")
+    assert verdict_of(tests["test_plain"])[1] == "plainly"
+    assert verdict_of(tests["test_hangs"])[1] == "HUNG after 3 s"
+    assert "time.sleep" in tests["test_hangs"]["text"]
+    assert [error["file"] for error in report["errors"]] == ["test_broken.py"]
+    assert "nothing_of_that_name" in report["errors"][0]["line"]
+
+
+@pytest.mark.parametrize("path", ["drift.html", "nowhere/drift.json"])
+def test_a_file_that_cannot_be_is_refused(project: Project, path: str) -> None:
+    project.test_file("def test_it(): pass\n")
+    result = project.run(*TINY, f"--nnsight-report={path}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: --nnsight-report: '{path}' is no .json file in a *"])
+
+
+def test_a_report_is_json_of_one_kind(project: Project) -> None:
+    project.test_file("def test_it(): pass\n")
+    report_of(project)
+    text = (project.path / "drift.json").read_text()
+    assert json.loads(text)["kind"] == "report"
+    assert text.endswith("}\n")
