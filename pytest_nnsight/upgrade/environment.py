@@ -36,16 +36,19 @@ def make_environment(
     """Return the Python of an environment with a combination; make it where there is none.
 
     Two processes that want the same one wait for each other. One that was not finished is made
-    anew. Raise `InstallError` where the combination cannot be installed.
+    anew; one with a wish for the newest is brought up to date. Raise `InstallError` where the
+    combination cannot be installed.
     """
     folder = cache / _key(combination, pins)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not (folder / _READY).is_file():
+        is_ready = (folder / _READY).is_file()
+        if not is_ready or not all("==" in wish for wish in combination):
             say(f"installing {label(combination)} ... ")
-            shutil.rmtree(folder, ignore_errors=True)
             try:
-                _make(folder, combination, pins)
+                if not is_ready:
+                    _make(folder, pins)
+                _install(folder, combination)
             except InstallError:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -53,17 +56,22 @@ def make_environment(
     return _python(folder)
 
 
-def _make(folder: Path, combination: Combination, pins: Sequence[str]) -> None:
+def _make(folder: Path, pins: Sequence[str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
     try:
         venv.create(folder, with_pip=False, symlinks=sys.platform != "win32")
-        below = sysconfig.get_path("purelib")
+        below = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
         own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
         own.mkdir(parents=True, exist_ok=True)
-        (own / "_below.pth").write_text(f"import site; site.addsitedir({below!r})\n")
+        lines = [f"import site; site.addsitedir({path!r})\n" for path in below]
+        (own / "_below.pth").write_text("".join(lines))
         (folder / "constraints.txt").write_text("\n".join(pins) + "\n")
     except OSError as error:
         raise InstallError(f"cannot make {hide_home(str(folder))}: {error.strerror}") from error
-    command = [*installer(), "--python", str(_python(folder)), "install", "--no-input"]
+
+
+def _install(folder: Path, combination: Combination) -> None:
+    command = [*installer(), "--python", str(_python(folder)), "install", "--no-input", "--upgrade"]
     command += ["--disable-pip-version-check", "--constraint", str(folder / "constraints.txt")]
     done = subprocess.run(
         [*command, *combination], capture_output=True, text=True, check=False, errors="replace"

@@ -21,7 +21,6 @@ from pytest_nnsight.outcomes import (
     STRUCTURE,
     VERDICTS,
 )
-from pytest_nnsight.upgrade.combination import label
 from pytest_nnsight.upgrade.trial import NOT_INSTALLED, Trial
 
 FORMAT = 1
@@ -37,17 +36,17 @@ _GOOD = (SAME, PASSED, SKIPPED)
 def table_lines(trials: Sequence[Trial]) -> Iterator[str]:
     """Yield how many tests came to what, a line a combination; then each that is not the same."""
     columns = [verdict for verdict in VERDICTS if any(_counts(trial)[verdict] for trial in trials)]
-    width = max((len(label(trial.combination)) for trial in trials), default=0)
+    width = max((len(trial.label) for trial in trials), default=0)
     yield "  ".join([" " * width, *columns])
     for trial in trials:
         counts = _counts(trial)
         cells = [str(counts[name] or "").rjust(len(name)) for name in columns]
         told = [trial.failure] if trial.failure else cells
-        yield "  ".join([label(trial.combination).ljust(width), *told]).rstrip()
+        yield "  ".join([trial.label.ljust(width), *told]).rstrip()
     for trial in trials:
         lines = [*result_lines(trial)]
         if lines:
-            yield from ("", f"{label(trial.combination)}:", *lines)
+            yield from ("", f"{trial.label}:", *lines)
 
 
 def result_lines(trial: Trial) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_nnsight.errors import UsageError, one_line
 from pytest_nnsight.outcomes import ERROR, NOT_RUN, VERDICTS, read_report, verdict_of
-from pytest_nnsight.upgrade.combination import Combination
+from pytest_nnsight.upgrade.combination import Combination, package_of
 from pytest_nnsight.upgrade.environment import InstallError, make_environment
 
 _WRITING = ("--snapshot-update", "--nnsight-rebaseline", "--nnsight-calibrate", "--nnsight-prune")
@@ -35,6 +35,16 @@ class Trial:
     results: tuple[Result, ...] = ()
     failure: str = ""
     report: dict[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """The combination, with the versions that were found where it leaves them open."""
+        versions = (self.report or {}).get("versions", {})
+        told = {wish: versions.get(package_of(wish)) for wish in self.combination}
+        return ", ".join(
+            f"{wish} ({found})" if found and "==" not in wish else wish
+            for wish, found in told.items()
+        )
 
     @property
     def is_installed(self) -> bool:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from wheels import make_wheel
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.upgrade.environment import InstallError, make_environment
@@ -41,6 +42,15 @@ def test_one_is_made_once_and_another_for_other_pins(index: Path, tmp_path: Path
     assert other != first
     assert said
     assert ask(other, "from importlib.metadata import version as v; print(v('drifty'))") == "1.1"
+
+
+def test_a_wish_for_the_newest_is_brought_up_to_date(index: Path, tmp_path: Path) -> None:
+    python, _ = made(tmp_path / "cache", "drifty>=1.0")
+    assert ask(python, "from importlib.metadata import version as v; print(v('drifty'))") == "1.5"
+    make_wheel(index, "1.6", "FACTOR = 1.6\n")
+    again, said = made(tmp_path / "cache", "drifty>=1.0")
+    assert (again, said) == (python, "installing drifty>=1.0 ... ")
+    assert ask(python, "import drifty; print(drifty.FACTOR)") == "1.6"
 
 
 def test_one_that_was_not_finished_is_made_anew(index: Path, tmp_path: Path) -> None:

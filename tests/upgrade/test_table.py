@@ -14,17 +14,21 @@ NEW, OLD = ("transformers==5.23.0",), ("transformers==4.57.6", "nnsight==0.7.0")
 def test_a_table() -> None:
     drifted = [Result(f"test_{n}", DRIFT, "golden drift: 3 of 4 calls") for n in range(2)]
     trials = [
-        Trial(NEW, (Result("test_0", SAME), Result("test_1", NOISE)), report={}),
+        Trial(
+            ("transformers>=5",),
+            (Result("test_0", SAME), Result("test_1", NOISE)),
+            report={"versions": {"transformers": "5.23.0"}},
+        ),
         Trial(OLD, (*drifted, Result("test_2", HUNG, "HUNG after 3 s \x1b[2J")), report={}),
         Trial(("nnsight==99",), failure="cannot be installed: no such version"),
     ]
     assert [*table_lines(trials)] == [
         "                                      same  within noise  drift  hung",
-        "transformers==5.23.0                     1             1",
+        "transformers>=5 (5.23.0)                 1             1",
         "transformers==4.57.6, nnsight==0.7.0                          2     1",
         "nnsight==99                           cannot be installed: no such version",
         "",
-        "transformers==5.23.0:",
+        "transformers>=5 (5.23.0):",
         "  within noise: test_1",
         "",
         "transformers==4.57.6, nnsight==0.7.0:",
