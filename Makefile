@@ -4,12 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 TINY := --nnsight-model tiny:gpt2 --nnsight-model tiny:llama --nnsight-model tiny:bert --nnsight-model tiny:t5
+RELEASES := --with transformers==4.57.6 --with transformers==5.2.0 --with transformers==5.23.0 \
+	--with nnsight==0.5.15 --with nnsight==0.6.3 --with nnsight==0.7.0 --with nnsight==0.8.1
 
 # Nothing here may reach for a model hub, and no golden may be written by accident.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained matrix soak test-isolation-old lint format bench faults goldens picture clean
+.PHONY: demo test test-behaviour test-tiny test-trained matrix soak test-isolation-old upgrade-matrix lint format bench faults goldens picture clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -40,6 +42,13 @@ test-isolation-old: $(READY)
 # 500 tests with random faults on two workers, for 20 minutes: nothing may be lost.
 soak: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/isolation/soak.py
+
+# The goldens of the built-in models, then of the trained one, under every release that we support.
+upgrade-matrix: $(READY)
+	mkdir -p build
+	-$(BIN)/pytest-nnsight upgrade $(RELEASES) --json build/upgrade-tiny.json -- --nnsight-suite $(TINY)
+	-$(BIN)/pytest-nnsight upgrade $(RELEASES) --json build/upgrade-trained.json -- \
+		tests/models/test_smollm2.py --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 
 lint: $(READY)
 	$(BIN)/ruff check .
