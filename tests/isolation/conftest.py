@@ -1,4 +1,4 @@
-"""Fixtures of the matrix; ``--whole`` runs all of it instead of one in eleven."""
+"""Fixtures of the matrix; ``--whole`` runs all of it instead of some."""
 
 from __future__ import annotations
 

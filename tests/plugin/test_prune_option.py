@@ -16,16 +16,30 @@ def test_two(nnsight_capture, nnsight_golden):
     assert nnsight_capture.trace([2]) == nnsight_golden
 """
 FOLDER = "golden/tiny-gpt2/cpu-float32"
+FILES = ("test_it", "unit/test_unit")
+NAMES = ("test_one[1]", "test_one[1][again]", "test_one[2]", "test_one[2][again]", "test_two")
 
 
 @pytest.fixture
 def written(project: Project) -> Project:
+    """A project with the files that its tests write, which pruning never opens."""
     project.test_file(TESTS)
     project.test_file(TESTS, "unit/test_unit.py")
     project.pytester.makeini("[pytest]\naddopts = --import-mode=importlib -n 2")
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=6)
-    assert len(project.goldens()) == 10
+    for path in [project.golden(f"{file}/{n}") for file in FILES for n in NAMES]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    (project.path / FOLDER / "weights.json").write_text("{}")
     return project
+
+
+def test_the_files_are_those_that_the_tests_write(project: Project) -> None:
+    project.test_file(TESTS)
+    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
+    assert sorted(project.goldens()) == sorted(
+        f"tiny-gpt2/cpu-float32/test_it/{name}.json" for name in NAMES
+    )
+    project.run(*TINY, "--nnsight-prune").stdout.fnmatch_lines(["0 without a test"])
 
 
 def test_nothing_to_prune(written: Project) -> None:
