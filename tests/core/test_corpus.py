@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import make_rich_run
 
@@ -16,6 +17,7 @@ from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError
 from pytest_nnsight.golden.document import decode
 from pytest_nnsight.golden.storage import check_inside, read_text
+from pytest_nnsight.golden.tensors import exact_distances, write_tensors
 from pytest_nnsight.report.failure import failure_lines
 from pytest_nnsight.report.golden_text import golden_lines
 
@@ -100,3 +102,10 @@ def test_a_link_does_not_lead_out_of_the_goldens(tmp_path: Path) -> None:
     for name in ("away/test.json", "gpt2/test.json", "away/none/test.json"):
         with pytest.raises(GoldenError, match=r"leads out of golden/ by a link; remove it$"):
             check_inside(root / name, root)
+
+
+def test_stored_tensors_of_another_shape_are_not_read(tmp_path: Path) -> None:
+    golden = tmp_path / "test.json"
+    write_tensors(golden, "text", {"a": np.ones((2, 3)), "b": np.ones((2, 3))})
+    tensors = {"a": np.ones((4, 3)), "b": np.zeros((2, 3))}
+    assert list(exact_distances(golden, "text", tensors)) == ["b"]
