@@ -11,7 +11,7 @@ RELEASES := --with transformers==4.57.6 --with transformers==5.2.0 --with transf
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained matrix soak test-isolation-old upgrade-matrix lint format bench faults goldens picture clean
+.PHONY: demo test test-behaviour test-tiny test-trained test-long matrix soak test-isolation-old upgrade-matrix lint format bench faults goldens picture clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -20,7 +20,11 @@ test: test-behaviour test-tiny test-trained
 
 # One thread a worker: on two cores, two times two threads wait for each other most of the time.
 test-behaviour: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not long" --durations=20 tests
+
+# What takes long: a part of the matrix, upgrade and bisect as a user runs them, runs that are ended.
+test-long: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long tests
 
 test-tiny: $(READY)
 	$(BIN)/pytest --nnsight-suite $(TINY)

@@ -1,6 +1,6 @@
 """Each cause of death in each phase, beside each other plugin: an end, a name, nothing lost.
 
-Some of the combinations here; ``make matrix`` runs all of them.
+Some of the combinations, in ``make test-long``; ``make matrix`` runs all of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import matrix
 import pytest
+
+pytestmark = pytest.mark.long
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

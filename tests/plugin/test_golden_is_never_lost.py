@@ -160,6 +160,7 @@ def test_many(nnsight_capture, nnsight_golden, number):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGKILL, -9)], ids=str)
 def test_a_run_that_is_ended_in_the_middle(
     project: Project, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int

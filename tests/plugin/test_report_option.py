@@ -51,7 +51,7 @@ def report_of(project: Project, *arguments: str) -> tuple[pytest.RunResult, dict
     return result, read_report(project.path / "drift.json")
 
 
-@pytest.mark.parametrize("way", [(), ("-n2",), ("-n0",)], ids=str)
+@pytest.mark.parametrize("way", [(), ("-n0",)], ids=str)
 def test_what_is_the_same(project: Project, way: tuple[str, ...]) -> None:
     project.test_file(TESTS)
     project.run(*TINY, "--snapshot-update")

@@ -252,7 +252,7 @@ UNSEEN_TOLD = (
 )
 
 
-@pytest.mark.parametrize("way", [(), ("-n2", "--dist=load"), ("-n0",)], ids=str)
+@pytest.mark.parametrize("way", [(), ("-n2", "--dist=load")], ids=str)
 def test_one_value_that_no_mark_shows_is_found_at_the_end(
     project: Project, way: tuple[str, ...]
 ) -> None:

@@ -61,6 +61,7 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.long
 def test_upgrade(project: Path, tmp_path: Path) -> None:
     wishes = [f"--with=drifty=={version}" for version in ("1.0", "1.3", "1.5", "9.9")]
     cache = f"--cache={tmp_path / 'cache'}"
@@ -83,6 +84,7 @@ def test_upgrade(project: Path, tmp_path: Path) -> None:
     assert "installing" not in again.stderr
 
 
+@pytest.mark.long
 def test_bisect(project: Path, tmp_path: Path) -> None:
     done = run(project, "bisect", f"--cache={tmp_path / 'cache'}", "drifty", "1.0", "1.4", *PYTEST)
     assert done.returncode == 0
