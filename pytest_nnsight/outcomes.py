@@ -13,9 +13,9 @@ SAME, NOISE, DRIFT, STRUCTURE = "same", "within noise", "drift", "structure"
 MISSING, ERROR, HUNG, CRASHED = "missing", "error", "hung", "crashed"
 PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "failed", "skipped", "not run"
 VERDICTS = (
-    SAME,
     PASSED,
     SKIPPED,
+    SAME,
     NOISE,
     DRIFT,
     STRUCTURE,

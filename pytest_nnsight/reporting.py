@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nnsight.errors import UsageError, visible
+from pytest_nnsight.errors import UsageError, hide_home, visible
 from pytest_nnsight.outcomes import FORMAT
 from pytest_nnsight.summary import RECORD
 
@@ -90,13 +90,14 @@ def _first_line(report: pytest.TestReport | pytest.CollectReport) -> str:
         return visible(str(told[2]))
     message = getattr(getattr(told, "reprcrash", None), "message", None)
     plain = told if isinstance(told, str) else report.longreprtext  # that names the worker first
-    text = (message or plain or "").strip()
-    first = text.splitlines()[0] if text else ""
+    lines = (message or plain or "").strip().splitlines() or [""]
+    raised = [line for line in lines if line.startswith("E  ")]
+    first = raised[-1][1:].strip() if raised else lines[0]  # of an import, what it ended with
     for prefix in ("AssertionError: ", "Failed: ", "assert "):
         first = first.removeprefix(prefix)
-    return visible(first)
+    return visible(hide_home(first))
 
 
 def visible_lines(text: str) -> str:
     """Escape what a terminal would act on, line by line."""
-    return "\n".join(visible(line) for line in text.splitlines())
+    return "\n".join(visible(line) for line in hide_home(text).splitlines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
@@ -50,8 +51,13 @@ def test_a_change_below_the_tolerance_is_named_and_passes(
             rf"  test_it.py::test_exact: {NAMED} \(largest \S+e-\d, allowed 1e-5\)",
         ]
     )
-    properties = ET.parse(written.path / "junit.xml").iter("property")
-    assert [p.get("value", "")[: len(NAMED)] for p in properties] == [NAMED]
+    properties = {
+        str(p.get("name")): str(p.get("value"))
+        for p in ET.parse(written.path / "junit.xml").iter("property")
+    }
+    assert sorted(properties) == ["nnsight_bits_differ", "nnsight_record"]
+    assert properties["nnsight_bits_differ"].startswith(NAMED)
+    assert json.loads(properties["nnsight_record"])["verdict"] == "within noise"
 
 
 def test_it_comes_through_from_a_worker(written: Project, monkeypatch: pytest.MonkeyPatch) -> None:

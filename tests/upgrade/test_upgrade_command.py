@@ -69,9 +69,9 @@ def test_upgrade(project: Path, tmp_path: Path) -> None:
     assert done.returncode == 4
     lines = done.stdout.splitlines()
     assert lines[:3] == [
-        "             same  passed  drift",
-        "drifty==1.0     1       1",
-        "drifty==1.3             1      1",
+        "             passed  same  drift",
+        "drifty==1.0       1     1",
+        "drifty==1.3       1            1",
     ]
     assert lines[3].startswith("drifty==1.5  pytest did not run: ")
     assert lines[4].startswith("drifty==9.9  cannot be installed: Could not find a version")
