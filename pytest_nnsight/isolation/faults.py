@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pytest_nnsight.isolation.deaths import SIGNALS
+from pytest_nnsight.isolation.limits import HARD_EXIT
 
-_EXIT = 1
 _FATAL = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 
 
@@ -32,7 +32,7 @@ def named_faults(where: str, stderr: int) -> Iterator[None]:
     def end(number: int) -> None:
         os.write(stderr, f"nnsight: {SIGNALS[number]} {where}\n".encode())
         faulthandler.dump_traceback(stderr)
-        os._exit(_EXIT)
+        os._exit(HARD_EXIT)
 
     called = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)  # must live as long as it may be called
     handler = ctypes.cast(called, ctypes.c_void_p)

@@ -10,43 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-CAUSES = """
-import atexit, ctypes, itertools, os, resource, signal, sys, threading, time
-
-def loop():
-    while True:
-        pass
-
-def lock():
-    held = threading.Lock()
-    held.acquire()
-    held.acquire()
-
-def memory():
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (2**36, before[1]))
-    try:
-        bytearray(2**37)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-def interrupt():
-    raise KeyboardInterrupt
-
-CAUSES = {
-    "sleep": lambda: time.sleep(100),
-    "loop": loop,
-    "lock": lock,
-    "interpreter": lambda: sum(itertools.repeat(1)),
-    "segfault": lambda: ctypes.string_at(0),
-    "abort": os.abort,
-    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "exit": lambda: os._exit(3),
-    "sys.exit": lambda: sys.exit(3),
-    "interrupt": interrupt,
-    "memory": memory,
-}
-"""
+CAUSES = Path(__file__).with_name("causes.py").read_text()
 HANG = r"HUNG after \d+ s"
 TITLES = {
     "sleep": HANG,

@@ -4,34 +4,12 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from project import TINY, Project
 
-CAUSES = """
-import atexit, ctypes, itertools, os, signal, sys, threading, time
-
-def lock():
-    held = threading.Lock()
-    held.acquire()
-    held.acquire()
-
-def loop():
-    while True:
-        pass
-
-CAUSES = {
-    "sleep": lambda: time.sleep(100),
-    "loop": loop,
-    "lock": lock,
-    "interpreter": lambda: sum(itertools.repeat(1)),
-    "segfault": lambda: ctypes.string_at(0),
-    "abort": os.abort,
-    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "exit": lambda: os._exit(3),
-    "sys.exit": lambda: sys.exit(3),
-}
-"""
+CAUSES = (Path(__file__).parents[1] / "isolation" / "causes.py").read_text()
 TITLES = {
     "sleep": "HUNG after 2 s",
     "loop": "HUNG after 2 s",
@@ -42,6 +20,8 @@ TITLES = {
     "kill": r"KILLED \(out of memory\?\)",
     "exit": "EXITED 3",
     "sys.exit": "SystemExit: 3",
+    "interrupt": "KeyboardInterrupt",
+    "memory": "MemoryError",
 }
 LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=60")
 
