@@ -144,9 +144,8 @@ def _upgrade(chosen: argparse.Namespace, rest: list[str]) -> int:
         raise UsageError(f"--json: there is no folder {chosen.json.parent}")
     trials = []
     for number, combination in enumerate(wanted, 1):
-        bench.say(f"{number}/{len(wanted)} {label(combination)}: ")
-        trials.append(bench.run(combination))
-        bench.say(f"{trials[-1].failure or trials[-1].worst}\n")
+        name = f"{number}/{len(wanted)} {label(combination)}"
+        trials.append(bench.run(combination, name))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(table_json(trials), indent=1) + "\n", encoding="utf-8")
     for line in table_lines(trials):
@@ -166,10 +165,8 @@ def _bisect(chosen: argparse.Namespace, rest: list[str]) -> int:
     releases = releases_between(chosen.package, chosen.good, chosen.bad)
 
     def run(release: str) -> Trial:
-        bench.say(f"{chosen.package} {release}: ")
-        trial = bench.run((f"{chosen.package}=={release}", *chosen.wishes))
-        bench.say(f"{trial.failure or trial.worst}\n")
-        return trial
+        wishes = (f"{chosen.package}=={release}", *chosen.wishes)
+        return bench.run(wishes, f"{chosen.package} {release}")
 
     found = bisect(releases, run, bench.say)
     day = release_date(chosen.package, found.first)

@@ -42,6 +42,11 @@ def package_of(wish: str) -> str:
     return canonicalize_name(name)
 
 
+def is_open(wish: str) -> bool:
+    """Tell whether a requirement leaves the version open, so that another day gives another."""
+    return "==" not in wish
+
+
 def label(combination: Combination) -> str:
     """Name a combination."""
     return ", ".join(combination)

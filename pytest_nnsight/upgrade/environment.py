@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pytest_nnsight.errors import NnsightPluginError, hide_home, one_line
-from pytest_nnsight.upgrade.combination import Combination, label
+from pytest_nnsight.upgrade.combination import Combination, is_open, label
 
 _READY = "pytest-nnsight-ready"
 _ERROR = "ERROR: "
@@ -43,7 +43,7 @@ def make_environment(
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         is_ready = (folder / _READY).is_file()
-        if not is_ready or not all("==" in wish for wish in combination):
+        if not is_ready or any(map(is_open, combination)):
             say(f"installing {label(combination)} ... ")
             try:
                 if not is_ready:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_nnsight.errors import UsageError, one_line
 from pytest_nnsight.outcomes import ERROR, NOT_RUN, VERDICTS, read_report, verdict_of
-from pytest_nnsight.upgrade.combination import Combination, package_of
+from pytest_nnsight.upgrade.combination import Combination, is_open, package_of
 from pytest_nnsight.upgrade.environment import InstallError, make_environment
 
 _WRITING = ("--snapshot-update", "--nnsight-rebaseline", "--nnsight-calibrate", "--nnsight-prune")
@@ -42,8 +42,7 @@ class Trial:
         versions = (self.report or {}).get("versions", {})
         told = {wish: versions.get(package_of(wish)) for wish in self.combination}
         return ", ".join(
-            f"{wish} ({found})" if found and "==" not in wish else wish
-            for wish, found in told.items()
+            f"{wish} ({found})" if found and is_open(wish) else wish for wish, found in told.items()
         )
 
     @property
@@ -76,8 +75,14 @@ class Bench:
         if written:
             raise UsageError(f"{written[0]} writes goldens; a trial only checks against them")
 
-    def run(self, combination: Combination) -> Trial:
-        """Run the tests under a combination."""
+    def run(self, combination: Combination, name: str) -> Trial:
+        """Run the tests under a combination; say what goes on, and what ``name`` comes to."""
+        self.say(f"{name}: ")
+        trial = self._run(combination)
+        self.say(f"{trial.failure or trial.worst}\n")
+        return trial
+
+    def _run(self, combination: Combination) -> Trial:
         try:
             python = make_environment(combination, self.pins, self.cache, self.say)
         except InstallError as error:
