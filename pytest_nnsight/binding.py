@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nnsight.errors import UsageError, suggest
+from pytest_nnsight.options import OPTIONS
+from pytest_nnsight.records import Told, note_failure, note_match
 from pytest_nnsight.session import (
     GOLDENS,
     SETTINGS,
@@ -21,7 +23,6 @@ from pytest_nnsight.session import (
     settings_of,
 )
 from pytest_nnsight.settings import Settings, golden_root
-from pytest_nnsight.summary import keep_record, note_match
 
 if TYPE_CHECKING:
     from pytest_nnsight.diagnose.diagnosis import Finding
@@ -49,7 +50,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         fingerprint=loaded_model.fingerprint,
         explain=partial(_explained, item, loaded_model),
         whole_tensors=_whole_tensors,
-        note=partial(note_match, item),
+        note=partial(note_match, item, loaded_model.name),
         settings=settings,
         read_from=_other_variant(root / loaded_model.name, settings),
     )
@@ -71,13 +72,14 @@ def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -
     Where a test has changed the model unseen, that is said first, so that no library is blamed.
     """
     from pytest_nnsight.report.failure import diagnosed, failure_lines
-    from pytest_nnsight.report.record import record_of_failure
 
-    first, *rest = failure_lines(finding, _refresh(item), _is_detailed(item.config))
+    diagnosis, command = diagnosed(finding), _command(item)
+    refresh = f"{command} --snapshot-update"
+    first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))
     if loaded_model.unseen:
         first = f"{first}, changed since the model was loaded"
         rest = [f"  {loaded_model.unseen}", *rest]
-    keep_record(item, record_of_failure(finding, diagnosed(finding), first))
+    note_failure(item, loaded_model.name, finding, diagnosis, Told(first, command))
     return [first, *rest]
 
 
@@ -145,16 +147,22 @@ def _whole_tensors(run: Run) -> dict[str, Any]:
     return tensors
 
 
-def _refresh(item: pytest.Item) -> str:
-    """Return the command that rewrites the golden of one test."""
+def _command(item: pytest.Item) -> str:
+    """Return the command that runs one test again, on the same model loaded in the same way."""
     words = ["pytest"]
-    for model in item.config.getoption("nnsight_model") or ():
-        words.append(f"--nnsight-model {shlex.quote(model)}")
+    for option in OPTIONS:
+        given = item.config.getoption(option.key) if option.name in _THAT_LOAD else None
+        for value in given if isinstance(given, list) else [given] if given is not None else ():
+            told = "" if option.is_flag else f" {shlex.quote(str(value))}"
+            words.append(f"{option.flag}{told}")
     if item.nodeid.startswith(SUITE_NODE):
         words.append(f"--nnsight-suite -k {shlex.quote(item.name.partition('[')[0])}")
     else:
         words.append(shlex.quote(item.nodeid))
-    return " ".join([*words, "--snapshot-update"])
+    return " ".join(words)
+
+
+_THAT_LOAD = ("model", "device_map", "dtype", "attn", "trust_remote_code", "golden_dir")
 
 
 def _is_detailed(config: pytest.Config) -> bool:

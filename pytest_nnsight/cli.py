@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_nnsight import __version__
 from pytest_nnsight.errors import GoldenError, NnsightPluginError, UsageError, visible
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from pytest_nnsight.upgrade.trial import Bench
 
 
+_BESIDE = Path("")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code: 2 for a user's mistake."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     own, rest = _split(given)
     chosen = _parser().parse_args(own)
-    if rest and chosen.run in (_show, _diff):
+    if rest and chosen.run in (_show, _report, _diff):
         _parser().error(f"what is behind -- is for pytest, which {chosen.command} does not run")
     try:
         return int(chosen.run(chosen, rest))
@@ -51,7 +54,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="print what a golden holds")
     show.add_argument("golden", type=Path, help="a .json file below golden/")
+    show.add_argument("--html", type=Path, metavar="FILE", help="draw it on a page")
     show.set_defaults(run=_show)
+    report = commands.add_parser(
+        "report", help="print the report of a session or an upgrade, or make a page of it"
+    )
+    report.add_argument("report", type=Path, help="what --nnsight-report or --json has written")
+    report.add_argument(
+        "--html",
+        type=Path,
+        nargs="?",
+        const=_BESIDE,
+        metavar="FILE",
+        help="make a page (default: beside the report)",
+    )
+    report.set_defaults(run=_report)
     diff = commands.add_parser(
         "diff", help="compare two models, or two settings of one, with no golden"
     )
@@ -75,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a version to try; several of one package, and those of others, are combined",
     )
     upgrade.add_argument("--json", type=Path, metavar="FILE", help="write all there is to a file")
+    upgrade.add_argument("--html", type=Path, metavar="FILE", help="draw it on a page")
     _add_environment(upgrade)
     upgrade.set_defaults(run=_upgrade)
     bisect = commands.add_parser(
@@ -114,9 +132,50 @@ def _show(chosen: argparse.Namespace, rest: list[str]) -> int:
     text = read_text(chosen.golden)
     if text is None:
         raise GoldenError(f"there is no file {chosen.golden}")
-    for line in golden_lines(decode(text, str(chosen.golden))):
+    run = decode(text, str(chosen.golden))
+    if chosen.html is not None:
+        from pytest_nnsight.report.detail import detail
+
+        _write_page(
+            {"kind": "golden", "golden": chosen.golden.name, "detail": detail(run)}, chosen.html
+        )
+        return 0
+    for line in golden_lines(run):
         print(line)
     return 0
+
+
+def _report(chosen: argparse.Namespace, rest: list[str]) -> int:
+    from pytest_nnsight.outcomes import read_report
+    from pytest_nnsight.report.terminal import session_lines
+
+    document = read_report(chosen.report, ("report", "upgrade"))
+    try:
+        if chosen.html is not None:
+            beside = chosen.report.with_suffix(".html")
+            _write_page(document, beside if chosen.html == _BESIDE else chosen.html)
+        elif document["kind"] == "upgrade":
+            from pytest_nnsight.upgrade.table import table_lines, trials_of
+
+            for text in table_lines(trials_of(document)):
+                print(text)
+        else:
+            for line in session_lines(document, 1, sys.stdout.encoding):
+                print(line.text)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{chosen.report} is damaged: {type(error).__name__} {error}") from None
+    return 0
+
+
+def _write_page(document: dict[str, Any], path: Path) -> None:
+    from pytest_nnsight.report.page import page_of
+
+    text = page_of(document)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def _diff(chosen: argparse.Namespace, rest: list[str]) -> int:
@@ -136,20 +195,29 @@ def _diff(chosen: argparse.Namespace, rest: list[str]) -> int:
 
 def _upgrade(chosen: argparse.Namespace, rest: list[str]) -> int:
     from pytest_nnsight.upgrade.combination import combinations, label, package_of
-    from pytest_nnsight.upgrade.table import exit_code, table_json, table_lines
+    from pytest_nnsight.upgrade.table import exit_code, summary_rows, table_json, table_lines
 
     wanted = combinations(chosen.wishes)
     bench = _bench(chosen, rest, {package_of(wish) for wish in chosen.wishes})
-    if chosen.json is not None and not chosen.json.parent.is_dir():
-        raise UsageError(f"--json: there is no folder {chosen.json.parent}")
+    for option, path in (("--json", chosen.json), ("--html", chosen.html)):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{option}: there is no folder {path.parent}")
     trials = []
     for number, combination in enumerate(wanted, 1):
         name = f"{number}/{len(wanted)} {label(combination)}"
         trials.append(bench.run(combination, name))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(table_json(trials), indent=1) + "\n", encoding="utf-8")
-    for line in table_lines(trials):
+    if chosen.html is not None:
+        _write_page(table_json(trials), chosen.html)
+    lines = [*table_lines(trials)]
+    for line in lines:
         print(line)
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        from pytest_nnsight.report.github import table_summary
+
+        with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as file:
+            file.write(table_summary(summary_rows(trials), lines[len(trials) + 2 :]))
     return exit_code(trials)
 
 

@@ -49,7 +49,7 @@ def difference_lines(
     from pytest_nnsight.compare.alignment import align
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
-    from pytest_nnsight.report.failure import comparison_lines
+    from pytest_nnsight.report.failure import comparison_lines, diagnosed
 
     (before, old), (now, new) = (_runs(side, prompts, new_tokens, say) for side in sides)
     for number, (golden, received) in enumerate(zip(before, now, strict=True)):
@@ -66,7 +66,7 @@ def difference_lines(
         assert finding.comparison is not None
         drifts = not finding.comparison.matches
         yield f"{golden.kind} of {prompts[number // (2 if new_tokens else 1)]!r}:", False
-        for line in comparison_lines(finding):
+        for line in comparison_lines(finding, diagnosed(finding)):
             yield f"  {line}", drifts
         for name, paths in (
             ("first", alignment.only_golden),

@@ -206,9 +206,11 @@ OPTIONS = (
     ),
     Option(
         "report",
-        "write what every test found to a file, as JSON",
+        "write what every test found to a file, as JSON or as a page; may be given twice",
         str,
-        metavar="FILE.json",
+        (),
+        metavar="FILE.json|.html",
+        is_list=True,
     ),
     Option(
         "update_in_ci",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ VERDICTS = (
 """What a test comes to, from best to worst."""
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """Read the report of a session. Raise `UsageError` for what is none."""
+def read_report(path: Path, kinds: Sequence[str] = ("report",)) -> dict[str, Any]:
+    """Read the report of a session, or of another kind. Raise `UsageError` for what is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["kind"] == "report" and document["format"] == FORMAT:
+        if document["kind"] in kinds and document["format"] == FORMAT:
             return dict(document)
     except (OSError, ValueError, LookupError, TypeError):
         pass
@@ -41,10 +42,15 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def verdict_of(test: dict[str, Any]) -> tuple[str, str]:
     """Return what a test of a report comes to, and the line that tells of it."""
-    worst = max(test["goldens"], key=lambda golden: VERDICTS.index(golden["verdict"]), default=None)
+    worst = worst_golden(test)
     outcome, line = test["outcome"], test["line"]
     if outcome == PASSED:
         return (worst["verdict"], "") if worst else (PASSED, "")
     if outcome == FAILED and worst and VERDICTS.index(worst["verdict"]) > VERDICTS.index(NOISE):
         return worst["verdict"], worst["line"]
     return (ERROR if outcome == FAILED else outcome), line
+
+
+def worst_golden(test: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the comparison of a test that came out worst, ``None`` where it compared nothing."""
+    return max(test["goldens"], key=lambda golden: VERDICTS.index(golden["verdict"]), default=None)

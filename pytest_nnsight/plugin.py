@@ -124,17 +124,6 @@ def pytest_assertrepr_compare(left: object, right: object) -> Iterator[None]:
     return explained  # type: ignore[no-any-return]
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Name the tests that passed although bits differ that should not."""
-    from pytest_nnsight.summary import summary_lines
-
-    lines = summary_lines(terminalreporter.stats.get("passed", ()))
-    if lines:
-        terminalreporter.section("nnsight")
-        for line in lines:
-            terminalreporter.write_line(line)
-
-
 @pytest.fixture(scope="session")
 def nnsight_model(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The model under test: an nnsight model, loaded and dispatched once a session, in eval mode.

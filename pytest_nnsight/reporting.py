@@ -1,34 +1,47 @@
-"""``--nnsight-report``: what every test of a session found; `docs/report.md` has its keys."""
+"""What every test of a session found: the section at its end, and its report files."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
+from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_nnsight.errors import UsageError, hide_home, visible
 from pytest_nnsight.outcomes import FORMAT
-from pytest_nnsight.summary import RECORD
+from pytest_nnsight.records import DETAILS, RECORD
 
 PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
 _DEATH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED)\b.*")
 _WORST_FIRST = ("crashed", "hung", "error", "failed", "skipped", "passed")
+_ENDINGS = (".json", ".html")
 
 
 class Reporter:
-    """The plugin object, where results come together, that writes the report of a session."""
+    """The plugin object, where results come together, that tells of a session and writes reports.
 
-    def __init__(self, config: pytest.Config, path: str) -> None:
-        self._config, self._path = config, config.invocation_params.dir / path
-        if self._path.suffix != ".json" or not self._path.parent.is_dir():
-            raise UsageError(f"--nnsight-report: {path!r} is no .json file in a folder there is")
+    ``paths`` are those of ``--nnsight-report``.
+    """
+
+    def __init__(self, config: pytest.Config, paths: Sequence[str]) -> None:
+        self._config = config
+        self._paths = [config.invocation_params.dir / path for path in paths]
+        for given, path in zip(paths, self._paths, strict=True):
+            if path.suffix not in _ENDINGS or not path.parent.is_dir():
+                endings = " or ".join(_ENDINGS)
+                raise UsageError(
+                    f"--nnsight-report: {given!r} is no {endings} file in a folder there is"
+                )
         self._start = time.time()
         self._tests: dict[str, dict[str, Any]] = {}
         self._errors: list[dict[str, str]] = []
+        self._exit_code = 0
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep what could not be collected."""
@@ -37,8 +50,7 @@ class Reporter:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep how each phase of a test ended; the worst counts."""
-        new: dict[str, Any] = {"outcome": "passed", "seconds": 0.0, "line": "", "goldens": []}
-        test = self._tests.setdefault(report.nodeid, {"test": report.nodeid, **new})
+        test = self._tests.setdefault(report.nodeid, _new(report))
         outcome, line = _outcome(report)
         if _WORST_FIRST.index(outcome) < _WORST_FIRST.index(test["outcome"]):
             test["outcome"], test["line"] = outcome, line
@@ -46,28 +58,87 @@ class Reporter:
         test["seconds"] = round(test["seconds"] + report.duration, 3)
         records = [json.loads(str(text)) for name, text in report.user_properties if name == RECORD]
         test["goldens"] = records or test["goldens"]
+        test.setdefault("details", []).extend(getattr(report, DETAILS, ()))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the report, of whatever ran."""
+        """Write the reports, of whatever ran."""
+        self._exit_code = int(session.exitstatus)
+        for path in self._paths:
+            self._write(path)
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if summary:
+            from pytest_nnsight.report.github import step_summary
+
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(step_summary(self.document()))
+
+    def _write(self, path: Path) -> None:
+        document = self.document(detailed=True)
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+        if path.suffix == ".html":
+            from pytest_nnsight.report.page import page_of
+
+            text = page_of(document)
+        path.write_text(text, encoding="utf-8")
+
+    def document(self, detailed: bool = False) -> dict[str, Any]:
+        """Return the report of what has run so far; `docs/report.md` has its keys."""
         control = self._config.pluginmanager.getplugin("nnsight-control")
-        document = {
+        return {
             "format": FORMAT,
             "kind": "report",
             "started": round(self._start, 3),
             "seconds": round(time.time() - self._start, 3),
-            "exit_code": int(session.exitstatus),
+            "exit_code": self._exit_code,
             "versions": {name: metadata.version(name) for name in PACKAGES},
-            "models": list(self._config.getoption("nnsight_model") or ()),
-            "tests": list(self._tests.values()),
+            "models": [hide_home(m) for m in self._config.getoption("nnsight_model") or ()],
+            "tests": [_told(test, detailed) for test in self._tests.values()],
             "errors": self._errors,
             "not_run": control.left if control is not None else [],
         }
-        self._path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say where the report is."""
-        terminalreporter.write_line(f"nnsight report: {self._path.name}")
+        """Say what drifts, where and why, and where the reports are."""
+        from pytest_nnsight.report.terminal import session_lines
+
+        writer = terminalreporter._tw  # the only way to its encoding, as of pytest 9
+        encoding = getattr(writer._file, "encoding", None) or "ascii"
+        lines = [*session_lines(self.document(), self._config.get_verbosity(), encoding)]
+        if lines and self._config.get_verbosity() >= 0:
+            terminalreporter.section("nnsight")
+        for line in lines:
+            markup = {} if line.is_good is None else {"green" if line.is_good else "red": True}
+            terminalreporter.write_line(line.text, **markup)
+        for path in self._paths:
+            terminalreporter.write_line(f"nnsight report: {path.name}")
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            from pytest_nnsight.report.github import annotation_lines
+
+            for text in annotation_lines(self.document()):
+                terminalreporter.write_line(text)
+
+
+def _new(report: pytest.TestReport) -> dict[str, Any]:
+    file, line, _ = report.location
+    return {
+        "test": report.nodeid,
+        "file": file,
+        "line_number": (line or 0) + 1,
+        "outcome": "passed",
+        "seconds": 0.0,
+        "line": "",
+        "goldens": [],
+    }
+
+
+def _told(test: dict[str, Any], detailed: bool) -> dict[str, Any]:
+    """Return a test as the report has it: details, where there are any, with their goldens."""
+    told = {name: value for name, value in test.items() if name != "details"}
+    if detailed and len(test["details"]) == len(test["goldens"]):
+        pairs = zip(test["goldens"], test["details"], strict=True)
+        told["goldens"] = [{**golden, "detail": json.loads(text)} for golden, text in pairs]
+    return told
 
 
 def _outcome(report: pytest.TestReport) -> tuple[str, str]:

@@ -134,10 +134,14 @@ def watch(config: pytest.Config) -> None:
         from pytest_nnsight.pruning import Prune
 
         config.pluginmanager.register(Prune(config, settings), "nnsight-prune")
-    if settings.report is not None and not hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput"):
         from pytest_nnsight.reporting import Reporter
 
         config.pluginmanager.register(Reporter(config, settings.report), "nnsight-report")
+    if settings.report:
+        from pytest_nnsight.records import Details
+
+        config.pluginmanager.register(Details(), "nnsight-details")
     if not settings.model:
         return
     from pytest_nnsight.isolation.limits import terminal

@@ -35,7 +35,7 @@ class Settings:
     suite: bool = False
     rebaseline: bool = False
     prune: str | None = None
-    report: str | None = None
+    report: tuple[str, ...] = ()
     update_in_ci: bool = False
 
     def for_marker(self, arguments: Mapping[str, Any]) -> Settings:

@@ -48,14 +48,16 @@ class GoldenAssertion(SnapshotAssertion):
         return f"nnsight_golden({self.extension_class.context.test})"
 
     def get_assert_diff(self, *, diff_mode: DiffMode = DiffMode.DETAILED) -> list[str]:
-        """Return the report of the last mismatch, verdict first."""
-        extension = self.extension
+        """Return the report of the last mismatch, verdict first; syrupy asks for it twice."""
+        extension, number = self.extension, self.num_executions - 1
         assert isinstance(extension, GoldenExtension)
-        result = self.executions[self.num_executions - 1]
-        finding = extension.find(
-            Path(result.snapshot_location), result.recalled_data, result.exception
-        )
-        return extension.context.explain(finding)
+        if number not in extension.told:
+            result = self.executions[number]
+            finding = extension.find(
+                Path(result.snapshot_location), result.recalled_data, result.exception
+            )
+            extension.told[number] = extension.context.explain(finding)
+        return extension.told[number]
 
     def release(self) -> None:
         """Let go of model, runs and texts; syrupy keeps every assertion to the session's end."""
@@ -72,13 +74,14 @@ class GoldenExtension(SingleFileSnapshotExtension):
     file_extension = "json"
     _write_mode = WriteMode.TEXT
     context: ClassVar[GoldenContext]
+    told: ClassVar[dict[int, list[str]]]
     _received: Run | None = None
     _location: Path
 
     @classmethod
     def bound_to(cls, context: GoldenContext) -> type[GoldenExtension]:
         """Return a class for one test: syrupy makes extensions without arguments."""
-        return type("BoundGoldenExtension", (cls,), {"context": context})
+        return type("BoundGoldenExtension", (cls,), {"context": context, "told": {}})
 
     @classmethod
     def dirname(cls, *, test_location: Any) -> str:
@@ -155,7 +158,10 @@ class GoldenExtension(SingleFileSnapshotExtension):
         if not comparison.matches and comparison.hangs_on_weights:
             comparison = compare(golden, self._with_weights(serialized_data)[0])
         if comparison.matches:
-            self.context.note(self.context.display(self._readable(self._location)), comparison)
+            name = self.context.display(self._readable(self._location))
+            self.context.note(
+                Finding(name, golden=golden, received=serialized_data, comparison=comparison)
+            )
         return comparison.matches
 
     def find(self, path: Path, text: Any, exception: Exception | None) -> Finding:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError, hide_home
 from pytest_nnsight.golden.document import decode, encode
@@ -27,7 +26,7 @@ class GoldenContext:
     ``read_from`` is the folder of another variant to compare with, where that was asked for.
     ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now,
     ``whole_tensors`` gives the tensors that a run kept, by label. ``note`` is told of a
-    run that matched the golden of that name.
+    run that matched its golden.
     """
 
     root: Path
@@ -37,7 +36,7 @@ class GoldenContext:
     fingerprint: Callable[[], tuple[str, dict[str, str]]]
     explain: Callable[[Finding], list[str]]
     whole_tensors: Callable[[Run], Tensors]
-    note: Callable[[str, Comparison], None]
+    note: Callable[[Finding], None]
     settings: Settings = field(default_factory=Settings)
     read_from: Path | None = None
     pending: dict[Path, Run] = field(default_factory=dict)

@@ -28,17 +28,21 @@ def diagnosed(finding: Finding) -> Diagnosis | None:
     return diagnose(golden, received, comparison, before, now)
 
 
-def failure_lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
+def failure_lines(
+    finding: Finding, diagnosis: Diagnosis | None, refresh: str, detailed: bool
+) -> list[str]:
     """Return the report of one mismatch, the verdict first.
 
     Without ``detailed`` it fits into what pytest shows. ``refresh`` is the command that rewrites
     this golden.
     """
-    return [visible(line) for line in _lines(finding, refresh, detailed)]
+    return [visible(line) for line in _lines(finding, diagnosis, refresh, detailed)]
 
 
-def _lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
-    comparison, diagnosis = finding.comparison, diagnosed(finding)
+def _lines(
+    finding: Finding, diagnosis: Diagnosis | None, refresh: str, detailed: bool
+) -> list[str]:
+    comparison = finding.comparison
     if diagnosis is None or comparison is None or finding.golden is None:
         return [f"golden: {finding.error}"]
     first = verdict(finding.golden, comparison, diagnosis)
@@ -55,12 +59,12 @@ def _lines(finding: Finding, refresh: str, detailed: bool) -> list[str]:
     return [first, *exact[:1], *_fitting(rows, around), *last]
 
 
-def comparison_lines(finding: Finding) -> list[str]:
+def comparison_lines(finding: Finding, diagnosis: Diagnosis | None) -> list[str]:
     """Return what differs between two runs of which neither is a golden, the verdict first.
 
     Not the calls that one of them lacks, of which there may be as many as it has.
     """
-    comparison, diagnosis = finding.comparison, diagnosed(finding)
+    comparison = finding.comparison
     assert comparison is not None
     assert finding.golden is not None
     if comparison.matches and not comparison.bits.count:

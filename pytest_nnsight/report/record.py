@@ -4,31 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
 from pytest_nnsight.errors import visible
 from pytest_nnsight.outcomes import DRIFT, ERROR, MISSING, NOISE, SAME, STRUCTURE
-from pytest_nnsight.run import Environment
+from pytest_nnsight.report.detail import environment
+from pytest_nnsight.report.failure import bits_line
+from pytest_nnsight.report.modules import depth, module_rows, worst
+from pytest_nnsight.report.numbers import plain
 
 Record = dict[str, Any]
 
 
-def record_of_match(golden: str, comparison: Comparison) -> Record:
-    """Return the record of a run that matched its golden."""
-    is_same = not comparison.bits.count and comparison.flip is None
-    return {
-        "golden": golden,
-        "verdict": SAME if is_same else NOISE,
+def record_of_match(finding: Finding) -> Record:
+    """Return the record of a run that matched its golden.
+
+    ``differ``, ``unchecked`` and ``tie`` are there where that is to be known: bits that differ
+    though they need not, why bits are not held against each other, and a near tie.
+    """
+    comparison = finding.comparison
+    assert comparison is not None
+    bits, flip = comparison.bits, comparison.flip
+    record: Record = {
+        "golden": finding.golden_file,
+        "verdict": SAME if not bits.count and flip is None else NOISE,
         "calls": comparison.calls,
-        "bits": comparison.bits.count,
-        "noise": comparison.noise,
-        "allowed": comparison.tolerance.rel,
+        "bits": bits.count,
+        "noise": plain(comparison.noise),
+        "allowed": plain(comparison.tolerance.rel),
     }
+    if bits.count and bits.is_expected:
+        record["differ"] = bits_line(comparison)
+    if bits.reason:
+        record["unchecked"] = bits.reason
+    if flip is not None:
+        record["tie"] = flip.closeness
+    return record
 
 
-def record_of_failure(finding: Finding, diagnosis: Diagnosis | None, line: str) -> Record:
-    """Return the record of a run that did not match; ``line`` is its verdict."""
-    record: Record = {"golden": finding.golden_file, "line": line}
+def record_of_failure(finding: Finding, diagnosis: Diagnosis | None) -> Record:
+    """Return the record of a run that did not match."""
+    record: Record = {"golden": finding.golden_file}
     if diagnosis is None or finding.comparison is None:
         verdict = MISSING if finding.error.startswith("no golden") else ERROR
         return {**record, "verdict": verdict}
@@ -36,6 +51,7 @@ def record_of_failure(finding: Finding, diagnosis: Diagnosis | None, line: str) 
     assert finding.received is not None
     start, failures = diagnosis.start, finding.comparison.failures
     is_structure = any(drift.kind in _STRUCTURAL for drift in failures)
+    rows = module_rows(finding.golden, finding.received, finding.comparison)
     return {
         **record,
         "verdict": STRUCTURE if is_structure else DRIFT,
@@ -44,25 +60,17 @@ def record_of_failure(finding: Finding, diagnosis: Diagnosis | None, line: str) 
         "start": visible(start.label),
         "where": visible(diagnosis.where),
         "kind": start.kind,
-        "rel": start.rel,
-        "allowed": start.allowed,
-        "change": visible(f"{start.expected} -> {start.received}") if start.expected else "",
+        "rel": plain(start.rel),
+        "allowed": plain(start.allowed),
+        "change": visible(f"{start.expected or 'absent'} -> {start.received or 'absent'}"),
         "cause": diagnosis.cause,
         "is_certain": diagnosis.is_certain,
         "evidence": visible(diagnosis.evidence),
-        "then": _plain(finding.golden.environment),
-        "now": _plain(finding.received.environment),
+        "depth": depth(rows),
+        "worst": worst(rows),
+        "then": environment(finding.golden.environment),
+        "now": environment(finding.received.environment),
     }
 
 
 _STRUCTURAL = ("container", "shape", "dtype", "class", "order", "missing", "added")
-
-
-def _plain(environment: Environment) -> Record:
-    return {
-        "versions": dict(environment.versions),
-        "device": environment.device,
-        "dtype": environment.dtype,
-        "attention": environment.attention,
-        "threads": environment.threads,
-    }

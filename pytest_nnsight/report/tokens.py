@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_nnsight.compare.drift import Drift
-from pytest_nnsight.run import Call, Run
+from pytest_nnsight.run import Call, Run, token_count
 
 
 def worst_token(golden: Run, drift: Drift) -> str:
@@ -28,6 +28,18 @@ def worst_token(golden: Run, drift: Drift) -> str:
         return f"the padding{prompt}"
     piece = _piece(golden, call, row, place - padding, width)
     return f"token {place - padding}{prompt}" + (f" {piece!r}" if piece else "")
+
+
+def token_names(golden: Run, call: Call, shape: tuple[int, ...]) -> list[str]:
+    """Return the texts of all tokens of a tensor; numbers where there are none."""
+    width = _tokens_a_prompt(golden, shape) if len(shape) > 1 else 1
+    names = []
+    for token in range(token_count(shape)):
+        row, place = divmod(token, width)
+        place -= _padding_before(golden, row, width)
+        named = _piece(golden, call, row, place, width) if place >= 0 else "(padding)"
+        names.append(named or f"#{place}")
+    return names
 
 
 def _tokens_a_prompt(golden: Run, shape: tuple[int, ...]) -> int:
@@ -55,5 +67,7 @@ def _piece(golden: Run, call: Call, row: int, place: int, width: int) -> str:
         in_range = row < len(made) and call.visit - 1 < len(made[row])
         return made[row][call.visit - 1] if in_range else ""
     pieces = golden.prompt.pieces[row] if row < len(golden.prompt.pieces) else ()
+    if width == 1 and len(pieces) > 1 and golden.generated is not None:
+        return pieces[-1]  # of a head, which generation asks for the last token alone
     fits = width == len(pieces) or golden.prompt.is_batch
     return pieces[place] if fits and 0 <= place < len(pieces) else ""

@@ -21,7 +21,7 @@ from pytest_nnsight.outcomes import (
     STRUCTURE,
     VERDICTS,
 )
-from pytest_nnsight.upgrade.trial import NOT_INSTALLED, Trial
+from pytest_nnsight.upgrade.trial import NOT_INSTALLED, Result, Trial
 
 FORMAT = 1
 EXIT_CODES = {
@@ -73,6 +73,7 @@ def table_json(trials: Sequence[Trial]) -> dict[str, Any]:
         "trials": [
             {
                 "combination": list(trial.combination),
+                "label": trial.label,
                 "worst": trial.worst,
                 "failure": trial.failure,
                 "results": [
@@ -83,6 +84,29 @@ def table_json(trials: Sequence[Trial]) -> dict[str, Any]:
             for trial in trials
         ],
     }
+
+
+def trials_of(document: dict[str, Any]) -> list[Trial]:
+    """Return the trials that `table_json` has written."""
+    return [
+        Trial(
+            tuple(trial["combination"]),
+            tuple(Result(r["test"], r["verdict"], r["line"]) for r in trial["results"]),
+            trial["failure"],
+            trial["report"],
+        )
+        for trial in document["trials"]
+    ]
+
+
+def summary_rows(trials: Sequence[Trial]) -> list[list[str]]:
+    """Return the table as cells, the head first, for a page that draws tables itself."""
+    columns = [verdict for verdict in VERDICTS if any(_counts(trial)[verdict] for trial in trials)]
+    rows = [["combination", *columns, ""]]
+    for trial in trials:
+        counts = _counts(trial)
+        rows.append([trial.label, *(str(counts[n] or "") for n in columns), trial.failure])
+    return rows
 
 
 def exit_code(trials: Sequence[Trial]) -> int:

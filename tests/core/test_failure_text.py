@@ -23,6 +23,7 @@ from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.report.failure import (
     MOST_ROWS,
     bits_line,
+    diagnosed,
     failure_lines,
     size,
 )
@@ -37,7 +38,7 @@ def report(golden: Run, received: Run, detailed: bool = False, **weights: Any) -
     finding = Finding(
         FILE, golden=golden, received=received, comparison=compare(golden, received), **weights
     )
-    return failure_lines(finding, REFRESH, detailed)
+    return failure_lines(finding, diagnosed(finding), REFRESH, detailed)
 
 
 def run_of(count: int, drifted: int = 0, **changes: Any) -> Run:
@@ -200,7 +201,7 @@ def test_line_of_bits_says_how_far_a_run_that_matches_is_from_equal() -> None:
 @pytest.mark.parametrize("detailed", [False, True])
 def test_golden_that_cannot_be_compared_is_one_line(detailed: bool) -> None:
     finding = Finding(FILE, error=f"no golden {FILE}; write it with --snapshot-update")
-    assert failure_lines(finding, REFRESH, detailed) == [
+    assert failure_lines(finding, diagnosed(finding), REFRESH, detailed) == [
         f"golden: no golden {FILE}; write it with --snapshot-update"
     ]
 

@@ -12,8 +12,8 @@ import pytest_nnsight
 
 ROOT = Path(pytest_nnsight.__file__).parent
 PACKAGE = "pytest_nnsight"
-EDGE = {"plugin", "session", "shared_model", "binding", "pruning", "reporting"}
-EDGE |= {"cli", "suite", "summary", "difference"}
+EDGE = {"plugin", "session", "shared_model", "binding", "pruning", "reporting", "records"}
+EDGE |= {"cli", "suite", "difference"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
 MEASURING = {
     "sketch",

@@ -31,7 +31,12 @@ CASES: dict[str, tuple[Any, tuple[str, Any], tuple[str, Any], tuple[str, Any]]] 
     "load_timeout": (1800.0, ("1", 1.0), ("0", 0.0), ("3.5", 3.5)),
     "isolation": ("auto", ("on", "on"), ("off", "off"), ("auto", "auto")),
     "prune": (None, ("list", "list"), ("remove", "remove"), ("list", "list")),
-    "report": (None, ("a.json", "a.json"), ("b.json", "b.json"), ("c.json", "c.json")),
+    "report": (
+        (),
+        (["a.json", "b.html"], ("a.json", "b.html")),
+        ("b.json", ("b.json",)),
+        (["c.json"], ("c.json",)),
+    ),
     "leaks": ("fail", ("warn", "warn"), ("off", "off"), ("fail", "fail")),
     "golden_dir": ("golden", ("a", "a"), ("b", "b"), ("c", "c")),
     "golden_from": (None, ("a", "a"), ("b", "b"), ("c", "c")),

@@ -20,6 +20,7 @@ from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.report.failure import (
     LONGEST_EVIDENCE,
+    diagnosed,
     failure_lines,
     size,
 )
@@ -31,7 +32,7 @@ def report(golden: Run, received: Run, **weights: dict[str, str]) -> list[str]:
     finding = Finding(
         "test.json", golden=golden, received=received, comparison=comparison, **weights
     )
-    return failure_lines(finding, "pytest --snapshot-update", detailed=True)
+    return failure_lines(finding, diagnosed(finding), "pytest --snapshot-update", detailed=True)
 
 
 def drift_text(golden: Run, received: Run) -> str:

@@ -106,12 +106,14 @@ def test_what_is_not(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nothing_of_that_name" in report["errors"][0]["line"]
 
 
-@pytest.mark.parametrize("path", ["drift.html", "nowhere/drift.json"])
+@pytest.mark.parametrize("path", ["drift.txt", "nowhere/drift.json"])
 def test_a_file_that_cannot_be_is_refused(project: Project, path: str) -> None:
     project.test_file("def test_it(): pass\n")
     result = project.run(*TINY, f"--nnsight-report={path}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: --nnsight-report: '{path}' is no .json file in a *"])
+    result.stderr.fnmatch_lines(
+        [f"ERROR: --nnsight-report: '{path}' is no .json or .html file in a *"]
+    )
 
 
 def test_a_report_is_json_of_one_kind(project: Project) -> None:

@@ -1,0 +1,28 @@
+// The report's columns and maps -> rows and numbers.
+
+function moduleRows(modules) {
+  return modules.path.map((path, index) => {
+    const row = { index };
+    for (const [name, column] of Object.entries(modules)) row[name] = column[index];
+    row.label = row.visit ? `${path}#${row.visit}` : path;
+    return row;
+  });
+}
+
+function mapBytes(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+const DECADES = { drift: [-9, 1], norm: [-4, 8] };
+
+function byteValue(byte, what) {
+  if (byte === 255) return null;
+  if (byte === 0) return 0;
+  const [low, high] = DECADES[what];
+  return 10 ** (low + ((byte - 1) / 253) * (high - low));
+}
+
+function layerOf(path) {
+  const found = /^(\D*\.(\d+))(?:\.|$)/.exec(path);
+  return found ? { path: found[1], number: found[2] } : null;
+}

@@ -1,0 +1,108 @@
+"""A report -> a page: everything in one file, text as text, never too large."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from builders import drifted, make_pass
+from test_session_lines import DRIFT, SAME, case, report_of
+
+from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.report import page
+from pytest_nnsight.report.detail import detail
+from pytest_nnsight.report.page import page_of
+
+
+def detailed(golden: dict[str, Any], start: str = "model.layers.1.mlp.up_proj") -> dict[str, Any]:
+    before, now = make_pass(), drifted(start, 1e-2)
+    return {**golden, "detail": detail(before, now, compare(before, now))}
+
+
+def document(*tests: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    more = {"versions": {"torch": "2.13.0"}, "models": ["gpt2"], "started": 0.0, "seconds": 3.0}
+    return {**report_of(*tests), **more, **changes}
+
+
+def view_of(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="report">(.*?)</script>', text, re.S)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
+def test_the_verdict_is_title_and_heading() -> None:
+    text = page_of(document(case("test_a", DRIFT), case("test_b", SAME)))
+    assert "<title>2 tests: 1 drift, 1 same</title>" in text
+    assert '<h1 id="headline">2 tests: 1 drift, 1 same</h1>' in text
+    assert "1970-01-01 00:00 UTC" in text
+
+
+def test_nothing_is_fetched_and_nothing_may_be() -> None:
+    text = page_of(document(case("test_a", detailed(DRIFT))))
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", text)
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+@pytest.mark.parametrize("evil", ["</script><script>alert(1)</script>", "<!--", "\u2028", "$title"])
+def test_what_tests_say_stays_text(evil: str) -> None:
+    clean = page_of(document(case("test_a", DRIFT)))
+    text = page_of(document(case(f"test_{evil}", {**DRIFT, "line": evil}, text=evil)))
+    assert text.count("<script") == clean.count("<script")
+    assert text.count("<!--") == clean.count("<!--")
+    assert view_of(text)["trials"][0]["tests"][0]["text"] == evil
+
+
+def test_details_that_do_not_fit_are_left_out_from_the_good_ones_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(page, "MOST_CHARACTERS", 30_000)
+    tests = [case("same", detailed(SAME)), *(case(f"t{i}", detailed(DRIFT)) for i in range(9))]
+    text = page_of(document(*tests))
+    assert len(text) < 30_000 + 60_000  # styles and scripts
+    goldens = [test["goldens"][0] for test in view_of(text)["trials"][0]["tests"]]
+    assert goldens[0]["left_out"]
+    assert goldens[0]["detail"] is None
+    assert goldens[1]["detail"] is not None
+    assert goldens[-1]["left_out"]
+
+
+def test_versions_make_a_grid_with_what_did_not_run() -> None:
+    trials = [
+        {"combination": ["a==1"], "label": "a==1", "worst": "drift", "failure": "", "results": []},
+        {"combination": ["a==2"], "label": "a==2", "worst": "not installed", "results": []},
+    ]
+    trials[0]["report"] = document(case("test_a", DRIFT))
+    trials[1] |= {"report": None, "failure": "cannot be installed: no such version"}
+    text = page_of({"format": 1, "kind": "upgrade", "trials": trials})
+    grid = view_of(text)["grid"]
+    assert grid["columns"] == ["a==1", "a==2"]
+    assert [row["name"] for row in grid["rows"]] == ["the run itself", "test_it.py::test_a"]
+    assert grid["rows"][0]["cells"] == [
+        None,
+        {"trial": 1, "test": None, "verdict": "not installed"},
+    ]
+    assert grid["rows"][1]["cells"][0]["verdict"] == "drift"
+    assert "2 combinations: 1 test: 1 drift" in text
+
+
+def test_models_make_a_grid() -> None:
+    tests = [case(f"t[{m}]", {**SAME, "model": m}) for m in ("gpt2", "bert")]
+    grid = view_of(page_of(document(*tests)))["grid"]
+    assert grid["columns"] == ["gpt2", "bert"]
+    assert [row["name"] for row in grid["rows"]] == ["test_it.py::t"]
+    assert view_of(page_of(document(tests[0])))["grid"] is None
+
+
+def test_a_golden_by_itself_is_a_page() -> None:
+    text = page_of({"kind": "golden", "golden": "test_a.json", "detail": detail(make_pass())})
+    assert "<title>trace of tiny:gpt2</title>" in text
+    assert view_of(text)["is_run"]
+
+
+def test_what_could_not_be_collected_or_did_not_run_counts() -> None:
+    errors = [{"file": "test_b.py", "line": "SyntaxError"}]
+    text = page_of(document(case("test_a", SAME), errors=errors, not_run=["test_c"]))
+    assert "3 tests: 1 error, 1 not run, 1 same" in text
