@@ -11,7 +11,7 @@ RELEASES := --with transformers==4.57.6 --with transformers==5.2.0 --with transf
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained test-long matrix soak test-isolation-old upgrade-matrix lint format bench faults goldens picture clean
+.PHONY: demo test test-behaviour test-tiny test-trained test-long matrix soak test-isolation-old test-page upgrade-matrix lint format bench faults goldens picture clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -46,6 +46,11 @@ test-isolation-old: $(READY)
 # 500 tests with random faults on two workers, for 20 minutes: nothing may be lost.
 soak: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/isolation/soak.py
+
+# The page in a real browser: needs Debian's chromium.
+test-page: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page]'
+	$(BIN)/pytest tests/page
 
 # The goldens of the built-in models, then of the trained one, under every release that we support.
 upgrade-matrix: $(READY)

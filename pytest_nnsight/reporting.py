@@ -48,6 +48,7 @@ class Reporter:
         if report.failed:
             self._errors.append({"file": report.nodeid, "line": _first_line(report)})
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep how each phase of a test ended; the worst counts."""
         test = self._tests.setdefault(report.nodeid, _new(report))
@@ -58,6 +59,10 @@ class Reporter:
         test["seconds"] = round(test["seconds"] + report.duration, 3)
         records = [json.loads(str(text)) for name, text in report.user_properties if name == RECORD]
         test["goldens"] = records or test["goldens"]
+        if records and report.when == "call" and self._config.pluginmanager.hasplugin("html"):
+            from pytest_nnsight.report.extras import extras_of
+
+            report.extras = [*getattr(report, "extras", ()), *extras_of(records)]  # type: ignore[attr-defined]
         test.setdefault("details", []).extend(getattr(report, DETAILS, ()))
 
     @pytest.hookimpl(trylast=True)

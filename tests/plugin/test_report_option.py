@@ -122,3 +122,107 @@ def test_a_report_is_json_of_one_kind(project: Project) -> None:
     text = (project.path / "drift.json").read_text()
     assert json.loads(text)["kind"] == "report"
     assert text.endswith("}\n")
+
+
+def test_a_page_and_its_json_say_the_same(project: Project) -> None:
+    project.test_file(TESTS)
+    project.run(*TINY, "--snapshot-update")
+    both = ("--nnsight-report=drift.json", "--nnsight-report=drift.html")
+    project.run(*TINY, *both, "-k", "golden")
+    page = (project.path / "drift.html").read_text()
+    assert "<title>2 tests: 2 same</title>" in page
+    (project.path / "drift.html").unlink()
+    script = project.path / "bare.py"
+    script.write_text(
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'nnsight'): sys.modules[name] = None\n"
+        "from pytest_nnsight.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    result = project.pytester.runpython_c(
+        f"import runpy, sys; sys.argv = ['x', 'report', 'drift.json', '--html']; "
+        f"runpy.run_path({str(script)!r}, run_name='__main__')"
+    )
+    assert result.ret == 0
+    result.stderr.fnmatch_lines(["wrote drift.html"])
+    assert (project.path / "drift.html").read_text() == page
+
+
+def test_a_report_is_read_without_a_page_too(project: Project) -> None:
+    project.test_file(TESTS)
+    project.run(*TINY, "--snapshot-update")
+    report_of(project, "-k", "golden")
+    result = project.pytester.run("pytest-nnsight", "report", "drift.json")
+    assert result.outlines == ["2 goldens: 2 the same bit by bit"]
+    (project.path / "drift.json").write_text('{"kind": "report", "format": 1, "tests": [{}]}')
+    for more in ((), ("--html",)):
+        result = project.pytester.run("pytest-nnsight", "report", "drift.json", *more)
+        assert result.ret == 2
+        result.stderr.fnmatch_lines(["pytest-nnsight: drift.json is damaged: KeyError*"])
+    assert not (project.path / "drift.html").exists()
+
+
+def test_an_interrupted_session_has_its_report(project: Project) -> None:
+    project.test_file(TESTS)
+    project.run(*TINY, "--snapshot-update")
+    project.test_file(
+        "import signal\n"
+        "def test_waits():\n"
+        "    os.kill(os.getppid() if 'PYTEST_XDIST_WORKER' in os.environ else os.getpid(), 2)\n"
+        "    import time; time.sleep(20)\n"
+        "def test_after(): pass\n",
+        "test_later.py",
+    )
+    result, report = report_of(
+        project, "test_it.py", "test_later.py", "-k", "golden or waits or after"
+    )
+    assert result.ret == report["exit_code"] == pytest.ExitCode.INTERRUPTED
+    assert [verdict_of(test)[0] for test in report["tests"]][:2] == ["same", "same"]
+    assert "test_later.py::test_after" in report["not_run"]
+
+
+def test_each_service_gets_its_own(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pytest_html")
+    project.test_file(TESTS)
+    project.run(*TINY, "--snapshot-update")
+    monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
+    monkeypatch.setenv("CHANGE", "1")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
+    html = ("--html=all.html", "--self-contained-html")
+    result = project.run(*TINY, "-k", "golden", *html)
+    result.stdout.fnmatch_lines(
+        ["::error file=test_it.py,line=13,title=drift%3A test_golden[[]1[]]::golden drift: 10 of *"]
+    )
+    summary = (project.path / "summary.md").read_text()
+    assert summary.startswith("### nnsight: 2 goldens: 2 drift\n")
+    assert "transformer.h.1.mlp.c\\_fc" in summary
+    assert "golden drift: 10 of 31 calls" in (project.path / "all.html").read_text()
+
+
+def test_the_section_at_the_end_is_as_loud_as_asked(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.test_file(TESTS)
+    project.run(*TINY, "--snapshot-update")
+    monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
+    monkeypatch.setenv("CHANGE", "1")
+    result = project.run(*TINY, "-k", "golden", "--color=yes")
+    result.stdout.fnmatch_lines(
+        [
+            "*= nnsight =*",
+            "\x1b[[]31m2 goldens: 2 drift\x1b[[]0m",
+            "\x1b[[]31mDRIFT test_it.py::test_golden[[]1[]]\x1b[[]0m",
+            "  so do test_it.py::test_golden[[]2[]]",
+            "  10 of 31 calls, from transformer.h.1.mlp.c_fc: rel *, allowed 1e-5",
+            "  cause: weights (1 of 28 parameters differ: transformer.h.1.mlp.c_fc.weight)",
+            "  depth  *",
+            "  worst  transformer.h.1.mlp.c_fc *",
+            "  rerun  pytest --nnsight-model tiny:gpt2 'test_it.py::test_golden[[]1[]]'",
+            "  if this is right: pytest --nnsight-model tiny:gpt2 * --snapshot-update",
+        ]
+    )
+    quiet = project.run(*TINY, "-k", "golden", "-q")
+    quiet.stdout.fnmatch_lines(["2 goldens: 2 drift"])
+    quiet.stdout.no_fnmatch_line("*= nnsight =*")
+    quiet.stdout.no_fnmatch_line("  depth *")

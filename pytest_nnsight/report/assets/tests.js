@@ -38,7 +38,7 @@ function testList(trial, at, order) {
   const heads = ["verdict", "test", "starts at", "size", "cause", "time"].map((name) => el("th", { scope: "col" }, name));
   const table = el("table", {}, el("thead", {}, el("tr", {}, heads)), body);
   const tools = el("div", { class: "tools" }, el("label", {}, "Filter tests", filter), el("label", {}, "Verdict", verdict), el("label", {}, "Sort", sort), count);
-  return el("section", { "aria-label": "Tests" }, el("h2", {}, "Tests"), trial.tests.length > 1 ? tools : null, scrollBox("Tests", table));
+  return el("section", { "aria-label": "Tests" }, el("h2", {}, "Tests"), trial.tests.length > 1 ? tools : null, scrollBox("Table of tests", table));
 }
 
 function linkTo(at, test) {
@@ -51,5 +51,5 @@ function testGrid(grid) {
     el("th", { scope: "row" }, breakable(row.name)),
     row.cells.map((cell) => el("td", {}, cell ? verdictChip(cell.verdict, cell.test === null ? {} : { href: linkTo(cell.trial, cell.test), "aria-label": `${cell.verdict}: ${row.name}` }) : ""))));
   return el("section", { "aria-label": "Grid" }, el("h2", {}, grid.title),
-    scrollBox(grid.title, el("table", { class: "grid" }, el("thead", {}, el("tr", {}, heads)), el("tbody", {}, rows))));
+    scrollBox("Table of tests and verdicts", el("table", { class: "grid" }, el("thead", {}, el("tr", {}, heads)), el("tbody", {}, rows))));
 }

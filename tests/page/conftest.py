@@ -1,0 +1,115 @@
+"""Real pages of real sessions, in a real browser: ``make test-page``.
+
+Needs Debian's ``chromium`` and the extra ``page``; skipped, with the reason, where they are absent.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SESSION = """
+import ctypes, os, time, pytest
+
+@pytest.fixture(scope="session", autouse=True)
+def changes(nnsight_model):
+    if "CHANGE" in os.environ:
+        nnsight_model._module.transformer.h[1].mlp.c_fc.weight.data[3, 5] += 0.5
+    yield
+
+def test_stream(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("Hello <script>alert(1)</script>") == nnsight_golden
+
+def test_text(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.generate("Once upon a time", max_new_tokens=8) == nnsight_golden
+
+@pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>"])
+def test_same(nnsight_capture, nnsight_golden, text):
+    if "CHANGE" not in os.environ:
+        assert nnsight_capture.trace(text) == nnsight_golden
+
+def test_hangs():
+    if "CHANGE" in os.environ:
+        time.sleep(60)
+
+def test_crashes():
+    if "CHANGE" in os.environ:
+        ctypes.string_at(0)
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a browser where there is none."""
+    try:
+        import axe_playwright_python  # noqa: F401
+        import playwright  # noqa: F401
+    except ImportError as error:
+        reason = f"{error}; pip install 'pytest-nnsight[page]'"
+    else:
+        reason = "" if CHROMIUM else "there is no chromium on the path"
+    for item in items:
+        if reason and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def session(folder: Path, *arguments: str, **environ: str) -> None:
+    """Run pytest on the tests in a folder."""
+    command = [sys.executable, "-m", "pytest", "--nnsight-model=tiny:gpt2", *arguments]
+    known = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("PYTEST_")}
+    more = {"HF_HUB_OFFLINE": "1", "PYTEST_NNSIGHT_LEAKS": "off", **environ}
+    subprocess.run(command, cwd=folder, env=known | more, capture_output=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page of a clean run, of a changed one, and of a golden."""
+    folder = tmp_path_factory.mktemp("reports")
+    (folder / "test_it.py").write_text(SESSION)
+    session(folder, "--snapshot-update")
+    session(folder, "--nnsight-report=clean.html")
+    report = ("--nnsight-report=drift.html", "--nnsight-report=drift.json")
+    session(folder, "--nnsight-timeout=5", *report, CHANGE="1")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open a page; at the end of the test, no error and no request may have left it."""
+    told: list[str] = []
+    pages = []
+
+    def open_page(path: Path, hash_: str = "", **context: Any) -> Any:
+        page = browser.new_page(**context)
+        page.on("console", lambda message: told.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: told.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (told.append("a dialog"), dialog.dismiss()))
+        page.on(
+            "request", lambda r: None if r.url.startswith(path.as_uri()) else told.append(r.url)
+        )
+        page.goto(path.as_uri() + hash_)
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert told == []
