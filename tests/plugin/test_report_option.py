@@ -124,44 +124,6 @@ def test_a_report_is_json_of_one_kind(project: Project) -> None:
     assert text.endswith("}\n")
 
 
-def test_a_page_and_its_json_say_the_same(project: Project) -> None:
-    project.test_file(TESTS)
-    project.run(*TINY, "--snapshot-update")
-    both = ("--nnsight-report=drift.json", "--nnsight-report=drift.html")
-    project.run(*TINY, *both, "-k", "golden")
-    page = (project.path / "drift.html").read_text()
-    assert "<title>2 tests: 2 same</title>" in page
-    (project.path / "drift.html").unlink()
-    script = project.path / "bare.py"
-    script.write_text(
-        "import sys\n"
-        "for name in ('torch', 'transformers', 'nnsight'): sys.modules[name] = None\n"
-        "from pytest_nnsight.cli import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    result = project.pytester.runpython_c(
-        f"import runpy, sys; sys.argv = ['x', 'report', 'drift.json', '--html']; "
-        f"runpy.run_path({str(script)!r}, run_name='__main__')"
-    )
-    assert result.ret == 0
-    result.stderr.fnmatch_lines(["wrote drift.html"])
-    assert (project.path / "drift.html").read_text() == page
-
-
-def test_a_report_is_read_without_a_page_too(project: Project) -> None:
-    project.test_file(TESTS)
-    project.run(*TINY, "--snapshot-update")
-    report_of(project, "-k", "golden")
-    result = project.pytester.run("pytest-nnsight", "report", "drift.json")
-    assert result.outlines == ["2 goldens: 2 the same bit by bit"]
-    (project.path / "drift.json").write_text('{"kind": "report", "format": 1, "tests": [{}]}')
-    for more in ((), ("--html",)):
-        result = project.pytester.run("pytest-nnsight", "report", "drift.json", *more)
-        assert result.ret == 2
-        result.stderr.fnmatch_lines(["pytest-nnsight: drift.json is damaged: KeyError*"])
-    assert not (project.path / "drift.html").exists()
-
-
 def test_an_interrupted_session_has_its_report(project: Project) -> None:
     project.test_file(TESTS)
     project.run(*TINY, "--snapshot-update")

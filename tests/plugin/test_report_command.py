@@ -1,0 +1,92 @@
+"""``pytest-nnsight report``: a report is read again, also where there is no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from project import TINY, Project
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "transformers", "nnsight"):
+    sys.modules[name] = None
+from pytest_nnsight.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+TESTS = """
+def test_golden(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("Hello") == nnsight_golden
+"""
+
+
+@pytest.fixture
+def reported(project: Project) -> Project:
+    """A project with the report of a session, as JSON and as a page."""
+    project.test_file(TESTS)
+    project.run(*TINY, "--snapshot-update")
+    project.run(*TINY, "--nnsight-report=drift.json", "--nnsight-report=drift.html")
+    return project
+
+
+def command(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_page_is_made_of_json_alone(reported: Project) -> None:
+    page = (reported.path / "drift.html").read_text()
+    assert "<title>1 test: 1 same</title>" in page
+    assert '"modules":{"path":["transformer.wte"' in page
+    (reported.path / "drift.html").unlink()
+    done = command(reported, "report", "drift.json", "--html")
+    assert (done.returncode, done.stderr) == (0, "wrote drift.html\n")
+    assert (reported.path / "drift.html").read_text() == page
+    done = command(reported, "report", "drift.json", "--html", "other.html")
+    assert (reported.path / "other.html").read_text() == page
+
+
+def test_without_a_page_it_is_printed(reported: Project) -> None:
+    done = command(reported, "report", "drift.json")
+    assert (done.returncode, done.stdout) == (0, "1 golden: 1 the same bit by bit\n")
+
+
+def test_a_golden_by_itself_is_drawn(reported: Project) -> None:
+    golden = str(reported.golden("test_it/test_golden").relative_to(reported.path))
+    done = command(reported, "show", golden, "--html", "golden.html")
+    assert (done.returncode, done.stderr) == (0, "wrote golden.html\n")
+    assert "<title>trace of tiny:gpt2</title>" in (reported.path / "golden.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", "is no report of this version of pytest-nnsight"),
+        ("[", "is no report of this version of pytest-nnsight"),
+        ('{"kind": "report", "format": 99}', "is no report of this version of pytest-nnsight"),
+        ('{"kind": "report", "format": 1, "tests": [{}]}', "is damaged: KeyError *"),
+        ('{"kind": "upgrade", "format": 1, "trials": 5}', "is damaged: TypeError *"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--html",)], ids=str)
+def test_what_is_no_report_is_one_line(
+    project: Project, text: str, told: str, more: tuple[str, ...]
+) -> None:
+    (project.path / "bad.json").write_text(text)
+    done = command(project, "report", "bad.json", *more)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (2, 1)
+    assert lines[0].startswith(f"pytest-nnsight: bad.json {told.removesuffix('*')}")
+    assert not (project.path / "bad.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_one_line(reported: Project) -> None:
+    done = command(reported, "report", "drift.json", "--html", "nowhere/x.html")
+    assert done.returncode == 2
+    assert done.stderr == "pytest-nnsight: cannot write nowhere/x.html: No such file or directory\n"
