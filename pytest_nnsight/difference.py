@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from pytest_nnsight.errors import UsageError, suggest
+from pytest_nnsight.errors import UsageError, suggest, visible
 
 if TYPE_CHECKING:
     from pytest_nnsight.models.spec import LoadOptions, ModelSpec
@@ -64,10 +64,12 @@ def difference_lines(
             received_weights=alignment.parameters(new),
         )
         assert finding.comparison is not None
-        drifts = not finding.comparison.matches
+        drifts, flip = not finding.comparison.matches, finding.comparison.flip
         yield f"{golden.kind} of {prompts[number // (2 if new_tokens else 1)]!r}:", False
         for line in comparison_lines(finding, diagnosed(finding)):
             yield f"  {line}", drifts
+        if flip is not None and not drifts:
+            yield visible(f"  compared up to a {flip.closeness}"), False
         for name, paths in (
             ("first", alignment.only_golden),
             ("second", alignment.only_received),

@@ -41,6 +41,8 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
     Keys that only one side has do not count: libraries add and drop keys freely.
     """
     changes = []
+    if ("rope_theta" in before) != ("rope_theta" in now):
+        before, now = _as_in_5(before), _as_in_5(now)
     for key in sorted({*before, *now}):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -48,6 +50,21 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
         elif old != new and key in before and key in now:
             changes.append(f"{prefix}{key} {_change(old, new)}")
     return changes
+
+
+def _as_in_5(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Spell the rotary settings of a config of transformers 4 as transformers 5 does.
+
+    Version 4 reads ``rope_theta`` and ``rope_scaling``. The ``rope_parameters`` of a folder that 5
+    saved it keeps, but passes over.
+    """
+    if "rope_theta" not in config:
+        return config
+    rotary: dict[str, Any] = {"rope_type": "default", **(config.get("rope_scaling") or {})}
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in config:
+            rotary[key] = float(config[key])
+    return {**config, "rope_parameters": rotary}
 
 
 def _change(old: Any, new: Any) -> str:
@@ -60,6 +77,12 @@ def _change(old: Any, new: Any) -> str:
 def _brief(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def is_rotary(change: str) -> bool:
+    """Tell whether a changed config key is one of the rotary embedding's."""
+    key = change.partition(" ")[0]
+    return "rope_" in key or "rotary" in key
 
 
 def changed_generation(golden: Run, received: Run) -> list[str]:

@@ -196,7 +196,8 @@ def _from_model(case: Case) -> Cause | None:
         return Cause("weights", weights)
     if config:
         only = not names and not evidence.changed_versions(case.golden, case.received)
-        return Cause("config", _first(config), is_certain=only or bool(told))
+        explains = "rotary" in case.origin.where and any(map(evidence.is_rotary, config))
+        return Cause("config", _first(config), is_certain=only or bool(told) or explains)
     if told:
         return Cause("code", f"same config, but {told}")
     if weights:

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,13 @@ def _reason(spec: ModelSpec, error: Exception) -> str:
         return "it brings its own code; read it, then allow it with --nnsight-trust-remote-code"
     if type(error).__name__ == "SafetensorError" or "header" in text.lower():
         return f"its weights file is damaged ({one_line(error, 120)}); fetch the model again"
+    if "Tokenizer class" in text and "does not exist" in text:
+        # transformers 5 writes TokenizersBackend into every tokenizer_config.json that it saves.
+        return (
+            f"{one_line(error).partition(' does not')[0]} is unknown to transformers "
+            f"{metadata.version('transformers')}: the folder was saved by a newer one; take the "
+            "tokenizer_config.json that the model was published with"
+        )
     return _original(str(error)) or f"{type(error).__name__}: {one_line(error)}"
 
 

@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pytest_nnsight.errors import NnsightPluginError, hide_home, one_line
 from pytest_nnsight.upgrade.combination import Combination, is_open, label
@@ -39,26 +41,46 @@ def make_environment(
     anew; one with a wish for the newest is brought up to date. Raise `InstallError` where the
     combination cannot be installed.
     """
-    folder = cache / _key(combination, pins)
+    home = cache / _key(combination, pins)
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        is_ready = (folder / _READY).is_file()
-        if not is_ready or any(map(is_open, combination)):
+    with _alone(Path(f"{home}.lock"), say):
+        ready = next(home.glob(f"*/{_READY}"), None)
+        if ready is None or any(map(is_open, combination)):
             say(f"installing {label(combination)} ... ")
             try:
-                if not is_ready:
-                    _make(folder, pins)
-                _install(folder, combination)
+                ready = ready or _make(home, pins) / _READY
+                ready.unlink(missing_ok=True)  # it is not while pip is at work
+                _install(ready.parent, combination)
             except InstallError:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(home, ignore_errors=True)
                 raise
-            (folder / _READY).touch()
-    return _python(folder)
+            ready.touch()
+            _remove_all_but(ready.parent)
+    return _python(ready.parent)
 
 
-def _make(folder: Path, pins: Sequence[str]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+@contextmanager
+def _alone(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    lock = FileLock(path)
     try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say("another process is making it, waiting ... ")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(home: Path, pins: Sequence[str]) -> Path:
+    """Make an empty environment in a folder of its own.
+
+    Where a process was killed, its pip may still be at work in another, and finish it by halves.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="", dir=home))
         venv.create(folder, with_pip=False, symlinks=sys.platform != "win32")
         below = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
         own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
@@ -67,7 +89,14 @@ def _make(folder: Path, pins: Sequence[str]) -> None:
         (own / "_below.pth").write_text("".join(lines))
         (folder / "constraints.txt").write_text("\n".join(pins) + "\n")
     except OSError as error:
-        raise InstallError(f"cannot make {hide_home(str(folder))}: {error.strerror}") from error
+        raise InstallError(f"cannot make {hide_home(str(home))}: {error.strerror}") from error
+    return folder
+
+
+def _remove_all_but(folder: Path) -> None:
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _install(folder: Path, combination: Combination) -> None:

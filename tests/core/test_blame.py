@@ -14,7 +14,10 @@ from builders import (
     drift_from,
     drifted,
     find,
+    make_call,
     make_pass,
+    make_run,
+    make_summary,
     why,
 )
 
@@ -104,6 +107,29 @@ def test_another_config_alone_is_the_cause() -> None:
 def test_another_config_beside_other_versions_is_only_likely() -> None:
     found = why(make_pass(), drifted(model=OTHER_THETA, environment=NEWER))
     assert found == ("config", "rope.theta 10000 -> 500000", False)
+
+
+SAVED_BY_5 = {"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}}
+READ_BY_4 = {"model": {"config": {"rope_theta": 1e4, **SAVED_BY_5}}, "environment": NEWER}
+THETA_LOST = "rope_parameters.rope_theta 100000 -> 10000"
+
+
+def test_other_rotary_settings_are_certain_where_the_drift_starts_with_them() -> None:
+    """Transformers 4 does not read what 5 saved, and takes its default without a word."""
+    before, now = (make_call("model.rotary_emb", make_summary(seed=seed)) for seed in (1, 2))
+    found = why(make_run(before, model={"config": SAVED_BY_5}), make_run(now, **READ_BY_4))
+    assert found == ("config", THETA_LOST, True)
+
+
+def test_other_rotary_settings_are_only_likely_where_it_starts_elsewhere() -> None:
+    golden = make_pass(model={"config": SAVED_BY_5})
+    assert why(golden, drifted(**READ_BY_4)) == ("config", THETA_LOST, False)
+
+
+def test_other_settings_are_only_likely_where_it_starts_with_the_rotary_embedding() -> None:
+    before, now = (make_call("model.rotary_emb", make_summary(seed=seed)) for seed in (1, 2))
+    received = make_run(now, model={"config": {"hidden_size": 65}}, environment=NEWER)
+    assert why(make_run(before), received) == ("config", "hidden_size 64 -> 65", False)
 
 
 def test_another_config_beside_other_weights_elsewhere_is_only_likely() -> None:

@@ -52,6 +52,45 @@ def test_keys_that_only_one_side_has_do_not_count() -> None:
     assert evidence.changed_keys(before, now) == []
 
 
+FIVE = {"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}, "hidden_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        (FIVE, {"rope_theta": 100000, "rope_scaling": None}, []),
+        (
+            FIVE,
+            {"rope_theta": 1e4, "rope_scaling": None, **FIVE},
+            ["rope_parameters.rope_theta 100000 -> 10000"],
+        ),
+        (
+            {"rope_theta": 1e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            {"rope_parameters": {"rope_theta": 1e5, "rope_type": "linear", "factor": 4.0}},
+            ["rope_parameters.factor 2 -> 4"],
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}},
+            {"rope_theta": 1e4, "rope_scaling": None},
+            ["rope_parameters.rope_type linear -> default"],
+        ),
+        (
+            {"text": {"rope_parameters": {"rope_theta": 1e5, "partial_rotary_factor": 0.25}}},
+            {"text": {"rope_theta": 1e5, "partial_rotary_factor": 0.5}},
+            ["text.rope_parameters.partial_rotary_factor 0.25 -> 0.5"],
+        ),
+        ({"rope_theta": 1e4}, {"rope_theta": 1e5}, ["rope_theta 10000 -> 100000"]),
+    ],
+    ids=["same", "lost", "scaling", "scaling lost", "nested", "both of 4"],
+)
+def test_rotary_settings_are_compared_across_transformers_4_and_5(
+    before: dict[str, Any], now: dict[str, Any], told: list[str]
+) -> None:
+    """Transformers 4 keeps what 5 has in ``rope_parameters`` as a key that it never reads."""
+    assert evidence.changed_keys(before, now) == told
+    assert len(evidence.changed_keys(now, before)) == len(told)
+
+
 def test_changed_keys_come_in_order() -> None:
     before, now = dict.fromkeys("bca", 1), dict.fromkeys("cab", 2)
     assert [text[0] for text in evidence.changed_keys(before, now)] == ["a", "b", "c"]

@@ -11,6 +11,7 @@ import pytest
 from wheels import make_wheel
 
 from pytest_nnsight.errors import UsageError
+from pytest_nnsight.upgrade import environment
 from pytest_nnsight.upgrade.environment import InstallError, make_environment
 from pytest_nnsight.upgrade.releases import release_date, releases_between
 
@@ -58,16 +59,37 @@ def test_one_that_was_not_finished_is_made_anew(index: Path, tmp_path: Path) -> 
     (python.parents[1] / "pytest-nnsight-ready").unlink()
     next(python.parents[1].rglob("drifty.py")).write_text("half of")
     again, said = made(tmp_path, "drifty==1.0")
-    assert again == python
     assert said
-    assert ask(python, "import drifty; print(drifty.FACTOR)") == "1.0"
+    assert ask(again, "import drifty; print(drifty.FACTOR)") == "1.0"
+    assert [*again.parents[2].iterdir()] == [again.parents[1]]
+
+
+def test_one_that_was_not_brought_up_to_date_is_made_anew(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, it is neither what it was nor what it is to be."""
+    python, _ = made(tmp_path, "drifty>=1.0")
+    with monkeypatch.context() as patched:
+        patched.setattr(environment, "_install", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path, "drifty>=1.0")
+    again, _ = made(tmp_path, "drifty>=1.0")
+    assert again != python
+    assert not python.exists()
+
+
+def interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_two_that_want_the_same_one_wait_for_each_other(index: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: made(tmp_path, "drifty==1.0"), range(2))
     assert first[0] == second[0]
-    assert sorted([first[1], second[1]]) == ["", "installing drifty==1.0 ... "]
+    assert {first[1], second[1]} == {
+        "installing drifty==1.0 ... ",
+        "another process is making it, waiting ... ",
+    }
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import tarfile
 import zipfile
 from pathlib import Path
 
 NAME = "drifty"
 
 
-def make_wheel(folder: Path, version: str, code: str, requires: str = "") -> Path:
-    """Write a wheel of ``drifty`` with one module."""
+def make_wheel(folder: Path, version: str, code: str, requires: str = "", parts: int = 0) -> Path:
+    """Write a wheel of ``drifty``: one module, and a package of ``parts`` more."""
     info = f"{NAME}-{version}.dist-info"
     need = f"Requires-Dist: {requires}\n" if requires else ""
     files = {
+        **{f"{NAME}_parts/part_{number}.py": f"NUMBER = {number}\n" for number in range(parts)},
         f"{NAME}.py": code,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {version}\n{need}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
@@ -29,3 +32,37 @@ def make_wheel(folder: Path, version: str, code: str, requires: str = "") -> Pat
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name, (2025, 3, 4, 5, 6, 7)), text)
     return path
+
+
+BACKEND = """
+import os, time
+from pathlib import Path
+from wheels import make_wheel
+
+def build_wheel(folder, *arguments):
+    hold = os.environ.get("DRIFTY_HOLD")
+    if hold:
+        Path(f"{hold}.begun").touch()
+        while Path(hold).exists():
+            time.sleep(0.05)
+    return make_wheel(Path(folder), "2.0", "FACTOR = 1.0\\n").name
+"""
+
+
+def make_slow_sdist(folder: Path, version: str) -> None:
+    """Write a source of ``drifty``: building it takes until the file ``$DRIFTY_HOLD`` is gone.
+
+    That it has begun shows in ``$DRIFTY_HOLD.begun``.
+    """
+    project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    files = {
+        "pyproject.toml": project + f'[project]\nname = "{NAME}"\nversion = "{version}"\n',
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {version}\n",
+        "backend.py": BACKEND,
+        "wheels.py": Path(__file__).read_text(),
+    }
+    with tarfile.open(folder / f"{NAME}-{version}.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"{NAME}-{version}/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))

@@ -1,0 +1,22 @@
+"""What ``diff`` tells of two generations that part in a near tie, which is no drift."""
+
+from __future__ import annotations
+
+import pytest
+from builders import make_greedy
+
+from pytest_nnsight import difference
+from pytest_nnsight.difference import Side, difference_lines
+
+
+def test_a_near_tie_that_fell_the_other_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it nothing can be compared, so that few of the calls differ."""
+    runs = [make_greedy(5, 6, 7, margin=0.0), make_greedy(5, 9, 8, margin=0.0, tokens="close")]
+    found = iter([([run], {}) for run in runs])
+    monkeypatch.setattr(difference, "_runs", lambda *arguments: next(found))
+    side = Side.read("tiny:gpt2", "")
+    assert [*difference_lines((side, side), ["Hello"], 3, print)] == [
+        ("generate of 'Hello':", False),
+        ("  same: 3 calls, bit by bit", False),
+        ("  compared up to a near tie at step 1: ' 6' -> ' 9', margin 0, noise 0", False),
+    ]

@@ -1,0 +1,127 @@
+"""Drifts that real releases brought about, none of them planted: `upgrade` finds each, and why.
+
+Environments are made as a user's are, from the index that pip is set to. What is known of each
+drift from elsewhere: a folder saved by transformers 5 loads on 4 without an error, and with the
+default of ``rope_theta``; since transformers 5.3 a GPT-2 block returns a tensor where it was a
+tuple; nnsight before 0.8 passes no ``position_ids``, so that a padded prompt of GPT-2 starts at a
+later position.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.long
+SUITE = ("--nnsight-suite", "-k", "short or padded")
+SHORT, PADDED = "nnsight-suite::test_short_prompt", "nnsight-suite::test_padded_batch"
+START = r"golden drift: \d+ of 32 calls, starts at model.rotary_emb out\[0\] "
+LOST = (
+    r"\(rel 0\.\d+, allowed 1e-5\); cause: config \(rope_parameters\.rope_theta 100000 -> 10000\)"
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where environments are kept, of this file alone."""
+    return tmp_path_factory.mktemp("environments")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, outside CI and without a model hub, which is the current one."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    return tmp_path
+
+
+def save_llama(folder: Path) -> None:
+    """Save a Llama as transformers 5 does, with a tokenizer that says so."""
+    import transformers
+
+    from pytest_nnsight.models import tiny
+
+    config, auto = tiny._config("llama")
+    config.rope_parameters = {"rope_theta": 1e5, "rope_type": "default"}
+    model = getattr(transformers, auto).from_config(config)
+    tiny.fill(model)
+    model.save_pretrained(folder)
+    tiny.byte_tokenizer(adds_bos=True).save_pretrained(folder)
+
+
+def publish_tokenizer(folder: Path) -> None:
+    """Put back the class of the tokenizer that its authors would have published."""
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text())
+    assert content["tokenizer_class"] == "TokenizersBackend"
+    path.write_text(json.dumps(content | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
+def write_goldens(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pytest", *arguments, *SUITE, "--snapshot-update"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def upgrade(cache: Path, wish: str, *arguments: str) -> tuple[int, list[str]]:
+    """Return the exit code, and what is told of tests that are not the same."""
+    command = [str(Path(sys.executable).with_name("pytest-nnsight")), "upgrade", f"--with={wish}"]
+    command += [f"--cache={cache}", "--", *arguments, *SUITE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    assert f"{wish}:" in done.stdout, "it could not be installed"
+    return done.returncode, done.stdout.partition(f"{wish}:\n")[2].splitlines()
+
+
+def test_a_folder_saved_by_transformers_5_under_4(cache: Path, folder: Path) -> None:
+    """First the tokenizer cannot be read, which is told; with it put right, the drift is found."""
+    save_llama(folder / "my-llama")
+    model = "--nnsight-model=./my-llama"
+    write_goldens(model)
+    code, lines = upgrade(cache, "transformers==4.57.6", model)
+    assert (code, lines[0]) == (3, f"  error: {SHORT}, {PADDED}")
+    assert lines[1:] == [
+        "    cannot load my-llama: Tokenizer class TokenizersBackend is unknown to transformers "
+        "4.57.6: the folder was saved by a newer one; take the tokenizer_config.json that the "
+        "model was published with"
+    ]
+    publish_tokenizer(folder / "my-llama")
+    code, lines = upgrade(cache, "transformers==4.57.6", model)
+    assert code == 1
+    assert lines[::2] == [f"  drift: {SHORT}", f"  drift: {PADDED}"]
+    for line in lines[1::2]:
+        assert re.fullmatch(f"    {START}{LOST}", line)
+
+
+def test_the_container_of_a_gpt2_block(cache: Path) -> None:
+    write_goldens("--nnsight-model=tiny:gpt2")
+    code, lines = upgrade(cache, "transformers==5.2.0", "--nnsight-model=tiny:gpt2")
+    assert code == 1
+    assert lines[0] == f"  structure: {SHORT}, {PADDED}"
+    assert lines[1].startswith(
+        "    golden drift: 2 of 31 calls, starts at transformer.h.0 (container tensor -> "
+        "(tensor,)); cause: structure (transformers "
+    )
+    assert len(lines) == 2
+
+
+def test_the_positions_of_a_padded_batch(cache: Path) -> None:
+    """The short prompt is the same, bit by bit: only what is padded moves."""
+    write_goldens("--nnsight-model=tiny:gpt2")
+    code, lines = upgrade(cache, "nnsight==0.7.0", "--nnsight-model=tiny:gpt2")
+    assert code == 1
+    assert lines[0] == f"  structure: {PADDED}"
+    assert lines[1].startswith(
+        "    golden drift: 30 of 31 calls, starts in <model>, before transformer.wpe (shape "
+        "[3, 36] -> [1, 36]); cause: positions (<model> is given another position_ids; nnsight "
+    )
+    assert len(lines) == 2
