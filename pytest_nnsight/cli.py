@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         diff.add_argument(f"--{name}", dest=f"{name}_settings", default="", help=text)
     diff.add_argument("--prompt", action="append", default=[], help="may be given several times")
     diff.add_argument("--generate", type=int, default=0, metavar="N", help="generate N tokens too")
+    diff.add_argument("--html", type=Path, metavar="FILE", help="draw it on a page")
     diff.set_defaults(run=_diff)
     upgrade = commands.add_parser(
         "upgrade", help="check the goldens under other versions, each in an environment of its own"
@@ -179,18 +180,31 @@ def _write_page(document: dict[str, Any], path: Path) -> None:
 
 
 def _diff(chosen: argparse.Namespace, rest: list[str]) -> int:
-    from pytest_nnsight.difference import DEFAULT_PROMPT, Side, difference_lines
+    from pytest_nnsight.difference import DEFAULT_PROMPT, Side, differences, report_of
 
     sides = (
         Side.read(chosen.first, chosen.first_settings),
         Side.read(chosen.second, chosen.second_settings),
     )
-    code = 0
-    prompts = chosen.prompt or [DEFAULT_PROMPT]
-    for line, drifts in difference_lines(sides, prompts, chosen.generate, _say):
-        print(line)
-        code |= drifts
-    return code
+    _check_folder("--html", chosen.html)
+    found = []
+    for difference in differences(sides, chosen.prompt or [DEFAULT_PROMPT], chosen.generate, _say):
+        found.append(difference)
+        for line in difference.lines():
+            print(line)
+    if chosen.html is not None:
+        given = [
+            f"{chosen.first} {chosen.first_settings}",
+            f"{chosen.second} {chosen.second_settings}",
+        ]
+        _write_page(report_of(found, [text.strip() for text in given]), chosen.html)
+    return int(any(difference.drifts for difference in found))
+
+
+def _check_folder(option: str, path: Path | None) -> None:
+    """Refuse a file that could not be written, before the work and not after it."""
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"{option}: there is no folder {path.parent}")
 
 
 def _upgrade(chosen: argparse.Namespace, rest: list[str]) -> int:
@@ -199,9 +213,8 @@ def _upgrade(chosen: argparse.Namespace, rest: list[str]) -> int:
 
     wanted = combinations(chosen.wishes)
     bench = _bench(chosen, rest, {package_of(wish) for wish in chosen.wishes})
-    for option, path in (("--json", chosen.json), ("--html", chosen.html)):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{option}: there is no folder {path.parent}")
+    _check_folder("--json", chosen.json)
+    _check_folder("--html", chosen.html)
     trials = []
     for number, combination in enumerate(wanted, 1):
         name = f"{number}/{len(wanted)} {label(combination)}"

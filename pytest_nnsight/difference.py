@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_nnsight.errors import UsageError, suggest, visible
+from pytest_nnsight.errors import UsageError, hide_home, suggest, visible
 
 if TYPE_CHECKING:
+    from pytest_nnsight.compare.alignment import Alignment
+    from pytest_nnsight.diagnose.diagnosis import Finding
     from pytest_nnsight.models.spec import LoadOptions, ModelSpec
     from pytest_nnsight.run import Run
 
@@ -38,45 +40,110 @@ class Side:
         return cls(parse_spec(spec), LoadOptions(trust_remote_code=trusted, **given))
 
 
-def difference_lines(
-    sides: tuple[Side, Side], prompts: Sequence[str], new_tokens: int, say: Say
-) -> Iterator[tuple[str, bool]]:
-    """Yield lines about the difference of two models, each with whether it tells of a drift.
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One run of the first model and the same of the second, compared."""
 
-    One model is loaded after the other; what is compared are the runs of the first with those of
-    the second, of each prompt a trace, and with ``new_tokens`` a generation.
+    title: str
+    finding: Finding
+    alignment: Alignment
+
+    @property
+    def drifts(self) -> bool:
+        """Whether the two differ by more than noise, or have modules without a partner."""
+        assert self.finding.comparison is not None
+        lost = self.alignment.only_golden or self.alignment.only_received
+        return bool(lost) or not self.finding.comparison.matches
+
+    def lines(self) -> Iterator[str]:
+        """Yield what is told of it, the verdict first."""
+        from pytest_nnsight.report.failure import comparison_lines, diagnosed
+
+        comparison = self.finding.comparison
+        assert comparison is not None
+        yield visible(f"{self.title}:")
+        for line in comparison_lines(self.finding, diagnosed(self.finding)):
+            yield f"  {line}"
+        if comparison.flip is not None and comparison.matches:
+            yield visible(f"  compared up to a {comparison.flip.closeness}")
+        for line in self._lost():
+            yield visible(f"  {line}")
+
+    def _lost(self) -> Iterator[str]:
+        alignment = self.alignment
+        sides = (("first", alignment.only_golden), ("second", alignment.only_received))
+        for name, paths in sides:
+            if paths:
+                more = f" and {len(paths) - _MOST} more" if len(paths) > _MOST else ""
+                yield f"only in the {name}: {', '.join(paths[:_MOST])}{more}"
+
+    def test(self) -> dict[str, Any]:
+        """Return it as a report has a test."""
+        from pytest_nnsight.outcomes import FAILED, PASSED
+        from pytest_nnsight.report.detail import detail
+        from pytest_nnsight.report.failure import diagnosed
+        from pytest_nnsight.report.record import record_of_failure, record_of_match
+
+        finding = self.finding
+        assert finding.golden is not None
+        diagnosis = diagnosed(finding)
+        line = next(line.strip() for line in [*self.lines()][1:])
+        record = record_of_match(finding)
+        if diagnosis is not None:
+            record = {**record_of_failure(finding, diagnosis), "line": line}
+        found = detail(finding.golden, finding.received, finding.comparison)
+        return {
+            "test": self.title,
+            "outcome": FAILED if diagnosis is not None else PASSED,
+            "line": line,
+            "text": "\n".join(self.lines()),
+            "goldens": [{**record, "detail": found}],
+        }
+
+
+def differences(
+    sides: tuple[Side, Side], prompts: Sequence[str], new_tokens: int, say: Say
+) -> Iterator[Difference]:
+    """Compare two models: of each prompt a trace, and with ``new_tokens`` a generation.
+
+    One model is loaded after the other; the runs of the first stand where goldens would.
     """
     from pytest_nnsight.compare.alignment import align
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
-    from pytest_nnsight.report.failure import comparison_lines, diagnosed
 
     (before, old), (now, new) = (_runs(side, prompts, new_tokens, say) for side in sides)
     for number, (golden, received) in enumerate(zip(before, now, strict=True)):
         alignment = align(golden, received)
         renamed = alignment.renamed(received)
+        title = f"{golden.kind} of {prompts[number // (2 if new_tokens else 1)]!r}"
         finding = Finding(
-            "",
+            title,
             golden=golden,
             received=renamed,
             comparison=compare(golden, renamed),
             golden_weights=old,
             received_weights=alignment.parameters(new),
         )
-        assert finding.comparison is not None
-        drifts, flip = not finding.comparison.matches, finding.comparison.flip
-        yield f"{golden.kind} of {prompts[number // (2 if new_tokens else 1)]!r}:", False
-        for line in comparison_lines(finding, diagnosed(finding)):
-            yield f"  {line}", drifts
-        if flip is not None and not drifts:
-            yield visible(f"  compared up to a {flip.closeness}"), False
-        for name, paths in (
-            ("first", alignment.only_golden),
-            ("second", alignment.only_received),
-        ):
-            if paths:
-                more = f" and {len(paths) - _MOST} more" if len(paths) > _MOST else ""
-                yield f"  only in the {name}: {', '.join(paths[:_MOST])}{more}", True
+        yield Difference(title, finding, alignment)
+
+
+def report_of(found: Sequence[Difference], models: Sequence[str]) -> dict[str, Any]:
+    """Return differences as the report of a session has tests, for a page of them."""
+    from importlib import metadata
+
+    from pytest_nnsight.outcomes import FORMAT
+
+    names = ("pytest-nnsight", "nnsight", "torch", "transformers")
+    return {
+        "format": FORMAT,
+        "kind": "report",
+        "versions": {name: metadata.version(name) for name in names},
+        "models": [hide_home(model) for model in models],
+        "tests": [difference.test() for difference in found],
+        "errors": [],
+        "not_run": [],
+    }
 
 
 def _runs(

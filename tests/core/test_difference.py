@@ -6,7 +6,7 @@ import pytest
 from builders import make_greedy
 
 from pytest_nnsight import difference
-from pytest_nnsight.difference import Side, difference_lines
+from pytest_nnsight.difference import Side, differences
 
 
 def test_a_near_tie_that_fell_the_other_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,8 +15,10 @@ def test_a_near_tie_that_fell_the_other_way_is_told(monkeypatch: pytest.MonkeyPa
     found = iter([([run], {}) for run in runs])
     monkeypatch.setattr(difference, "_runs", lambda *arguments: next(found))
     side = Side.read("tiny:gpt2", "")
-    assert [*difference_lines((side, side), ["Hello"], 3, print)] == [
-        ("generate of 'Hello':", False),
-        ("  same: 3 calls, bit by bit", False),
-        ("  compared up to a near tie at step 1: ' 6' -> ' 9', margin 0, noise 0", False),
+    (found,) = differences((side, side), ["Hello"], 3, print)
+    assert not found.drifts
+    assert [*found.lines()] == [
+        "generate of 'Hello':",
+        "  same: 3 calls, bit by bit",
+        "  compared up to a near tie at step 1: ' 6' -> ' 9', margin 0, noise 0",
     ]

@@ -55,10 +55,15 @@ function testSection(test, at) {
   return found;
 }
 
+const NOTES = { tie: "Compared up to it", differ: "Bits differ, within tolerance", unchecked: "Not checked bit by bit" };
+
 function goldenParts(golden, isOneOfMany) {
   const found = [];
   if (isOneOfMany) found.push(el("h3", {}, verdictChip(golden.verdict), " ", golden.golden));
   else if (!view.is_run) found.push(el("p", { class: "faint mono" }, golden.golden));
+  for (const name of ["tie", "differ", "unchecked"]) {
+    if (golden[name]) found.push(el("p", { class: "said noise" }, `${NOTES[name]}: ${golden[name]}`));
+  }
   const detail = golden.detail;
   if (!detail) {
     if (golden.left_out) found.push(el("p", { class: "faint" }, "Its details are left out to keep this page small; the JSON report has them."));

@@ -31,7 +31,7 @@ function testList(trial, at, order) {
       el("td", {}, verdictChip(test.verdict)),
       el("td", { class: "name" }, el("a", { href: linkTo(at, test.test) }, breakable(test.test))),
       el("td", { class: "name mono" }, golden.start || ""), el("td", {}, amount), el("td", { class: "name" }, cause),
-      el("td", { class: "number" }, test.seconds === undefined ? "" : `${test.seconds} s`));
+      el("td", { class: "number" }, test.seconds === null ? "" : `${test.seconds} s`));
   }
 
   show();
