@@ -154,13 +154,26 @@ def _from_model_inputs(case: Case) -> Cause | None:
         return None
     is_whole = not value.leaf.summary.sketch  # numbers that name places, or say which are hidden
     kind = _kind_of_tensor(value.leaf.at + (value.call.path if is_whole else ""))
-    if kind is None:
+    if kind is None or (kind == "positions" and _is_of_other_rotary(case)):
         return None
     moved = evidence.changed_versions(case.golden, case.received)
     name = value.leaf.at.removeprefix("in.")
     other = f"input {name}" if name.isdigit() else name  # what `forward` takes without a name
     text = f"{value.call.path} is given another {other}"
     return Cause(kind, f"{text}; {moved}" if moved else text)
+
+
+def _is_of_other_rotary(case: Case) -> bool:
+    """Tell whether the drift starts with the tables of a rotary embedding that has other settings.
+
+    They are numbers, and made from positions, which are whole.
+    """
+    value = case.origin.value
+    names = (case.origin.where, value.leaf.at if value is not None else "")
+    is_table = any("rotary" in name or "position_embeddings" in name for name in names)
+    changed = evidence.changed_config(case.golden, case.received)
+    is_whole = value is not None and not value.leaf.summary.sketch
+    return is_table and not is_whole and any(map(evidence.is_rotary, changed))
 
 
 def _kind_of_tensor(name: str) -> str | None:
@@ -196,8 +209,8 @@ def _from_model(case: Case) -> Cause | None:
         return Cause("weights", weights)
     if config:
         only = not names and not evidence.changed_versions(case.golden, case.received)
-        explains = "rotary" in case.origin.where and any(map(evidence.is_rotary, config))
-        return Cause("config", _first(config), is_certain=only or bool(told) or explains)
+        explained = only or bool(told) or _is_of_other_rotary(case)
+        return Cause("config", _first(config), is_certain=explained)
     if told:
         return Cause("code", f"same config, but {told}")
     if weights:

@@ -21,7 +21,7 @@ from builders import (
     why,
 )
 
-from pytest_nnsight.run import Run
+from pytest_nnsight.run import Leaf, Run
 
 START = "model.layers.0.mlp.up_proj"
 WEIGHTS = {f"model.layers.{i}.mlp.up_proj.weight": "aa" for i in range(2)}
@@ -119,6 +119,22 @@ def test_other_rotary_settings_are_certain_where_the_drift_starts_with_them() ->
     before, now = (make_call("model.rotary_emb", make_summary(seed=seed)) for seed in (1, 2))
     found = why(make_run(before, model={"config": SAVED_BY_5}), make_run(now, **READ_BY_4))
     assert found == ("config", THETA_LOST, True)
+
+
+@pytest.mark.parametrize(
+    ("config", "cause"), [(SAVED_BY_5, "config"), (READ_BY_4["model"]["config"], "positions")]
+)
+def test_tables_of_other_rotary_settings_are_no_other_positions(
+    config: dict[str, Any], cause: str
+) -> None:
+    """Where the rotary embedding itself is not captured, a block is given other tables."""
+
+    def run(seed: int, **changes: Any) -> Run:
+        tables = Leaf("in.position_embeddings[0]", make_summary(seed=seed))
+        return make_run(make_call(leaves=(tables, Leaf("out", make_summary()))), **changes)
+
+    found = find(run(1, model={"config": config}), run(2, **READ_BY_4))
+    assert (found.cause, found.is_certain) == (cause, True)
 
 
 def test_other_rotary_settings_are_only_likely_where_it_starts_elsewhere() -> None:

@@ -10,6 +10,7 @@ saved by one major version loads in another without an error, and wrongly.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -36,6 +37,7 @@ def prepare(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "smollm2.lock"):
         if target.is_dir():
+            name_tokenizer(target)
             return target
         for leftover in cache.glob("preparing-*"):  # of a process that was killed: we hold the lock
             shutil.rmtree(leftover)
@@ -69,6 +71,21 @@ def convert(gguf: Path, folder: Path) -> None:
     del model.config.quantization_config  # the weights are plain float32 from here on
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(gguf.parent, **place).save_pretrained(folder)
+    name_tokenizer(folder)
+
+
+def name_tokenizer(folder: Path) -> None:
+    """Name the tokenizer's class as published models do, so that transformers 4 reads it too.
+
+    Version 5 writes a name of its own, ``TokenizersBackend``, for the same class.
+    """
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config["tokenizer_class"] == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        unfinished = path.with_suffix(".new")
+        unfinished.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(path)
 
 
 if __name__ == "__main__":
