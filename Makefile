@@ -11,7 +11,7 @@ RELEASES := --with transformers==4.57.6 --with transformers==5.2.0 --with transf
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained test-long matrix soak test-isolation-old test-page upgrade-matrix lint format bench faults goldens picture clean
+.PHONY: demo test test-behaviour test-tiny test-trained test-long matrix soak test-isolation-old test-page upgrade-matrix lint format bench faults goldens picture pages clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -79,6 +79,11 @@ faults: $(READY)
 # Draw the README's picture anew.
 picture: $(READY)
 	$(BIN)/python examples/picture.py
+
+# Draw the pictures of pages anew: needs Debian's chromium.
+pages: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page]'
+	$(BIN)/python examples/pages.py $$($(BIN)/python tests/models/prepare.py)
 
 # Write the goldens of our own tests where they are missing or have drifted; with
 # REBASELINE=--nnsight-rebaseline those within tolerance too.
