@@ -18,7 +18,7 @@ from typing import Any
 from pytest_nnsight import __version__
 from pytest_nnsight.outcomes import ERROR, NOT_RUN, VERDICTS, verdict_of, worst_golden
 
-MOST_CHARACTERS = 900_000
+MOST_BYTES = 900_000
 """What the details on a page may take; those of the best tests are left out first."""
 
 _SCRIPTS = (
@@ -34,6 +34,7 @@ _SCRIPTS = (
     "page",
 )
 _RUN = "run"
+_TEXTS = ("path", "class", "part", "output", "shape", "state")
 _ORDER = (_RUN, *VERDICTS)
 View = dict[str, Any]
 
@@ -42,13 +43,14 @@ def page_of(document: dict[str, Any]) -> str:
     """Return the page of a session's report, of an upgrade's, or of one golden's."""
     view = _VIEWS[document["kind"]](document)
     view = {"grid": None, "is_run": False, "order": _ORDER, **view}
+    view["words"] = _share_words(view)
     _leave_out(view)
     tests = [(trial, test) for trial in view["trials"] for test in trial["tests"]]
     items = [
         f"{trial['label']} {test['verdict']}: {test['test']} {test['said']}"
         for trial, test in tests
     ]
-    data = json.dumps(view, allow_nan=False, separators=(",", ":"))
+    data = json.dumps(view, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     assets = files("pytest_nnsight.report") / "assets"
     return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(view["title"]),
@@ -214,12 +216,33 @@ def _cell(test: View | None) -> View | None:
     return None if test is None else {"trial": 0, "test": test["test"], "verdict": test["verdict"]}
 
 
+def _share_words(view: View) -> list[str]:
+    """Write the texts of all modules as numbers, and return what the numbers stand for.
+
+    The names of a model's modules are the same in each of its tests, and half of the details.
+    """
+    words: dict[str, int] = {}
+
+    def numbered(column: list[str]) -> list[int]:
+        return [words.setdefault(word, len(words)) for word in column]
+
+    for golden in (
+        g for trial in view["trials"] for test in trial["tests"] for g in test["goldens"]
+    ):
+        if golden.get("detail") is not None:
+            modules = golden["detail"]["modules"]
+            shared = {name: numbered(modules[name]) for name in _TEXTS}
+            golden["detail"] = {**golden["detail"], "modules": {**modules, **shared}}
+    return list(words)
+
+
 def _leave_out(view: View) -> None:
     """Drop details until the rest fits: first of what is the same, then of noise, and so on."""
     goldens = [g for trial in view["trials"] for test in trial["tests"] for g in test["goldens"]]
-    left = MOST_CHARACTERS
+    left = MOST_BYTES
     for golden in sorted(goldens, key=lambda g: -_ORDER.index(g["verdict"])):
-        length = len(json.dumps(golden.get("detail"), separators=(",", ":")))
+        text = json.dumps(golden.get("detail"), ensure_ascii=False, separators=(",", ":"))
+        length = len(text.encode())
         left -= length
         if golden.get("detail") is not None and left < 0:
             left += length

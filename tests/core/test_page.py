@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import drifted, make_pass
 from test_session_lines import DRIFT, SAME, case, report_of
 
 from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.golden.document import decode
 from pytest_nnsight.report import page
 from pytest_nnsight.report.detail import detail
 from pytest_nnsight.report.page import page_of
+from pytest_nnsight.run import Summary
 
 
 def detailed(golden: dict[str, Any], start: str = "model.layers.1.mlp.up_proj") -> dict[str, Any]:
@@ -58,7 +63,7 @@ def test_what_tests_say_stays_text(evil: str) -> None:
 def test_details_that_do_not_fit_are_left_out_from_the_good_ones_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(page, "MOST_CHARACTERS", 30_000)
+    monkeypatch.setattr(page, "MOST_BYTES", 30_000)
     tests = [case("same", detailed(SAME)), *(case(f"t{i}", detailed(DRIFT)) for i in range(9))]
     text = page_of(document(*tests))
     assert len(text) < 30_000 + 60_000  # styles and scripts
@@ -106,3 +111,33 @@ def test_what_could_not_be_collected_or_did_not_run_counts() -> None:
     errors = [{"file": "test_b.py", "line": "SyntaxError"}]
     text = page_of(document(case("test_a", SAME), errors=errors, not_run=["test_c"]))
     assert "3 tests: 1 error, 1 not run, 1 same" in text
+
+
+def moved(summary: Summary) -> Summary:
+    """Return a summary in which every number differs, as after an upgrade."""
+    if not summary.sketch or summary.mean is None or summary.std is None:
+        return summary
+    sketch = (np.frombuffer(summary.sketch, "<f4") * 1.0012345).astype("<f4").tobytes()
+    changes = {"mean": summary.mean * 1.01234, "std": summary.std * 1.01234, "digest": "other"}
+    return replace(summary, sketch=sketch, **changes)
+
+
+def test_ten_traces_of_the_trained_model_stay_below_a_megabyte() -> None:
+    """Of 256 tokens and all 396 calls each, of which all drift."""
+    name = "tests/models/test_smollm2/test_every_module_on_256_tokens.json"
+    text = (Path(__file__).parents[2] / "golden/smollm2/cpu-float32" / name).read_text()
+    golden = decode(text, name)
+    calls = tuple(
+        replace(call, leaves=tuple(replace(x, summary=moved(x.summary)) for x in call.leaves))
+        for call in golden.calls
+    )
+    received = replace(golden, calls=calls)
+    comparison = compare(golden, received)
+    record = {**DRIFT, "detail": detail(golden, received, comparison)}
+    made = page_of(document(*(case(f"test_{i}", record) for i in range(10))))
+    assert len(made.encode()) < 1_000_000
+    goldens = [test["goldens"][0] for test in view_of(made)["trials"][0]["tests"]]
+    assert not any("left_out" in golden for golden in goldens)
+    assert (
+        sum(rel is not None and float(rel) > 0 for rel in record["detail"]["modules"]["rel"]) > 390
+    )

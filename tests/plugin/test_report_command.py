@@ -43,7 +43,7 @@ def command(project: Project, *arguments: str) -> subprocess.CompletedProcess[st
 def test_a_page_is_made_of_json_alone(reported: Project) -> None:
     page = (reported.path / "drift.html").read_text()
     assert "<title>1 test: 1 same</title>" in page
-    assert '"modules":{"path":["transformer.wte"' in page
+    assert '"words":["transformer.wte","transformer.wpe"' in page
     (reported.path / "drift.html").unlink()
     done = command(reported, "report", "drift.json", "--html")
     assert (done.returncode, done.stderr) == (0, "wrote drift.html\n")

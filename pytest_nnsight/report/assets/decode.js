@@ -1,10 +1,12 @@
 // The report's columns and maps -> rows and numbers.
 
-function moduleRows(modules) {
-  return modules.path.map((path, index) => {
+const TEXTS = ["path", "class", "part", "output", "shape", "state"]; // numbers that stand for words
+
+function moduleRows(modules, words) {
+  return modules.path.map((_, index) => {
     const row = { index };
-    for (const [name, column] of Object.entries(modules)) row[name] = column[index];
-    row.label = row.visit ? `${path}#${row.visit}` : path;
+    for (const [name, column] of Object.entries(modules)) row[name] = TEXTS.includes(name) ? words[column[index]] : column[index];
+    row.label = row.visit ? `${row.path}#${row.visit}` : row.path;
     return row;
   });
 }

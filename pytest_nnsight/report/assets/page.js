@@ -69,7 +69,7 @@ function goldenParts(golden, isOneOfMany) {
     if (golden.left_out) found.push(el("p", { class: "faint" }, "Its details are left out to keep this page small; the JSON report has them."));
     return found;
   }
-  const rows = moduleRows(detail.modules);
+  const rows = moduleRows(detail.modules, view.words);
   const isCompared = detail.now !== null;
   const calls = callsTable(rows, isCompared);
   const onselect = (row) => calls.select(row.path);
