@@ -19,6 +19,7 @@ from pytest_nnsight.records import DETAILS, RECORD
 
 PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
 _DEATH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED)\b.*")
+_RAISED = re.compile(r"(?:E\s+)?[\w.]*(?:Error|Exception|Interrupt|Exit)\b(?!.*Traceback)")
 _WORST_FIRST = ("crashed", "hung", "error", "failed", "skipped", "passed")
 _ENDINGS = (".json", ".html")
 
@@ -72,7 +73,7 @@ class Reporter:
         for path in self._paths:
             self._write(path)
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if summary:
+        if summary and any(map(_is_ours, self._tests.values())):
             from pytest_nnsight.report.github import step_summary
 
             with Path(summary).open("a", encoding="utf-8") as file:
@@ -105,6 +106,12 @@ class Reporter:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say what drifts, where and why, and where the reports are."""
+        if any(map(_is_ours, self._tests.values())):
+            self._tell(terminalreporter)
+        for path in self._paths:
+            terminalreporter.write_line(f"nnsight report: {path.name}")
+
+    def _tell(self, terminalreporter: Any) -> None:
         from pytest_nnsight.report.terminal import session_lines
 
         writer = terminalreporter._tw  # the only way to its encoding, as of pytest 9
@@ -115,13 +122,16 @@ class Reporter:
         for line in lines:
             markup = {} if line.is_good is None else {"green" if line.is_good else "red": True}
             terminalreporter.write_line(line.text, **markup)
-        for path in self._paths:
-            terminalreporter.write_line(f"nnsight report: {path.name}")
         if os.environ.get("GITHUB_ACTIONS") == "true":
             from pytest_nnsight.report.github import annotation_lines
 
             for text in annotation_lines(self.document()):
                 terminalreporter.write_line(text)
+
+
+def _is_ours(test: dict[str, Any]) -> bool:
+    """Tell whether a test compared a golden or died: of others nothing is said or imported."""
+    return bool(test["goldens"]) or test["outcome"] in ("hung", "crashed")
 
 
 def _new(report: pytest.TestReport) -> dict[str, Any]:
@@ -169,6 +179,8 @@ def _first_line(report: pytest.TestReport | pytest.CollectReport) -> str:
     lines = (message or plain or "").strip().splitlines() or [""]
     raised = [line for line in lines if line.startswith("E  ")]
     first = raised[-1][1:].strip() if raised else lines[0]  # of an import, what it ended with
+    if first.endswith("Traceback (most recent call last):"):  # of nnsight before 0.8
+        first = next((x for x in reversed(lines) if _RAISED.match(x)), first)
     for prefix in ("AssertionError: ", "Failed: ", "assert "):
         first = first.removeprefix(prefix)
     return visible(hide_home(first))

@@ -16,9 +16,9 @@ from time import gmtime, strftime
 from typing import Any
 
 from pytest_nnsight import __version__
-from pytest_nnsight.outcomes import ERROR, NOT_RUN, VERDICTS, verdict_of, worst_golden
+from pytest_nnsight.outcomes import DRIFT, ERROR, NOT_RUN, STRUCTURE, VERDICTS, verdict_of
 
-MOST_BYTES = 900_000
+MOST_BYTES = 880_000
 """What the details on a page may take; those of the best tests are left out first."""
 
 _SCRIPTS = (
@@ -34,6 +34,7 @@ _SCRIPTS = (
     "page",
 )
 _RUN = "run"
+_NOT_SHOWN = ("then", "now", "depth", "worst")  # which the details have
 _TEXTS = ("path", "class", "part", "output", "shape", "state")
 _ORDER = (_RUN, *VERDICTS)
 View = dict[str, Any]
@@ -50,7 +51,6 @@ def page_of(document: dict[str, Any]) -> str:
         f"{trial['label']} {test['verdict']}: {test['test']} {test['said']}"
         for trial, test in tests
     ]
-    data = json.dumps(view, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     assets = files("pytest_nnsight.report") / "assets"
     return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(view["title"]),
@@ -58,7 +58,7 @@ def page_of(document: dict[str, Any]) -> str:
         version=__version__,
         style=(assets / "page.css").read_text(encoding="utf-8"),
         list="\n".join(f"<li>{html.escape(item.strip())}</li>" for item in items),
-        report=_inside_script(data),
+        report=_inside_script(_compact(view)),
         script="\n".join((assets / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS),
     )
 
@@ -130,20 +130,15 @@ def _trial(report: dict[str, Any], label: str) -> View:
 
 def _test(test: dict[str, Any]) -> View:
     verdict, line = verdict_of(test)
-    worst = worst_golden(test)
-    brief = {k: v for k, v in (worst or {}).items() if k not in ("detail", "then", "now")}
+    goldens = [{k: v for k, v in g.items() if k not in _NOT_SHOWN} for g in test["goldens"]]
     return {
         "test": test["test"],
         "verdict": verdict,
         "said": line,
         "seconds": test.get("seconds"),
         "text": test.get("text", ""),
-        "model": brief.get("model", ""),
-        "golden": brief or None,
-        "goldens": [
-            {k: v for k, v in golden.items() if k not in ("then", "now")}
-            for golden in test["goldens"]
-        ],
+        "model": next((golden.get("model", "") for golden in goldens), ""),
+        "goldens": goldens,
     }
 
 
@@ -237,13 +232,28 @@ def _share_words(view: View) -> list[str]:
 
 
 def _leave_out(view: View) -> None:
-    """Drop details until the rest fits: first of what is the same, then of noise, and so on."""
-    goldens = [g for trial in view["trials"] for test in trial["tests"] for g in test["goldens"]]
-    left = MOST_BYTES
+    """Drop what a page can do without until the rest fits, of the good tests first.
+
+    What pytest said of a drift goes before its details, which say the same.
+    """
+    tests = [test for trial in view["trials"] for test in trial["tests"]]
+    goldens = [golden for test in tests for golden in test["goldens"]]
+    left = MOST_BYTES - _bytes(view) + sum(_bytes(golden.get("detail")) for golden in goldens)
+    for test in tests if left < MOST_BYTES / 2 else ():
+        if test["verdict"] in (DRIFT, STRUCTURE):
+            left += _bytes(test["text"])
+            test["text"] = ""
     for golden in sorted(goldens, key=lambda g: -_ORDER.index(g["verdict"])):
-        text = json.dumps(golden.get("detail"), ensure_ascii=False, separators=(",", ":"))
-        length = len(text.encode())
-        left -= length
-        if golden.get("detail") is not None and left < 0:
-            left += length
+        length = _bytes(golden.get("detail"))
+        if golden.get("detail") is not None and length > left:
             golden["detail"], golden["left_out"] = None, True
+        else:
+            left -= length
+
+
+def _bytes(part: Any) -> int:
+    return len(_compact(part).encode())
+
+
+def _compact(part: Any) -> str:
+    return json.dumps(part, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

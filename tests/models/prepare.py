@@ -77,14 +77,16 @@ def convert(gguf: Path, folder: Path) -> None:
 def name_tokenizer(folder: Path) -> None:
     """Name the tokenizer's class as published models do, so that transformers 4 reads it too.
 
-    Version 5 writes a name of its own, ``TokenizersBackend``, for the same class.
+    Version 5 writes a name of its own, ``TokenizersBackend``, for the same class, and leaves out
+    what a tokenizer gives, which version 4 would take to include ``token_type_ids``.
     """
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    if config["tokenizer_class"] == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    names = {"model_input_names": ["input_ids", "attention_mask"]}
+    published = {**config, **names, "tokenizer_class": "PreTrainedTokenizerFast"}
+    if config != published:
         unfinished = path.with_suffix(".new")
-        unfinished.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8")
         unfinished.replace(path)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,29 @@ class Project:
 
     def run(self, *arguments: str) -> pytest.RunResult:
         return self.pytester.runpytest_subprocess(*arguments, timeout=300)
+
+    def write_goldens(self, *arguments: str, **outcomes: int) -> None:
+        """Run with ``--snapshot-update``, whose outcomes are to be these.
+
+        What the same tests have written in the same environment is copied: most tests begin so,
+        and a session of their own takes ten seconds.
+        """
+        kept = self.path.parent / "written" / self._key(arguments)
+        if not kept.is_dir():
+            self.run(*arguments, "--snapshot-update").assert_outcomes(**outcomes)
+            shutil.copytree(self.path / "golden", kept, symlinks=True)
+        else:
+            shutil.copytree(kept, self.path / "golden", symlinks=True, dirs_exist_ok=True)
+
+    def _key(self, arguments: Sequence[str]) -> str:
+        """Tell apart what may change what is written: files, arguments, environment."""
+        own = ("HOME", "USERPROFILE", "TMP", "TEMP", "PYTEST_CURRENT_TEST", "PYTEST_DEBUG_TEMPROOT")
+        environ = {name: value for name, value in os.environ.items() if name not in own}
+        files = [
+            path for path in self.path.rglob("*") if path.is_file() and ".pyc" not in path.name
+        ]
+        texts = {str(path.relative_to(self.path)): path.read_bytes() for path in sorted(files)}
+        return hashlib.sha256(repr((arguments, environ, texts)).encode()).hexdigest()[:16]
 
     def goldens(self) -> dict[str, str]:
         """Return the text of every golden, the fingerprints of weights apart, by path."""

@@ -129,7 +129,7 @@ def test_trace(nnsight_capture, nnsight_golden):
 def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
     """A golden that cannot be used is named with the way out, and an update repairs it."""
     project.test_file(GOLDEN_TEST)
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    project.write_goldens(*TINY, passed=1)
     golden = project.golden("test_it/test_trace")
     whole = golden.read_text()
     foreign = whole.replace("transformer.", "encoder.").replace("<model>", "encoder")
@@ -150,7 +150,7 @@ def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines([f"E*{line}"])
         assert golden.read_text() == text
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    project.write_goldens(*TINY, passed=1)
     assert golden.read_text() == whole
 
 

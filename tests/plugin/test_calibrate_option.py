@@ -29,7 +29,7 @@ def noise_of(project: Project, variant: str = "cpu-float32") -> list[float]:
 
 def test_calibrating_keeps_noise_in_a_golden(project: Project) -> None:
     project.test_file(TEST)
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    project.write_goldens(*TINY, passed=1)
     assert noise_of(project) == []
     result = project.run(*TINY, "--nnsight-calibrate")
     result.assert_outcomes(passed=1)
@@ -54,7 +54,7 @@ def test_an_update_keeps_the_noise_that_was_measured(
     project.run(*TINY, "--nnsight-calibrate").assert_outcomes(passed=1)
     noise, before = noise_of(project), project.goldens()
     monkeypatch.setenv("CHANGE", "0.01")
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    project.write_goldens(*TINY, passed=1)
     assert project.goldens() != before
     assert noise_of(project) == noise
 
@@ -66,7 +66,7 @@ def test_noise_decides_what_is_allowed_in_bfloat16(
     project.test_file(TEST)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     bfloat16 = (*TINY, "--nnsight-dtype", "bfloat16")
-    project.run(*bfloat16, "--snapshot-update").assert_outcomes(passed=1)
+    project.write_goldens(*bfloat16, passed=1)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("CHANGE", "1.5")
     project.run(*bfloat16).assert_outcomes(passed=1)

@@ -30,7 +30,9 @@ def test_a_project_that_does_not_use_it_is_left_alone(project: Project) -> None:
     (project.path / "test_it.py").write_text(
         "def test_plain(snapshot):\n    assert 1 == snapshot\n"
     )
+    (project.path / "spy.py").write_text(SPY)
     project.pytester._monkeypatch.setenv("CI", "1")
-    result = project.run("--snapshot-update")
+    result = project.run("--snapshot-update", "-p", "spy", "-p", "no:hypothesispytest")
     result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["HEAVY: []"])
     result.stdout.no_fnmatch_line("nnsight: *")

@@ -29,7 +29,7 @@ NAMED = f"10 of 31 calls, from {PATH} on"
 @pytest.fixture
 def written(project: Project) -> Project:
     project.test_file(TEST)
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    project.write_goldens(*TINY, passed=1)
     return project
 
 

@@ -38,7 +38,7 @@ def test_half(nnsight_capture, nnsight_golden):
 @pytest.fixture
 def written(project: Project) -> Project:
     project.test_file(TEST)
-    project.run(*LLAMA, "--snapshot-update").assert_outcomes(passed=1)
+    project.write_goldens(*LLAMA, passed=1)
     return project
 
 

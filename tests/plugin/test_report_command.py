@@ -25,7 +25,7 @@ def test_golden(nnsight_capture, nnsight_golden):
 def reported(project: Project) -> Project:
     """A project with the report of a session, as JSON and as a page."""
     project.test_file(TESTS)
-    project.run(*TINY, "--snapshot-update")
+    project.write_goldens(*TINY, passed=1)
     project.run(*TINY, "--nnsight-report=drift.json", "--nnsight-report=drift.html")
     return project
 

@@ -207,7 +207,7 @@ def test_noisy(noisy, nnsight_capture, nnsight_golden, number):
 """
     )
     project.test_file("def test_later(nnsight_model):\n    pass\n", "test_later.py")
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
+    project.write_goldens(*TINY, passed=3)
     project.run(*TINY).assert_outcomes(passed=3)
 
 

@@ -62,7 +62,7 @@ def test_a_failure_quotes_the_exact_drift(stored: Project, monkeypatch: pytest.M
 
 def test_without_the_option_nothing_is_stored(project: Project) -> None:
     project.test_file(TEST)
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    project.write_goldens(*TINY, passed=1)
     assert not list(project.path.rglob("*.safetensors"))
 
 
@@ -83,7 +83,7 @@ def test_tensors_of_an_earlier_golden_are_not_quoted(
     stored: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHANGE", "0.01")
-    stored.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    stored.write_goldens(*TINY, passed=1)
     monkeypatch.setenv("CHANGE", "0.02")
     result = stored.run(*TINY)
     result.assert_outcomes(failed=1, warnings=1)

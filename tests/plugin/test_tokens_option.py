@@ -31,7 +31,7 @@ def test_tokens(nnsight_capture, nnsight_golden):
 @pytest.fixture
 def written(project: Project) -> Project:
     project.test_file(TEST)
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=1)
+    project.write_goldens(*TINY, passed=1)
     return project
 
 

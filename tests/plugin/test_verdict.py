@@ -113,7 +113,7 @@ def test_each_fault_is_named_in_the_first_line(
     project: Project, monkeypatch: pytest.MonkeyPatch, first_line: Callable[..., str]
 ) -> None:
     project.test_file(FAULTS)
-    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=8)
+    project.write_goldens(*TINY, passed=8)
     monkeypatch.setenv("FAULTS", "1")
     result = project.run(*TINY, "--nnsight-tolerance=1e-5")
     result.assert_outcomes(passed=1, failed=7)

@@ -45,8 +45,9 @@ function testSection(test, at) {
   const found = el("section", { "aria-label": "One test" },
     el("h2", {}, verdictChip(test.verdict), " ", el("a", { href: linkTo(at, test.test) }, breakable(test.test))));
   if (test.said) found.append(el("p", { class: `said mono ${toneOf(test.verdict)}` }, test.said));
-  if (test.golden && test.golden.command) {
-    found.append(el("p", {}, "Run it again: ", el("code", {}, test.golden.command)), el("p", {}, "If this is right: ", el("code", {}, `${test.golden.command} --snapshot-update`)));
+  const { command } = goldenOf(test, view.order);
+  if (command) {
+    found.append(el("p", {}, "Run it again: ", el("code", {}, command)), el("p", {}, "If this is right: ", el("code", {}, `${command} --snapshot-update`)));
   }
   for (const golden of test.goldens) found.append(...goldenParts(golden, test.goldens.length > 1));
   if (test.text) {

@@ -17,14 +17,14 @@ function testList(trial, at, order) {
   function show() {
     const wanted = filter.value.toLowerCase();
     const shown = trial.tests.filter((test) => (
-      `${test.test} ${test.said} ${(test.golden && test.golden.start) || ""}`.toLowerCase().includes(wanted) && (!verdict.value || test.verdict === verdict.value)
+      `${test.test} ${test.said} ${goldenOf(test, order).start || ""}`.toLowerCase().includes(wanted) && (!verdict.value || test.verdict === verdict.value)
     )).sort(orders[sort.value]);
     body.replaceChildren(...shown.map(line));
     count.textContent = `${shown.length} of ${trial.tests.length} tests`;
   }
 
   function line(test) {
-    const golden = test.golden || {};
+    const golden = goldenOf(test, order);
     const amount = golden.kind === "values" ? `${size(golden.rel)} (allowed ${size(golden.allowed)})` : golden.change || (golden.noise ? size(golden.noise) : "");
     const cause = golden.cause ? `${golden.is_certain ? "" : "likely "}${golden.cause}` : golden.start ? "" : test.said;
     return el("tr", { "data-test": test.test },
@@ -39,6 +39,12 @@ function testList(trial, at, order) {
   const table = el("table", {}, el("thead", {}, el("tr", {}, heads)), body);
   const tools = el("div", { class: "tools" }, el("label", {}, "Filter tests", filter), el("label", {}, "Verdict", verdict), el("label", {}, "Sort", sort), count);
   return el("section", { "aria-label": "Tests" }, el("h2", {}, "Tests"), trial.tests.length > 1 ? tools : null, scrollBox("Table of tests", table));
+}
+
+// The comparison of a test that came out worst.
+function goldenOf(test, order) {
+  const rank = (golden) => order.indexOf(golden.verdict);
+  return test.goldens.reduce((worst, golden) => (!worst || rank(golden) > rank(worst) ? golden : worst), null) || {};
 }
 
 function linkTo(at, test) {
