@@ -107,6 +107,13 @@ def test_a_golden_by_itself_is_a_page() -> None:
     assert view_of(text)["is_run"]
 
 
+def test_the_name_of_a_model_is_no_html() -> None:
+    run = make_pass(model={"spec": "<b>&me"})
+    text = page_of({"kind": "golden", "golden": "a.json", "detail": detail(run)})
+    assert "<title>trace of &lt;b&gt;&amp;me</title>" in text
+    assert "<b>" not in text
+
+
 def test_what_could_not_be_collected_or_did_not_run_counts() -> None:
     errors = [{"file": "test_b.py", "line": "SyntaxError"}]
     text = page_of(document(case("test_a", SAME), errors=errors, not_run=["test_c"]))

@@ -23,7 +23,7 @@ from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.report.detail import detail
 from pytest_nnsight.report.maps import MOST_TOKENS, token_maps
 from pytest_nnsight.report.modules import depth, module_rows, part_of, worst
-from pytest_nnsight.report.numbers import DRIFT_DECADES, map_bytes, plain
+from pytest_nnsight.report.numbers import DRIFT_DECADES, NORM_DECADES, map_bytes, plain
 from pytest_nnsight.run import Prompt, Run
 
 START = "model.layers.1.mlp.up_proj"
@@ -169,3 +169,11 @@ def test_a_run_by_itself_has_norms_and_no_drift() -> None:
     assert all(row["rel"] is None for row in rows_of(found).values())
     assert all("drift" not in each for each in found["maps"])
     assert found["prompt"] == "Hello"
+
+
+def test_the_largest_of_neighbours_is_kept() -> None:
+    golden = make_run(make_call("h.0", make_summary(shape=(1, 600, 8))))
+    norms = np.frombuffer(golden.calls[0].leaves[0].summary.norms, "<u2").astype("<u4") << 16
+    largest = norms.view("<f4").reshape(200, 3).max(1)
+    found = token_maps(golden)[0]
+    assert found["norm"] == map_bytes(largest.astype(float), NORM_DECADES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import drifted, make_pass
+from builders import OTHER_THREADS, drifted, make_pass
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import Finding
@@ -15,6 +15,7 @@ from pytest_nnsight.report.record import record_of_failure, record_of_match
 from pytest_nnsight.report.terminal import bars_for, session_lines, sparkline
 from pytest_nnsight.run import Run
 
+ELSEWHERE = {"environment": OTHER_THREADS}
 COMMAND = "pytest --nnsight-model gpt2 test_it.py::test_a"
 
 
@@ -127,3 +128,17 @@ def test_a_terminal_without_bars_gets_plain_letters(letters: str) -> None:
 def test_nothing_that_a_terminal_would_act_on_is_told() -> None:
     lines = told(case("test_\x1b[31m", DRIFT, outcome="failed"))
     assert not any("\x1b" in line for line in lines)
+
+
+def test_one_bad_golden_is_no_good_news() -> None:
+    lines = [*session_lines(report_of(case("a", DRIFT), case("b", SAME)), 0, "")]
+    assert lines[0].is_good is False
+
+
+def test_bits_that_may_differ_are_not_worth_a_word() -> None:
+    """On other threads they do."""
+    near = drifted("model.layers.1.mlp.up_proj", 1e-7)
+    assert golden_of(make_pass(), near)["differ"].startswith("8 of 27 calls, ")
+    other = golden_of(make_pass(), drifted("model.layers.1.mlp.up_proj", 1e-7, **ELSEWHERE))
+    assert "differ" not in other
+    assert other["unchecked"] == "threads 2 -> 8"
