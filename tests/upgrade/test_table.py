@@ -21,12 +21,14 @@ def test_a_table() -> None:
         ),
         Trial(OLD, (*drifted, Result("test_2", HUNG, "HUNG after 3 s \x1b[2J")), report={}),
         Trial(("nnsight==99",), failure="cannot be installed: no such version"),
+        Trial(("torch==2.6",), (Result("test_0", PASSED),), "the tests ran with torch 2.13", {}),
     ]
     assert [*table_lines(trials)] == [
         "                                      same  within noise  drift  hung",
         "transformers>=5 (5.23.0)                 1             1",
         "transformers==4.57.6, nnsight==0.7.0                          2     1",
         "nnsight==99                           cannot be installed: no such version",
+        "torch==2.6                            the tests ran with torch 2.13",
         "",
         "transformers>=5 (5.23.0):",
         "  within noise: test_1",
@@ -41,6 +43,7 @@ def test_a_table() -> None:
         NOISE,
         HUNG,
         "not installed",
+        ERROR,
     ]
 
 
