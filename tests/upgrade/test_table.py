@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nnsight.outcomes import CRASHED, DRIFT, ERROR, HUNG, NOISE, PASSED, SAME, STRUCTURE
+from pytest_nnsight.outcomes import (
+    CRASHED,
+    DRIFT,
+    ERROR,
+    HUNG,
+    MISSING,
+    NOISE,
+    NOT_RUN,
+    PASSED,
+    SAME,
+    SKIPPED,
+    STRUCTURE,
+)
 from pytest_nnsight.upgrade.table import exit_code, table_json, table_lines
 from pytest_nnsight.upgrade.trial import Result, Trial
 
@@ -47,12 +59,23 @@ def test_a_table() -> None:
     ]
 
 
+def test_names_of_tests_are_shown_and_only_of_those_that_are_to_be_looked_at() -> None:
+    results = (Result("test_a", SKIPPED), Result("test_\x1b[2J", MISSING), Result("test_b", PASSED))
+    assert [*table_lines([Trial(NEW, results, report={})])][3:] == [
+        "transformers==5.23.0:",
+        "  missing: test_\\x1b[2J",
+    ]
+
+
 @pytest.mark.parametrize(
     ("verdicts", "code"),
     [
         ([SAME, NOISE, PASSED], 0),
         ([SAME, DRIFT], 1),
         ([STRUCTURE, SAME], 1),
+        ([MISSING, SAME], 1),
+        ([SKIPPED], 0),
+        ([NOT_RUN, DRIFT], 3),
         ([DRIFT, ERROR], 3),
         ([HUNG], 3),
         ([CRASHED, DRIFT], 3),
