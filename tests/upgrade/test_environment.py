@@ -109,6 +109,12 @@ def test_what_cannot_be_installed_is_one_line(
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
+def test_a_cache_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(InstallError, match=r"^cannot make .*cache: File exists$"):
+        made(tmp_path / "cache", "drifty==1.0")
+
+
 def test_releases_and_their_dates(index: Path) -> None:
     assert releases_between("drifty", "1.0", "1.3") == ["1.0", "1.1", "1.2", "1.2.1", "1.3"]
     assert release_date("drifty", "1.3") == "2025-03-04"
