@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from wheels import make_wheel
+from wheels import make_slow_sdist, make_wheel
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.upgrade import environment
@@ -121,6 +121,23 @@ def test_releases_and_their_dates(index: Path) -> None:
     assert release_date("drifty", "9.9") == ""
 
 
+def test_releases_are_in_the_order_of_their_versions(index: Path) -> None:
+    make_wheel(index, "1.10", "")
+    make_wheel(index, "1.11rc1", "")
+    assert releases_between("drifty", "1.4", "1.10") == ["1.4", "1.5", "1.10"]
+
+
+def test_a_date_that_stands_for_none_is_not_told(index: Path) -> None:
+    """Builds that are to give the same bytes carry one of long ago."""
+    make_wheel(index, "1.6", "", year=1980)
+    assert release_date("drifty", "1.6") == ""
+
+
+def test_the_date_of_a_source(index: Path) -> None:
+    make_slow_sdist(index, "2.0")
+    assert release_date("drifty", "2.0") == "2025-03-04"
+
+
 @pytest.mark.parametrize(
     ("package", "first", "last", "told"),
     [
@@ -128,6 +145,7 @@ def test_releases_and_their_dates(index: Path) -> None:
         ("drifty", "1.0", "7.7", "there is no drifty 7.7; nearest: "),
         ("drifty", "one", "1.1", "there is no drifty one; nearest: "),
         ("drifty", "1.3", "1.0", "drifty 1.3 is not before 1.0"),
+        ("drifty", "1.3", "1.3", "drifty 1.3 is not before 1.3"),
     ],
 )
 def test_releases_that_are_not_there(
