@@ -205,6 +205,8 @@ def _check_folder(option: str, path: Path | None) -> None:
     """Refuse a file that could not be written, before the work and not after it."""
     if path is not None and not path.parent.is_dir():
         raise UsageError(f"{option}: there is no folder {path.parent}")
+    if path is not None and path.is_dir():
+        raise UsageError(f"{option}: {path} is a folder; give a file")
 
 
 def _upgrade(chosen: argparse.Namespace, rest: list[str]) -> int:

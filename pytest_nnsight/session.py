@@ -5,6 +5,7 @@ Imports the services when they are needed, never with this module.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -192,6 +193,9 @@ def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:
     """Collect the tests of `suite` under a node id that is the same wherever it is installed."""
     path = Path(__file__).with_name("suite.py")
     module = pytest.Module.from_parent(session, path=path, nodeid=SUITE_NODE)
+    # Imported by pytest, its folder would come first on the import path: all that is installed
+    # beside it before what an environment of `upgrade` has above.
+    module.obj = importlib.import_module(f"{__package__}.suite")
     yield from session.genitems(module)
 
 

@@ -23,6 +23,8 @@ def record_of_match(finding: Finding) -> Record:
     """
     comparison = finding.comparison
     assert comparison is not None
+    assert finding.golden is not None
+    assert finding.received is not None
     bits, flip = comparison.bits, comparison.flip
     record: Record = {
         "golden": finding.golden_file,
@@ -31,6 +33,8 @@ def record_of_match(finding: Finding) -> Record:
         "bits": bits.count,
         "noise": plain(comparison.noise),
         "allowed": plain(comparison.tolerance.rel),
+        "then": environment(finding.golden.environment),
+        "now": environment(finding.received.environment),
     }
     if bits.count and bits.is_expected:
         record["differ"] = bits_line(comparison)

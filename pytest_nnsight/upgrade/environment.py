@@ -42,7 +42,10 @@ def make_environment(
     combination cannot be installed.
     """
     home = cache / _key(combination, pins)
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_make(cache, error) from error
     with _alone(Path(f"{home}.lock"), say):
         ready = next(home.glob(f"*/{_READY}"), None)
         if ready is None or any(map(is_open, combination)):
@@ -89,8 +92,12 @@ def _make(home: Path, pins: Sequence[str]) -> Path:
         (own / "_below.pth").write_text("".join(lines))
         (folder / "constraints.txt").write_text("\n".join(pins) + "\n")
     except OSError as error:
-        raise InstallError(f"cannot make {hide_home(str(home))}: {error.strerror}") from error
+        raise _cannot_make(home, error) from error
     return folder
+
+
+def _cannot_make(folder: Path, error: OSError) -> InstallError:
+    return InstallError(f"cannot make {hide_home(str(folder))}: {error.strerror}")
 
 
 def _remove_all_but(folder: Path) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from pytest_nnsight.errors import UsageError, one_line
 from pytest_nnsight.outcomes import ERROR, NOT_RUN, VERDICTS, read_report, verdict_of
 from pytest_nnsight.upgrade.combination import Combination, is_open, package_of
@@ -102,7 +104,7 @@ class Bench:
                 check=False,
             )
             try:
-                return _trial(combination, read_report(path))
+                return trial_of(combination, read_report(path))
             except UsageError:
                 told = [*done.stderr.splitlines(), *done.stdout.splitlines()]
                 line = next((x for x in told if "error" in x.lower()), f"exit {done.returncode}")
@@ -110,9 +112,34 @@ class Bench:
                 return Trial(combination, failure=f"pytest did not run: {why}", report={})
 
 
-def _trial(combination: Combination, report: dict[str, Any]) -> Trial:
+def trial_of(combination: Combination, report: dict[str, Any]) -> Trial:
+    """Return what a combination comes to by the report of its run."""
     results = [Result(test["test"], *verdict_of(test)) for test in report["tests"]]
     results += [Result(error["file"], ERROR, error["line"]) for error in report["errors"]]
     results += [Result(test, NOT_RUN) for test in report["not_run"]]
-    failure = "" if results else "no test ran"
+    failure = _foreign(combination, report) if results else "no test ran"
     return Trial(combination, tuple(results), failure, report)
+
+
+def _foreign(combination: Combination, report: dict[str, Any]) -> str:
+    """Tell of a run with other versions than its environment's; empty where there is none.
+
+    A folder that comes first on the import path is enough to run all with what is below.
+    """
+    meant = report["versions"]
+    wishes = {package_of(wish): Requirement(wish).specifier for wish in combination}
+    found = [
+        (name, meant[name], str(wish))
+        for name, wish in wishes.items()
+        if name in meant and not wish.contains(meant[name], prereleases=True)
+    ]
+    for test in report["tests"]:
+        for golden in test["goldens"]:
+            had = golden.get("now", {}).get("versions", {})
+            found += [(n, had[n], meant[n]) for n in meant if had.get(n, meant[n]) != meant[n]]
+    for name, had, wanted in found:
+        return (
+            f"the tests ran with {name} {had}, not {wanted}: does PYTHONPATH, a conftest or the "
+            "import mode put another before it?"
+        )
+    return ""

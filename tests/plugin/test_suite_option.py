@@ -17,6 +17,22 @@ def test_the_suite_on_two_models_and_two_workers(project: Project) -> None:
     project.run(*BOTH).assert_outcomes(passed=7, skipped=1)
 
 
+def test_the_suite_does_not_move_the_import_path(project: Project) -> None:
+    """What lies beside the installed package came first: `upgrade` ran with what is below."""
+    project.pytester.makeconftest(
+        """
+        import sys
+        from pathlib import Path
+        import pytest_nnsight
+
+        def pytest_collection_finish():
+            assert sys.path[0] != str(Path(pytest_nnsight.__file__).parents[1])
+        """
+    )
+    result = project.run(*TINY, "--nnsight-suite", "--collect-only", "-q")
+    assert result.ret == 0
+
+
 def test_the_suite_is_selected_deselected_and_collected(project: Project) -> None:
     """Alone it is all that runs; with a path it comes besides."""
     project.test_file("def test_mine(): pass\n")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from wheels import make_wheel
+from wheels import make_slow_sdist, make_wheel
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.upgrade import environment
@@ -39,9 +39,10 @@ def test_one_is_made_once_and_another_for_other_pins(index: Path, tmp_path: Path
     cache = tmp_path / "cache"
     first, _ = made(cache, "drifty==1.0")
     assert made(cache, "drifty==1.0") == (first, "")
-    other, said = made(cache, "drifty", pins=("drifty<1.2",))
-    assert other != first
+    pinned, said = made(cache, "drifty==1.0", pins=("pytest<99",))
+    assert pinned != first
     assert said
+    other, _ = made(cache, "drifty", pins=("drifty<1.2",))
     assert ask(other, "from importlib.metadata import version as v; print(v('drifty'))") == "1.1"
 
 
@@ -109,10 +110,33 @@ def test_what_cannot_be_installed_is_one_line(
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
+def test_a_cache_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(InstallError, match=r"^cannot make .*cache: File exists$"):
+        made(tmp_path / "cache", "drifty==1.0")
+
+
 def test_releases_and_their_dates(index: Path) -> None:
     assert releases_between("drifty", "1.0", "1.3") == ["1.0", "1.1", "1.2", "1.2.1", "1.3"]
     assert release_date("drifty", "1.3") == "2025-03-04"
     assert release_date("drifty", "9.9") == ""
+
+
+def test_releases_are_in_the_order_of_their_versions(index: Path) -> None:
+    make_wheel(index, "1.10", "")
+    make_wheel(index, "1.11rc1", "")
+    assert releases_between("drifty", "1.4", "1.10") == ["1.4", "1.5", "1.10"]
+
+
+def test_a_date_that_stands_for_none_is_not_told(index: Path) -> None:
+    """Builds that are to give the same bytes carry one of long ago."""
+    make_wheel(index, "1.6", "", year=1980)
+    assert release_date("drifty", "1.6") == ""
+
+
+def test_the_date_of_a_source(index: Path) -> None:
+    make_slow_sdist(index, "2.0")
+    assert release_date("drifty", "2.0") == "2025-03-04"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +146,7 @@ def test_releases_and_their_dates(index: Path) -> None:
         ("drifty", "1.0", "7.7", "there is no drifty 7.7; nearest: "),
         ("drifty", "one", "1.1", "there is no drifty one; nearest: "),
         ("drifty", "1.3", "1.0", "drifty 1.3 is not before 1.0"),
+        ("drifty", "1.3", "1.3", "drifty 1.3 is not before 1.3"),
     ],
 )
 def test_releases_that_are_not_there(

@@ -55,6 +55,12 @@ def test_lock_files(tmp_path: Path, name: str, text: str) -> None:
     assert read_pins(tmp_path / name, {"transformers"}) == ["torch==2.13.0"]
 
 
+def test_constraints_come_before_lock_files(tmp_path: Path) -> None:
+    for name in ("uv.lock", "constraints.txt", "poetry.lock"):
+        (tmp_path / name).write_text("")
+    assert find_pins(tmp_path) == tmp_path / "constraints.txt"
+
+
 def test_no_pins(tmp_path: Path) -> None:
     assert find_pins(tmp_path) is None
 

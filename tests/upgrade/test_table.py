@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nnsight.outcomes import CRASHED, DRIFT, ERROR, HUNG, NOISE, PASSED, SAME, STRUCTURE
+from pytest_nnsight.outcomes import (
+    CRASHED,
+    DRIFT,
+    ERROR,
+    HUNG,
+    MISSING,
+    NOISE,
+    NOT_RUN,
+    PASSED,
+    SAME,
+    SKIPPED,
+    STRUCTURE,
+)
 from pytest_nnsight.upgrade.table import exit_code, table_json, table_lines
 from pytest_nnsight.upgrade.trial import Result, Trial
 
@@ -21,12 +33,14 @@ def test_a_table() -> None:
         ),
         Trial(OLD, (*drifted, Result("test_2", HUNG, "HUNG after 3 s \x1b[2J")), report={}),
         Trial(("nnsight==99",), failure="cannot be installed: no such version"),
+        Trial(("torch==2.6",), (Result("test_0", PASSED),), "the tests ran with torch 2.13", {}),
     ]
     assert [*table_lines(trials)] == [
         "                                      same  within noise  drift  hung",
         "transformers>=5 (5.23.0)                 1             1",
         "transformers==4.57.6, nnsight==0.7.0                          2     1",
         "nnsight==99                           cannot be installed: no such version",
+        "torch==2.6                            the tests ran with torch 2.13",
         "",
         "transformers>=5 (5.23.0):",
         "  within noise: test_1",
@@ -41,6 +55,15 @@ def test_a_table() -> None:
         NOISE,
         HUNG,
         "not installed",
+        ERROR,
+    ]
+
+
+def test_names_of_tests_are_shown_and_only_of_those_that_are_to_be_looked_at() -> None:
+    results = (Result("test_a", SKIPPED), Result("test_\x1b[2J", MISSING), Result("test_b", PASSED))
+    assert [*table_lines([Trial(NEW, results, report={})])][3:] == [
+        "transformers==5.23.0:",
+        "  missing: test_\\x1b[2J",
     ]
 
 
@@ -50,6 +73,9 @@ def test_a_table() -> None:
         ([SAME, NOISE, PASSED], 0),
         ([SAME, DRIFT], 1),
         ([STRUCTURE, SAME], 1),
+        ([MISSING, SAME], 1),
+        ([SKIPPED], 0),
+        ([NOT_RUN, DRIFT], 3),
         ([DRIFT, ERROR], 3),
         ([HUNG], 3),
         ([CRASHED, DRIFT], 3),

@@ -107,12 +107,30 @@ def test_bisect(project: Path, tmp_path: Path) -> None:
             "--snapshot-update writes goldens; a trial only checks against them",
         ),
         (("upgrade", "--with=drifty", "--json=no/x.json"), "--json: there is no folder no"),
+        (("upgrade", "--with=drifty", "--html=no/x.html"), "--html: there is no folder no"),
+        (("upgrade", "--with=drifty", "--json=index"), "--json: index is a folder; give a file"),
+        (
+            ("upgrade", "--with=drifty", "--constraint=no.txt"),
+            "cannot read the pins of no.txt: [Errno 2] No such file",
+        ),
+        (
+            ("bisect", "drifty", "1.0", "1.4", "--", "--nnsight-prune=remove"),
+            "--nnsight-prune=remove writes goldens; a trial only checks against them",
+        ),
+        (("bisect", "drifty", "1.0", "7.7"), "there is no drifty 7.7; nearest: 1."),
+        (("bisect", "drifty", "--with=x", "one", "1.4"), "there is no drifty one; nearest: 1."),
+        (("bisect", "drifted", "1.0", "1.4"), "the index knows no drifted; is the name right"),
         (("bisect", "drifty", "1.4", "1.0"), "drifty 1.4 is not before 1.0; give the older"),
     ],
 )
 def test_mistakes_are_one_line(
-    index: Path, tmp_path: Path, arguments: tuple[str, ...], told: str
+    index: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    told: str,
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert done.stdout == ""

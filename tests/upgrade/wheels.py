@@ -12,7 +12,9 @@ from pathlib import Path
 NAME = "drifty"
 
 
-def make_wheel(folder: Path, version: str, code: str, requires: str = "", parts: int = 0) -> Path:
+def make_wheel(
+    folder: Path, version: str, code: str, requires: str = "", parts: int = 0, year: int = 2025
+) -> Path:
     """Write a wheel of ``drifty``: one module, and a package of ``parts`` more."""
     info = f"{NAME}-{version}.dist-info"
     need = f"Requires-Dist: {requires}\n" if requires else ""
@@ -30,10 +32,11 @@ def make_wheel(folder: Path, version: str, code: str, requires: str = "", parts:
     path = folder / f"{NAME}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in files.items():
-            archive.writestr(zipfile.ZipInfo(name, (2025, 3, 4, 5, 6, 7)), text)
+            archive.writestr(zipfile.ZipInfo(name, (year, 3, 4, 5, 6, 7)), text)
     return path
 
 
+MARCH = 1741064767  # 2025-03-04
 BACKEND = """
 import os, time
 from pathlib import Path
@@ -64,5 +67,5 @@ def make_slow_sdist(folder: Path, version: str) -> None:
     with tarfile.open(folder / f"{NAME}-{version}.tar.gz", "w:gz") as archive:
         for name, text in files.items():
             entry = tarfile.TarInfo(f"{NAME}-{version}/{name}")
-            entry.size = len(text.encode())
+            entry.size, entry.mtime = len(text.encode()), MARCH
             archive.addfile(entry, io.BytesIO(text.encode()))
