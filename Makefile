@@ -6,12 +6,13 @@ READY := .venv/.ready
 TINY := --nnsight-model tiny:gpt2 --nnsight-model tiny:llama --nnsight-model tiny:bert --nnsight-model tiny:t5
 RELEASES := --with transformers==4.57.6 --with transformers==5.2.0 --with transformers==5.23.0 \
 	--with nnsight==0.5.15 --with nnsight==0.6.3 --with nnsight==0.7.0 --with nnsight==0.8.1
+BEHAVIOUR := -n 2 -m "not long" tests/capture tests/plugin
 
 # Nothing here may reach for a model hub, and no golden may be written by accident.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained test-long matrix soak test-isolation-old test-page upgrade-matrix lint format bench faults goldens picture pages clean
+.PHONY: demo test test-behaviour test-tiny test-trained test-long matrix soak test-isolation-old test-page test-versions upgrade-matrix lint format bench faults goldens picture pages clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -42,6 +43,17 @@ test-isolation-old: $(READY)
 	sed s/^nnsight==.*/nnsight==0.7.0/ constraints.txt > .venv-old/constraints.txt
 	.venv-old/bin/python -m pip install --quiet --constraint .venv-old/constraints.txt --editable '.[dev]'
 	.venv-old/bin/pytest tests/isolation/test_trace_bodies.py tests/isolation/test_matrix.py
+
+# The plugin's own behaviour on every nnsight and transformers that is supported, each in an
+# environment of its own: some 15 minutes each on two cores, over an hour in all. A table tells.
+test-versions: $(READY)
+	mkdir -p build
+	@OMP_NUM_THREADS=1; export OMP_NUM_THREADS; failed=0; \
+	$(BIN)/pytest-nnsight upgrade --with nnsight==0.5.15 --with nnsight==0.6.3 \
+		--with nnsight==0.7.0 --json build/versions-nnsight.json -- $(BEHAVIOUR) || failed=1; \
+	$(BIN)/pytest-nnsight upgrade --with transformers==4.57.6 --with transformers==5.2.0 \
+		--json build/versions-transformers.json -- $(BEHAVIOUR) || failed=1; \
+	exit $$failed
 
 # 500 tests with random faults on two workers, for 20 minutes: nothing may be lost.
 soak: $(READY)

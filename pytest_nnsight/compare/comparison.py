@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,10 +22,21 @@ Pairs = dict[Place, tuple[Leaf, Leaf]]
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """What differs between two environments, so that what follows from it is no drift."""
+    """What differs between two environments, so that what follows from it is no drift.
+
+    ``common`` are the modules that both runs call.
+    """
 
     dtype: bool
     attention: bool
+    common: Set[str]
+
+    def excuse(self, path: str) -> bool:
+        """Tell whether a call may come or go: what is inside of a module that is compared.
+
+        Another attention is other code; some call a dropout or a norm of their own, some do not.
+        """
+        return self.attention and path.rpartition(".")[0] in self.common
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +98,7 @@ def compare(golden: Run, received: Run) -> Comparison:
     added = {} if parted is not None else dict(others)
     drifts = list(compare_inputs(golden, received))
     pairs: Pairs = {}
-    before, now = golden.environment, received.environment
-    moves = Moves(before.dtype != now.dtype, before.attention != now.attention)
+    moves = _moves(golden, received)
     for position, call in enumerate(calls):
         added.pop(call.key, None)
         drifts += _structure(position, call, others.get(call.key), moves, pairs)
@@ -100,12 +110,18 @@ def compare(golden: Run, received: Run) -> Comparison:
     if received.is_exact and bits.is_expected:
         limits = dict.fromkeys(values, 0.0)
     drifts += _values(calls, pairs, values, tolerance, limits)
-    drifts += _added(golden, received, added)
+    drifts += _added(golden, received, added, moves)
     drifts += _order(golden, received)
     flip = first_flip(golden, received, values)
     drifts += _generated(golden, received, flip, reason)
     count = len(golden.calls) + len(added)
     return Comparison(tuple(drifts), count, tolerance, bits, values, flip, tuple(in_time))
+
+
+def _moves(golden: Run, received: Run) -> Moves:
+    before, now = golden.environment, received.environment
+    common = {call.path for call in golden.calls} & {call.path for call in received.calls}
+    return Moves(before.dtype != now.dtype, before.attention != now.attention, common)
 
 
 def _structure(
@@ -114,7 +130,7 @@ def _structure(
     """Compare what a call is, not its numbers; put the tensors to be compared into ``pairs``."""
     found = partial(Drift, label=golden.label, path=golden.path, position=position)
     if received is None:
-        yield found("missing", expected=golden.output)
+        yield found("missing", expected=golden.output, note=moves.excuse(golden.path))
         return
     if golden.module_class != received.module_class:
         yield found("class", expected=golden.module_class, received=received.module_class)
@@ -166,14 +182,18 @@ def _values(
         )
 
 
-def _added(golden: Run, received: Run, added: Mapping[tuple[str, int], Call]) -> Iterator[Drift]:
+def _added(
+    golden: Run, received: Run, added: Mapping[tuple[str, int], Call], moves: Moves
+) -> Iterator[Drift]:
     """Yield the calls that the golden lacks, placed behind the call that they came after."""
     positions = {call.key: position for position, call in enumerate(golden.calls)}
     last = 0
     for call in received.calls:
         last = positions.get(call.key, last)
         if call.key in added:
-            yield Drift("added", call.label, call.path, received=call.output, position=last)
+            note = moves.excuse(call.path)
+            found = partial(Drift, "added", call.label, call.path, position=last)
+            yield found(received=call.output, note=note)
 
 
 def _order(golden: Run, received: Run) -> Iterator[Drift]:

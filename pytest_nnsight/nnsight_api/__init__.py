@@ -8,7 +8,8 @@ Known are 0.5.15 to 0.8. What differs between them:
 - modules: before 0.8 a ``generator`` of nnsight's own hangs in the torch model;
 - the cache: 0.8 hands a value over in ``Cache.observe_selected``, before it was ``Cache.add``;
   0.7 leaves the cache's hooks on the model;
-- ``.source``: 0.8 sets a forward of a class of its own, before it was a plain function;
+- forwards: 0.8 sets one for ``.source``, of a class of its own; before, every module had one, a
+  plain function, and 0.5 sets another for ``.source``;
 - edits: 0.8 keeps them in ``model._edits``, before it was ``model._default_mediators``.
 
 Everything here is ``Any``: nnsight has no types of its own.

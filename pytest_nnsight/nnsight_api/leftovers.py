@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pytest_nnsight.nnsight_api.tree import torch_module
-from pytest_nnsight.nnsight_api.version import version
+from pytest_nnsight.nnsight_api.version import import_nnsight, version
 
 
 def remove_cache_hooks(model: Any) -> None:
@@ -47,6 +48,12 @@ def is_own_hook(hook: Any) -> bool:
 def is_own_forward(forward: Any) -> bool:
     """Tell whether a forward that was set on one module is nnsight's, which it needs.
 
-    Before 0.8 nnsight sets one for ``.source`` that cannot be told from a user's: always true.
+    0.8 sets an object of a class of its own. Before, it is a function that bears the name and the
+    module of what it wraps, but nnsight's own code: from its files, or on 0.5 compiled for
+    ``.source``.
     """
-    return version() < (0, 8) or type(forward).__module__.startswith("nnsight.")
+    if version() >= (0, 8):
+        return type(forward).__module__.startswith("nnsight.")
+    code = getattr(getattr(forward, "__func__", forward), "__code__", None)
+    file = getattr(code, "co_filename", "")
+    return file == "<nnsight>" or Path(file).is_relative_to(Path(import_nnsight().__file__).parent)

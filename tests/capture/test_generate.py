@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from importlib import metadata
 
 import pytest
 import torch
+from packaging.version import Version
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
@@ -16,6 +18,10 @@ from pytest_nnsight.golden.document import decode, encode
 
 PROMPT = "Once upon a time"
 CaptureOf = Callable[..., Capture]
+
+
+def version_of(package: str) -> tuple[int, ...]:
+    return Version(metadata.version(package)).release
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
@@ -57,8 +63,16 @@ def test_a_batch_gives_lists(gpt2: Capture) -> None:
     run = gpt2.generate([PROMPT, "Hi"], max_new_tokens=3)
     assert [len(row) for row in run.token_ids] == [3, 3]
     assert isinstance(run.text, list)
+
+
+@pytest.mark.xfail(
+    version_of("transformers") < (5,) and version_of("nnsight") >= (0, 8),
+    reason="nnsight 0.8 with transformers 4 passes a padded batch the same positions every step",
+)
+def test_a_padded_prompt_goes_on_as_it_does_alone(gpt2: Capture) -> None:
+    batch = gpt2.generate([PROMPT, "Hi"], max_new_tokens=3)
     alone = gpt2.generate("Hi", max_new_tokens=3)
-    assert run.token_ids[1] == alone.token_ids
+    assert batch.token_ids[1] == alone.token_ids
 
 
 def test_generation_ends_at_the_end_token(gpt2: Capture) -> None:

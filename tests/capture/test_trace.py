@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +19,7 @@ from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.golden.document import decode, encode
+from pytest_nnsight.models import tiny
 from pytest_nnsight.run import ROOT, Call, Run, Summary
 
 PROMPT = "Hello there"
@@ -25,6 +28,17 @@ CaptureOf = Callable[..., Capture]
 
 def places(call: Call) -> dict[str, Summary]:
     return {leaf.at: leaf.summary for leaf in call.leaves}
+
+
+def output(call: Call) -> Summary:
+    """Return the only tensor of an output: a block's is in a tuple up to transformers 5.2."""
+    (summary,) = [leaf.summary for leaf in call.leaves if not is_input(leaf)]
+    return summary
+
+
+def hooked(module: torch.nn.Module) -> list[tuple[int, int]]:
+    """Count the hooks of each module before and behind its forward."""
+    return [(len(part._forward_pre_hooks), len(part._forward_hooks)) for part in module.modules()]
 
 
 def executed(capture: Capture, run: Callable[[], Any]) -> list[str]:
@@ -39,6 +53,21 @@ def executed(capture: Capture, run: Callable[[], Any]) -> list[str]:
     for handle in handles:
         handle.remove()
     return order
+
+
+def given(capture: Capture, path: str) -> dict[str, Any]:
+    """Return what a module is called with, by the names of its forward, by plain torch."""
+    seen: dict[str, Any] = {}
+
+    def see(module: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        _, *names = inspect.signature(type(module).forward).parameters
+        seen.update(zip(names, arguments, strict=False), **keywords)
+
+    module = nnsight_api.torch_module(capture.model).get_submodule(path)
+    handle = module.register_forward_pre_hook(see, with_kwargs=True)
+    capture.trace(PROMPT)
+    handle.remove()
+    return seen
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "t5"])
@@ -103,21 +132,23 @@ def test_modules_are_chosen_by_globs(gpt2: Capture) -> None:
 
 
 def test_inputs_have_the_names_of_what_forward_takes(gpt2: Capture) -> None:
-    """Blocks are called by position with their cache and mask, which have names all the same."""
+    """Blocks are called by position with their cache and more, which have names all the same."""
     calls = {call.path: call.inputs for call in gpt2.trace(PROMPT).calls}
     assert calls["lm_head"] == "{input=tensor}"
     block = calls["transformer.h.0"] or ""
-    assert block.startswith("{hidden_states=tensor, past_key_values=DynamicCache, attention_mask=")
+    assert block.startswith("{hidden_states=tensor, past_key_values=DynamicCache, ")
+    assert re.findall(r"(\w+)=", block) == [*given(gpt2, "transformer.h.0")]
 
 
 def test_containers_and_none(gpt2: Capture) -> None:
     calls = {call.path: call for call in gpt2.trace(PROMPT).calls}
-    assert calls["transformer.h.0.attn"].output == "(tensor, None)"
-    assert list(places(calls["transformer.h.0.attn"])) == [
-        "in.hidden_states",
-        "in.position_ids",
-        "out[0]",
-    ]
+    attention = calls["transformer.h.0.attn"]
+    assert attention.output == "(tensor, None)"
+    known = given(gpt2, "transformer.h.0.attn")
+    assert known["attention_mask"] is None
+    tensors = [name for name, value in known.items() if isinstance(value, torch.Tensor)]
+    assert tensors[0] == "hidden_states"
+    assert list(places(attention)) == [*(f"in.{name}" for name in tensors), "out[0]"]
     assert calls[ROOT].output.startswith("CausalLMOutputWithCrossAttentions(logits=tensor")
     assert "past_key_values=DynamicCache" in calls[ROOT].output
 
@@ -134,10 +165,12 @@ def test_inputs_are_summarised_unless_asked_not_to(gpt2: Capture) -> None:
 
 
 def test_a_tensor_seen_twice_is_one_summary(gpt2: Capture) -> None:
-    calls = {call.path: places(call) for call in gpt2.trace(PROMPT).calls}
+    run = gpt2.trace(PROMPT)
+    calls = {call.path: places(call) for call in run.calls}
+    (block,) = [call for call in run.calls if call.path == "transformer.h.0"]
     assert calls["lm_head"]["out"] is calls[ROOT]["out.logits"]
     assert calls["transformer.h.0.ln_2"]["out"] is calls["transformer.h.0.mlp"]["in.hidden_states"]
-    assert calls["transformer.h.0"]["out"] is calls["transformer.h.1"]["in.hidden_states"]
+    assert output(block) is calls["transformer.h.1"]["in.hidden_states"]
     assert calls[ROOT]["in.input_ids"] is calls["transformer"]["in.input_ids"]
 
 
@@ -189,10 +222,12 @@ def test_an_intervention_may_take_the_tracer(gpt2: Capture) -> None:
 
 
 def test_nothing_is_left_on_the_model(gpt2: Capture) -> None:
+    """Before 0.8 nnsight hangs hooks of its own on what it wraps; there are no more than those."""
     module = nnsight_api.torch_module(gpt2.model)
     gpt2.generate(PROMPT, max_new_tokens=2)
     assert all(parameter.grad is None for parameter in module.parameters())
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    wrapped = nnsight_api.wrap(*tiny.build("gpt2", torch.float32, None))
+    assert hooked(module) == hooked(nnsight_api.torch_module(wrapped))
     assert torch.is_grad_enabled()
 
 

@@ -85,6 +85,25 @@ def test_missing_and_added_calls_fail() -> None:
     assert comparison.calls == 4
 
 
+def test_what_another_attention_calls_inside_a_module_is_a_note() -> None:
+    """GPT-2's eager attention calls its dropout up to transformers 5.2, others do not."""
+    sdpa = (make_call("h.0.attn"), make_call("h.0"))
+    eager = (make_call("h.0.attn.attn_dropout"), *sdpa)
+    for before, now in ((sdpa, eager), (eager, sdpa)):
+        assert not compare(make_run(*before), make_run(*now)).matches
+        comparison = compare(make_run(*before), make_run(*now, environment={"attention": "eager"}))
+        assert comparison.matches
+        assert only(comparison).kind in ("added", "missing")
+
+
+def test_a_call_whose_module_is_not_compared_fails_under_another_attention_too() -> None:
+    """Or nothing would be compared where a test chooses other modules."""
+    golden, received = make_run(make_call("h.0.mlp")), make_run(make_call("h.1.mlp"))
+    other = make_run(make_call("h.1.mlp"), environment={"attention": "eager"})
+    for run in (received, other):
+        assert [d.kind for d in compare(golden, run).failures] == ["missing", "added"]
+
+
 def test_added_calls_stand_behind_the_call_they_came_after() -> None:
     golden = make_run(make_call("a"), make_call("b"), make_call("c"))
     received = make_run(

@@ -114,6 +114,21 @@ def test_what_is_left_behind_fails_its_test_and_the_next_is_clean(project: Proje
     assert len(loads) == 4  # the first, and after each of the three that cannot be put back
 
 
+def test_what_nnsight_sets_for_a_source_is_no_leak(project: Project) -> None:
+    project.test_file(
+        """
+def test_reads(nnsight_model):
+    with nnsight_model.trace("Hello"):
+        merged = nnsight_model.transformer.h[0].attn.source.self_c_proj_0.output.save()
+    assert merged.shape == (1, 5, 64)
+
+def test_reads_again(nnsight_model):
+    test_reads(nnsight_model)
+"""
+    )
+    project.run(*TINY).assert_outcomes(passed=2)
+
+
 def test_leaks_may_be_warnings_or_left_alone(project: Project) -> None:
     project.test_file(
         """
