@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nnsight.errors import UsageError, suggest
-from pytest_nnsight.options import OPTIONS
-from pytest_nnsight.records import Told, note_failure, note_match
+from pytest_nnsight.records import note_failure, note_match
 from pytest_nnsight.session import (
     GOLDENS,
     SETTINGS,
     SUITE_NODE,
+    command_of,
     settings_of,
 )
 from pytest_nnsight.settings import Settings, golden_root
@@ -73,13 +72,13 @@ def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -
     """
     from pytest_nnsight.report.failure import diagnosed, failure_lines
 
-    diagnosis, command = diagnosed(finding), _command(item)
-    refresh = f"{command} --snapshot-update"
+    diagnosis = diagnosed(finding)
+    refresh = f"{command_of(item.config, item.nodeid)} --snapshot-update"
     first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))
     if loaded_model.unseen:
         first = f"{first}, changed since the model was loaded"
         rest = [f"  {loaded_model.unseen}", *rest]
-    note_failure(item, loaded_model.name, finding, diagnosis, Told(first, command))
+    note_failure(item, loaded_model.name, finding, diagnosis, first)
     return [first, *rest]
 
 
@@ -145,24 +144,6 @@ def _whole_tensors(run: Run) -> dict[str, Any]:
                 label = place(call, Leaf(at, Summary((), "")))
                 tensors[label] = tokens_of(wide).cpu().numpy()
     return tensors
-
-
-def _command(item: pytest.Item) -> str:
-    """Return the command that runs one test again, on the same model loaded in the same way."""
-    words = ["pytest"]
-    for option in OPTIONS:
-        given = item.config.getoption(option.key) if option.name in _THAT_LOAD else None
-        for value in given if isinstance(given, list) else [given] if given is not None else ():
-            told = "" if option.is_flag else f" {shlex.quote(str(value))}"
-            words.append(f"{option.flag}{told}")
-    if item.nodeid.startswith(SUITE_NODE):
-        words.append(f"--nnsight-suite -k {shlex.quote(item.name.partition('[')[0])}")
-    else:
-        words.append(shlex.quote(item.nodeid))
-    return " ".join(words)
-
-
-_THAT_LOAD = ("model", "device_map", "dtype", "attn", "trust_remote_code", "golden_dir")
 
 
 def _is_detailed(config: pytest.Config) -> bool:

@@ -8,23 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_nnsight.errors import hide_home
-
 if TYPE_CHECKING:
     from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a failure is told with: its verdict, and the command that runs the test again."""
-
-    line: str
-    command: str
 
 
 RECORD = "nnsight_record"
@@ -43,14 +32,13 @@ def note_match(item: pytest.Item, model: str, finding: Finding) -> None:
 
 
 def note_failure(
-    item: pytest.Item, model: str, finding: Finding, diagnosis: Diagnosis | None, told: Told
+    item: pytest.Item, model: str, finding: Finding, diagnosis: Diagnosis | None, line: str
 ) -> None:
-    """Keep what a run came to that did not match."""
+    """Keep what a run came to that did not match; ``line`` is its verdict."""
     from pytest_nnsight.report.record import record_of_failure
 
     record = record_of_failure(finding, diagnosis)
-    said = {"line": told.line, "command": hide_home(told.command)}
-    _keep(item, {**record, **said, "model": model}, finding)
+    _keep(item, {**record, "line": line, "model": model}, finding)
 
 
 def _keep(item: pytest.Item, record: dict[str, Any], finding: Finding) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -187,6 +188,25 @@ def settings_of(item: pytest.Item, settings: Settings) -> Settings:
             raise UsageError("@pytest.mark.nnsight takes named arguments only, like timeout=60")
         settings = settings.for_marker(marker.kwargs)
     return settings
+
+
+def command_of(config: pytest.Config, test: str) -> str:
+    """Return the command that runs one test again, on the same model loaded in the same way."""
+    words = ["pytest"]
+    for option in OPTIONS:
+        given = config.getoption(option.key) if option.name in _THAT_LOAD else None
+        for value in given if isinstance(given, list) else [given] if given is not None else ():
+            told = "" if option.is_flag else f" {shlex.quote(str(value))}"
+            words.append(f"{option.flag}{told}")
+    if test.startswith(SUITE_NODE):
+        name = test.rpartition("::")[2].partition("[")[0]
+        words.append(f"--nnsight-suite -k {shlex.quote(name)}")
+    else:
+        words.append(shlex.quote(test))
+    return " ".join(words)
+
+
+_THAT_LOAD = ("model", "device_map", "dtype", "attn", "trust_remote_code", "golden_dir")
 
 
 def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:

@@ -102,6 +102,7 @@ def _of_golden(document: dict[str, Any]) -> View:
         "verdict": _RUN,
         "said": "",
         "text": "",
+        "command": "",
         "goldens": [golden],
     }
     trial = {"label": "", "failure": "", "tests": [test], "errors": [], "not_run": []}
@@ -137,6 +138,7 @@ def _test(test: dict[str, Any]) -> View:
         "said": line,
         "seconds": test.get("seconds"),
         "text": test.get("text", ""),
+        "command": test.get("command", ""),
         "model": next((golden.get("model", "") for golden in goldens), ""),
         "goldens": goldens,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_nnsight.errors import visible
@@ -49,6 +49,7 @@ class _Finding:
 
     verdict: str
     line: str
+    command: str
     golden: dict[str, Any]
     tests: tuple[str, ...]
 
@@ -114,8 +115,9 @@ def _findings(report: dict[str, Any]) -> list[_Finding]:
         golden = worst_golden(test) or {}
         keys = ("where", "cause", "evidence") if "where" in golden else ("line",)
         key = (verdict, test.get("model"), *(golden.get(name, line) for name in keys))
-        found = alike.get(key, _Finding(verdict, line, golden, ()))
-        alike[key] = _Finding(verdict, found.line, found.golden, (*found.tests, test["test"]))
+        command = test.get("command", "")
+        found = alike.get(key, _Finding(verdict, line, command, golden, ()))
+        alike[key] = replace(found, tests=(*found.tests, test["test"]))
     return sorted(alike.values(), key=lambda found: -VERDICTS.index(found.verdict))
 
 
@@ -136,10 +138,11 @@ def _finding_lines(finding: _Finding, verbosity: int, bars: str) -> Iterator[Lin
     for number, call in enumerate(golden.get("worst", ())):
         told = f"{call['label']} {size(float(call['rel']))}"
         yield Line(visible(f"  {'worst' if number == 0 else '     '}  {told}"))
-    if "command" in golden:
-        yield Line(f"  rerun  {golden['command']}")
+    if finding.command:
+        yield Line(visible(f"  rerun  {finding.command}"))
+    if finding.verdict in (DRIFT, STRUCTURE, MISSING) and finding.command:
         right = "write it" if finding.verdict == MISSING else "if this is right"
-        yield Line(f"  {right}: {golden['command']} --snapshot-update")
+        yield Line(visible(f"  {right}: {finding.command} --snapshot-update"))
 
 
 def _diagnosis_lines(golden: dict[str, Any]) -> Iterator[str]:

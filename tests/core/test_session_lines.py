@@ -25,13 +25,19 @@ def golden_of(golden: Run, received: Run) -> dict[str, Any]:
     if comparison.matches:
         return {**record_of_match(finding), "model": "gpt2"}
     record = record_of_failure(finding, diagnosed(finding))
-    return {**record, "line": "golden drift: so", "command": COMMAND, "model": "gpt2"}
+    return {**record, "line": "golden drift: so", "model": "gpt2"}
 
 
 def case(name: str, *goldens: dict[str, Any], **changes: Any) -> dict[str, Any]:
     found = {"test": f"test_it.py::{name}", "outcome": "passed", "line": "", "seconds": 1.0}
     failed = any("start" in golden for golden in goldens)
-    return {**found, "outcome": "failed" if failed else "passed", "goldens": [*goldens], **changes}
+    return {
+        **found,
+        "outcome": "failed" if failed else "passed",
+        "goldens": [*goldens],
+        "command": COMMAND,
+        **changes,
+    }
 
 
 def report_of(*tests: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +95,7 @@ def test_the_worst_comes_first_and_much_is_cut() -> None:
     assert lines[2] == "  CRASHED: segmentation fault"
     many = [case(f"t{i}", outcome="hung", line=f"HUNG after {i} s") for i in range(12)]
     assert told(*many)[-1] == "... and 4 more of another kind (-vv)"
-    assert len(told(*many, verbosity=2)) == 24
+    assert len(told(*many, verbosity=2)) == 36  # three lines each, the last of them the command
 
 
 def test_quiet_leaves_the_count() -> None:
@@ -97,7 +103,7 @@ def test_quiet_leaves_the_count() -> None:
 
 
 def test_a_missing_golden_is_to_be_written() -> None:
-    golden = {"golden": "g", "verdict": "missing", "line": "no golden g", "command": COMMAND}
+    golden = {"golden": "g", "verdict": "missing", "line": "no golden g"}
     lines = told(case("test_a", golden, outcome="failed"))
     assert lines[0] == "1 golden: 1 missing"
     assert lines[-1] == f"  write it: {COMMAND} --snapshot-update"

@@ -83,6 +83,14 @@ def test_what_is_not(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.test_file("import nothing_of_that_name\n", "test_broken.py")
     result, report = report_of(project, "--nnsight-timeout=3")
     assert report["exit_code"] == result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "HUNG test_it.py::test_hangs",
+            "  HUNG after 3 s",
+            "  rerun  pytest --nnsight-model tiny:gpt2 test_it.py::test_hangs",
+        ],
+        consecutive=True,
+    )
     tests = {test["test"].partition("::")[2]: test for test in report["tests"]}
     assert {name: verdict_of(test)[0] for name, test in tests.items()} == {
         "test_golden[1]": "drift",
