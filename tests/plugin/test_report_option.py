@@ -54,7 +54,7 @@ def report_of(project: Project, *arguments: str) -> tuple[pytest.RunResult, dict
 @pytest.mark.parametrize("way", [(), ("-n0",)], ids=str)
 def test_what_is_the_same(project: Project, way: tuple[str, ...]) -> None:
     project.test_file(TESTS)
-    project.write_goldens(*TINY, passed=7, skipped=1)
+    project.write_goldens(*TINY, passed=6, skipped=1)
     result, report = report_of(project, *way)
     assert report["exit_code"] == result.ret == 0
     assert report["models"] == ["tiny:gpt2"]
@@ -77,7 +77,7 @@ def test_what_is_the_same(project: Project, way: tuple[str, ...]) -> None:
 def test_what_is_not(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
     project.test_file(TESTS)
-    project.write_goldens(*TINY, passed=7, skipped=1)
+    project.write_goldens(*TINY, passed=6, skipped=1)
     monkeypatch.setenv("CHANGE", "1")
     monkeypatch.setenv("NEW", "1")
     project.test_file("import nothing_of_that_name\n", "test_broken.py")
@@ -134,7 +134,7 @@ def test_a_report_is_json_of_one_kind(project: Project) -> None:
 
 def test_an_interrupted_session_has_its_report(project: Project) -> None:
     project.test_file(TESTS)
-    project.write_goldens(*TINY, passed=7, skipped=1)
+    project.write_goldens(*TINY, passed=6, skipped=1)
     project.test_file(
         "import signal\n"
         "def test_waits():\n"
@@ -154,7 +154,7 @@ def test_an_interrupted_session_has_its_report(project: Project) -> None:
 def test_each_service_gets_its_own(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pytest_html")
     project.test_file(TESTS)
-    project.write_goldens(*TINY, passed=7, skipped=1)
+    project.write_goldens(*TINY, passed=6, skipped=1)
     monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
     monkeypatch.setenv("CHANGE", "1")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
@@ -174,7 +174,7 @@ def test_the_section_at_the_end_is_as_loud_as_asked(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(TESTS)
-    project.write_goldens(*TINY, passed=7, skipped=1)
+    project.write_goldens(*TINY, passed=6, skipped=1)
     monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
     monkeypatch.setenv("CHANGE", "1")
     result = project.run(*TINY, "-k", "golden", "--color=yes")
