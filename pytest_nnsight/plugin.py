@@ -103,6 +103,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
         return result
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Name the mistake and the way out below a failure that is one of nnsight's usual ones."""
+    report = yield
+    wiring.explain(item, call, report)
+    return report
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest

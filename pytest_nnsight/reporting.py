@@ -16,7 +16,7 @@ import pytest
 from pytest_nnsight.errors import UsageError, hide_home, visible
 from pytest_nnsight.outcomes import FORMAT
 from pytest_nnsight.records import DETAILS, RECORD
-from pytest_nnsight.session import command_of
+from pytest_nnsight.session import SECTION, command_of
 
 PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
 _DEATH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED)\b.*")
@@ -58,6 +58,7 @@ class Reporter:
         if _WORST_FIRST.index(outcome) < _WORST_FIRST.index(test["outcome"]):
             test["outcome"], test["line"] = outcome, line
             test["text"] = visible_lines(report.longreprtext)
+            test["hint"] = next((text for name, text in report.sections if name == SECTION), "")
             test["command"] = hide_home(command_of(self._config, report.nodeid))
         test["seconds"] = round(test["seconds"] + report.duration, 3)
         records = [json.loads(str(text)) for name, text in report.user_properties if name == RECORD]

@@ -32,6 +32,7 @@ PASSED = pytest.StashKey[bool]()
 TERMINAL = pytest.StashKey[int]()
 WATCH = pytest.StashKey[Any]()
 SUITE_NODE = "nnsight-suite"
+SECTION = "nnsight: what went wrong"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -226,6 +227,19 @@ def one_line_failures(item: pytest.Item) -> Iterator[None]:
         yield
     except NnsightPluginError as error:
         raise pytest.fail.Exception(with_line(error, item), pytrace=False) from None
+
+
+def explain(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
+    """Add a section with the usual mistake that an error comes from, where it is one."""
+    model = getattr(item, "funcargs", {}).get("nnsight_model")
+    if model is None or call.excinfo is None or call.when != "call" or not report.failed:
+        return
+    from pytest_nnsight.nnsight_api import explain as explain_mistake
+
+    function = getattr(item, "function", None)
+    told = explain_mistake(call.excinfo.value, model, function) if function else None
+    if told is not None:
+        report.sections.append((SECTION, told))
 
 
 def with_line(error: Exception, item: pytest.Item) -> str:

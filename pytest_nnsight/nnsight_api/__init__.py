@@ -23,6 +23,7 @@ from pytest_nnsight.nnsight_api.leftovers import (
     set_edits,
 )
 from pytest_nnsight.nnsight_api.loading import is_causal, load, wrap
+from pytest_nnsight.nnsight_api.mistakes import explain
 from pytest_nnsight.nnsight_api.running import Receive, Watch, run_generate, run_trace
 from pytest_nnsight.nnsight_api.tree import named_modules, torch_module
 from pytest_nnsight.nnsight_api.version import version
@@ -31,6 +32,7 @@ __all__ = [
     "Receive",
     "Watch",
     "edits",
+    "explain",
     "is_causal",
     "is_own_forward",
     "is_own_hook",

@@ -103,6 +103,7 @@ def _of_golden(document: dict[str, Any]) -> View:
         "said": "",
         "text": "",
         "command": "",
+        "hint": "",
         "goldens": [golden],
     }
     trial = {"label": "", "failure": "", "tests": [test], "errors": [], "not_run": []}
@@ -139,6 +140,7 @@ def _test(test: dict[str, Any]) -> View:
         "seconds": test.get("seconds"),
         "text": test.get("text", ""),
         "command": test.get("command", ""),
+        "hint": test.get("hint", ""),
         "model": next((golden.get("model", "") for golden in goldens), ""),
         "goldens": goldens,
     }

@@ -45,6 +45,7 @@ function testSection(test, at) {
   const found = el("section", { "aria-label": "One test" },
     el("h2", {}, verdictChip(test.verdict), " ", el("a", { href: linkTo(at, test.test) }, breakable(test.test))));
   if (test.said) found.append(el("p", { class: `said mono ${toneOf(test.verdict)}` }, test.said));
+  if (test.hint) found.append(el("p", { class: "said noise" }, test.hint));
   if (test.command) found.append(el("p", {}, "Run it again: ", el("code", {}, test.command)));
   if (test.command && ["drift", "structure", "missing"].includes(test.verdict)) {
     found.append(el("p", {}, "If this is right: ", el("code", {}, `${test.command} --snapshot-update`)));

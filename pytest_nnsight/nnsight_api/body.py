@@ -1,0 +1,108 @@
+"""What the source of a test says of its traces: what is read, what is saved, what comes late."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_OPENS = ("trace", "generate", "invoke", "session", "scan", "edit")
+_READS = ("output", "input", "inputs")
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The statements of a test function, with the lines of its file."""
+
+    tree: ast.AST
+    first_line: int
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Body | None:
+        """Read a function's source; ``None`` where it is not at hand."""
+        try:
+            lines, start = inspect.getsourcelines(inspect.unwrap(function))
+            return cls(ast.parse(textwrap.dedent("".join(lines))), start)
+        except (OSError, TypeError, SyntaxError):
+            return None
+
+    def reads(self) -> list[str]:
+        """Return the paths of the modules whose values are read, in the order of the source."""
+        nodes = [n for n in ast.walk(self.tree) if isinstance(n, ast.Attribute)]
+        found = [n for n in nodes if n.attr in _READS]
+        found.sort(key=lambda n: (n.lineno, n.col_offset))
+        return [*dict.fromkeys(path for n in found if (path := _path(n.value)))]
+
+    def traces(self) -> Iterator[ast.With]:
+        """Yield every ``with`` that opens a trace, or part of one."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.With) and any(map(_opens, node.items)):
+                yield node
+
+    def nests_invokes(self) -> bool:
+        """Tell whether an invoke is opened inside of another."""
+        invokes = [w for w in self.traces() if any(_opens(i, ("invoke",)) for i in w.items)]
+        return any(inner in ast.walk(w) for w in invokes for inner in invokes if inner is not w)
+
+    def unsaved(self, name: str) -> bool:
+        """Tell whether a name is given a value inside a trace, and never saved."""
+        values = [
+            ast.unparse(node.value)
+            for trace in self.traces()
+            for node in ast.walk(trace)
+            if isinstance(node, ast.Assign) and name in _names(node)
+        ]
+        return bool(values) and not any("save(" in value for value in values)
+
+    def comes_late(self, name: str) -> bool:
+        """Tell whether a name is given a value behind an iteration without an end."""
+        for trace in self.traces():
+            is_late = False
+            for statement in trace.body:
+                if is_late and isinstance(statement, ast.Assign) and name in _names(statement):
+                    return True
+                is_late = is_late or _is_open_ended(statement)
+        return False
+
+    def assertion(self, line: int) -> ast.Assert | None:
+        """Return the ``assert`` inside a trace that stands on a line of the file."""
+        for trace in self.traces():
+            for node in ast.walk(trace):
+                at = getattr(node, "lineno", 0) + self.first_line - 1
+                if isinstance(node, ast.Assert) and at == line:
+                    return node
+        return None
+
+
+def _opens(item: ast.withitem, names: Sequence[str] = _OPENS) -> bool:
+    call = item.context_expr
+    return (
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in names
+    )
+
+
+def _names(statement: ast.Assign) -> list[str]:
+    return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
+
+
+def _is_open_ended(statement: ast.stmt) -> bool:
+    """Tell whether a statement iterates over all steps that will come."""
+    texts = []
+    if isinstance(statement, ast.For):
+        texts = [ast.unparse(statement.iter)]
+    if isinstance(statement, ast.With):
+        texts = [ast.unparse(item.context_expr) for item in statement.items]
+    return any(re.search(r"\.iter\[[^\]]*:\]|\.all\(\)", text) for text in texts)
+
+
+def _path(node: ast.expr) -> str:
+    """Write ``model.transformer.h[0]`` as torch names it: ``transformer.h.0``."""
+    text = re.sub(r"\[(\d+)\]", r".\1", ast.unparse(node))
+    first, _, path = text.partition(".")
+    return path if re.fullmatch(r"\w+", first) and re.fullmatch(r"[\w.]+", path) else ""
