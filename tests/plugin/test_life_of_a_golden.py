@@ -105,5 +105,6 @@ def shift(model):
     project.pytester._monkeypatch.setenv("SHIFT", "1e-3")
     shifted = project.run(*TINY)
     shifted.assert_outcomes(passed=3, failed=1)
-    assert "transformer.h.0 (rel" in first_line(shifted, "test_default")
+    line = first_line(shifted, "test_default")
+    assert "transformer.h.0 (rel" in line.replace(" out[0]", "")  # a tuple up to transformers 5.2
     project.run(*TINY, "--nnsight-tolerance", "1e-2").assert_outcomes(passed=4)
