@@ -5,6 +5,7 @@ Needs Debian's ``chromium`` and the extra ``page``; skipped, with the reason, wh
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -77,7 +78,26 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     session(folder, "--nnsight-report=clean.html")
     report = ("--nnsight-report=drift.html", "--nnsight-report=drift.json")
     session(folder, "--nnsight-timeout=5", *report, CHANGE="1")
+    session(folder, "--nnsight-report=clean.json")
+    (folder / "grid.json").write_text(json.dumps(grid_of(folder)))
+    command = "from pytest_nnsight.cli import main; main()"
+    made = [sys.executable, "-c", command, "report", "grid.json", "--html"]
+    subprocess.run(made, cwd=folder, check=True)
     return folder
+
+
+def grid_of(folder: Path) -> dict[str, Any]:
+    """Return what `upgrade` would write of three combinations, one of them not installed."""
+
+    def trial(number: int, worst: str, name: str = "", failure: str = "") -> dict[str, Any]:
+        report = json.loads((folder / name).read_text()) if name else None
+        wish = f"transformers==5.{number}"
+        told = {"combination": [wish], "label": wish, "worst": worst, "failure": failure}
+        return {**told, "results": [], "report": report}
+
+    trials = [trial(1, "same", "clean.json"), trial(2, "crashed", "drift.json")]
+    trials.append(trial(99, "not installed", failure="cannot be installed: no such version"))
+    return {"format": 1, "kind": "upgrade", "trials": trials}
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ def test_another_test_is_one_step_back(reports: Path, opened: Opened) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["drift.html", "clean.html"])
+@pytest.mark.parametrize("name", ["drift.html", "clean.html", "grid.html"])
 def test_labels_contrast_and_width(
     reports: Path, opened: Opened, name: str, width: int, scheme: str
 ) -> None:
@@ -166,6 +166,28 @@ def test_labels_contrast_and_width(
     found = Axe().run(page).response["violations"]
     told = [(each["id"], node["html"][:120]) for each in found for node in each["nodes"]]
     assert told == []
+
+
+def test_a_grid_leads_to_each_test_under_each_version(reports: Path, opened: Opened) -> None:
+    page = opened(reports / "grid.html")
+    grid = page.locator("table.grid")
+    assert grid.locator("thead th").all_inner_texts()[1:] == [
+        "transformers==5.1",
+        "transformers==5.2",
+        "transformers==5.99",
+    ]
+    assert grid.locator("tbody tr").first.inner_text().split() == [
+        *("the", "run", "itself"),
+        *("\u2298", "not", "installed"),
+    ]
+    page.locator(f"table.grid a[href='{link(STREAM).replace('trial=0', 'trial=1')}']").click()
+    assert page.locator("h2", has_text="transformers==5.2").count() == 1
+    assert START in page.locator("p.said").inner_text()
+    page.locator(f"table.grid a[href='{link(STREAM)}']").click()
+    assert page.locator("h2", has_text="transformers==5.1").count() == 1
+    assert page.locator("section[aria-label='One test'] .verdict").first.inner_text() == "= same"
+    page.goto(page.url.partition("#")[0] + "#trial=2")
+    assert "no such version" in page.locator("p.said").inner_text()
 
 
 def test_print_shows_all_of_it_on_white(reports: Path, opened: Opened) -> None:
