@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +19,8 @@ from pytest_nnsight.capture.entries import (
     prompt_ids,
     rows_of,
 )
+from pytest_nnsight.capture.generation import end_ids, quiet_greedy, seeded, until_end
+from pytest_nnsight.capture.gradients import Gradients, Objectives
 from pytest_nnsight.capture.paths import select
 from pytest_nnsight.capture.prompts import Request, position_limit, read
 from pytest_nnsight.capture.recorder import Recorder
@@ -69,14 +70,19 @@ class Capture:
         inputs: bool = True,
         keep: Globs | bool = False,
         intervene: Callable[..., Any] | None = None,
+        gradient_of: Objectives = None,
     ) -> Run:
         """Run one forward pass and return what every module computed.
 
-        ``prompt`` is text, a list of texts, chat messages, token ids, or a dict of tensors. Raise
-        `UsageError` for an empty or too long prompt and for a glob that matches nothing.
+        ``prompt`` is text, a list of texts, chat messages, token ids, or a dict of tensors.
+        ``gradient_of`` is called inside the trace and returns a scalar, or is a dict of such
+        functions by name; its gradient with respect to the output of each module is captured as a
+        call ``gradient.transformer.h.3`` (``gradient.NAME.transformer.h.3``). Raise `UsageError`
+        for an empty or too long prompt, a glob that matches nothing, or what is no scalar.
         """
         return self._measured(
-            keep, lambda kept: self._trace(prompt, modules, inputs, kept, intervene)
+            keep,
+            lambda kept: self._trace(prompt, modules, inputs, kept, intervene, gradient_of),
         )
 
     def _trace(
@@ -86,12 +92,18 @@ class Capture:
         inputs: bool,
         keep: Globs | bool,
         intervene: Callable[..., Any] | None,
+        gradient_of: Objectives,
     ) -> Run:
         request = read(self.model, prompt, generates=False)
-        recorder = self._recorder(modules, keep, inputs)
-        watch = _watch(recorder, intervene)
+        recorder, gradients = self._recorder(modules, keep, inputs), Gradients.of(gradient_of)
+        if gradients is not None:
+            recorder.outputs = []
+        watch = _watch(recorder, intervene, gradients)
         nnsight_api.run_trace(self.model, request.arguments, request.keywords, watch)
-        record = self._prompt(request, recorder, intervene)
+        if gradients is not None:
+            gradients.record(recorder)
+        settings = gradients.settings() if gradients is not None else {}
+        record = self._prompt(request, recorder, intervene, settings)
         return self._run("trace", record, None, recorder)
 
     def generate(
@@ -135,11 +147,11 @@ class Capture:
         used_seed = (self.seed if seed is None else seed) if settings["do_sample"] else None
         recorder = self._recorder(modules, keep, inputs)
         watch = _watch(recorder, intervene)
-        keywords = request.keywords | _quiet_greedy(module, settings)
-        with _seeded(used_seed):
+        keywords = request.keywords | quiet_greedy(module, settings)
+        with seeded(used_seed):
             ids = nnsight_api.run_generate(self.model, request.arguments, keywords, watch)
-        seeded = settings | ({} if used_seed is None else {"seed": used_seed})
-        record = self._prompt(request, recorder, intervene, seeded)
+        asked = settings | ({} if used_seed is None else {"seed": used_seed})
+        record = self._prompt(request, recorder, intervene, asked)
         return self._run("generate", record, self._generated(ids, recorder, request), recorder)
 
     def _measured(self, keep: Globs | bool, run: Callable[[Globs | bool], Run]) -> Run:
@@ -200,8 +212,8 @@ class Capture:
         encoder_decoder = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
         start = 1 if encoder_decoder else _prompt_width(recorder, request)
         tokenizer = getattr(self.model, "tokenizer", None)
-        ends = _end_ids(module, tokenizer)
-        new = [_until_end(row[start:].tolist(), ends) for row in rows]
+        ends = end_ids(module, tokenizer)
+        new = [until_end(row[start:].tolist(), ends) for row in rows]
         decoded = [
             tokenizer.decode(row, skip_special_tokens=True) if tokenizer is not None else ""
             for row in new
@@ -228,41 +240,35 @@ class Capture:
         return Run(kind, model, environment, prompt, generated, calls, kept=recorder.kept)
 
 
-def _watch(recorder: Recorder, intervene: Callable[..., Any] | None) -> nnsight_api.Watch:
-    """Watch the captured modules, and always what enters and leaves the model itself.
-
-    An intervention may be written with or without the tracer as second argument.
-    """
+def _watch(
+    recorder: Recorder,
+    intervene: Callable[..., Any] | None,
+    gradients: Gradients | None = None,
+) -> nnsight_api.Watch:
+    """Watch the captured modules, and always what enters and leaves the model itself."""
     captured = {"" if path == ROOT else path for path in recorder.captured}
     inputs = captured if recorder.captures_inputs else set()
-    if intervene is not None and len(inspect.signature(intervene).parameters) < 2:
-        only_model = intervene
+    objectives = {} if gradients is None else gradients.objectives
 
-        def intervene(model: Any, tracer: Any) -> Any:
-            return only_model(model)
+    def differentiate(model: Any, tracer: Any) -> None:
+        assert gradients is not None
+        for name, objective in objectives.items():
+            gradients.scalars[name] = _of_both(objective)(model, tracer)
 
-    return nnsight_api.Watch([*{*captured, ""}], [*{*inputs, ""}], recorder.receive, intervene)
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Seed torch for one generation and restore its generators afterwards."""
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield
+    return nnsight_api.Watch(
+        [*{*captured, ""}],
+        [*{*inputs, ""}],
+        recorder.receive,
+        None if intervene is None else _of_both(intervene),
+        None if gradients is None else differentiate,
+    )
 
 
-def _quiet_greedy(module: torch.nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Take a checkpoint's sampling defaults out of a greedy call, which would warn of them."""
-    quiet = dict(settings)
-    if settings["do_sample"]:
-        return quiet
-    defaults = getattr(module, "generation_config", None)
-    for name in ("temperature", "top_p", "top_k", "typical_p", "min_p"):
-        if name not in quiet and getattr(defaults, name, None) is not None:
-            quiet[name] = None
-    return quiet
+def _of_both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """Return a function of model and tracer; it may be written without the tracer."""
+    if len(inspect.signature(function).parameters) >= 2:
+        return function
+    return lambda model, tracer: function(model)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,18 +280,3 @@ def _prompt_width(recorder: Recorder, request: Request) -> int:
     """Return how many ids of each returned row are the prompt, padding included."""
     entered = (recorder.entered or {}).get("input_ids")
     return max(request.rows) if entered is None else int(entered.shape[1])
-
-
-def _end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
-    """Return the ids that end a generation, by the checkpoint's settings and the tokenizer."""
-    ends: set[int] = set()
-    for owner in (getattr(module, "generation_config", None), tokenizer):
-        value = getattr(owner, "eos_token_id", None)
-        ends.update(value if isinstance(value, list) else () if value is None else (value,))
-    return ends
-
-
-def _until_end(row: list[int], ends: set[int]) -> list[int]:
-    """Cut what comes after the first end token: a batch pads its finished rows."""
-    stop = next((index for index, token in enumerate(row) if token in ends), len(row))
-    return row[: stop + 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,16 @@ from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.sketch import Measured, collect, measure, measure_held
 
 _MOST_HELD = 64 * 1024 * 1024  # bytes of small tensors that wait to be measured together
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one call gave, with the tensors themselves."""
+
+    path: str
+    visit: int
+    structure: str
+    tensors: tuple[tuple[str, torch.Tensor], ...]
 
 
 @dataclass(slots=True)
@@ -37,6 +47,8 @@ class Recorder:
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)
     entered: dict[str, torch.Tensor] | None = None
+    outputs: list[Output] | None = None
+    """Where outputs are to be differentiated later, all of them."""
     _held_bytes: int = 0
     _visits: Counter[str] = field(default_factory=Counter)
     _inputs: dict[str, list[tuple[str, list[tuple[str, int]]]]] = field(default_factory=dict)
@@ -47,10 +59,26 @@ class Recorder:
         path = path or ROOT
         if self.reached is not None:
             self.reached(path)
-        if slot == "inputs":
-            self._receive_inputs(path, value)
-        else:
-            self._receive_output(path, value)
+        with torch.no_grad():
+            if slot == "inputs":
+                self._receive_inputs(path, value)
+            else:
+                self._receive_output(path, value)
+
+    def receive_gradient(
+        self, prefix: str, output: Output, gradients: Sequence[torch.Tensor | None]
+    ) -> None:
+        """Take the gradients of one output, as a call of its own behind those of the model."""
+        pairs = zip(output.tensors, gradients, strict=True)
+        found = [(at, gradient) for (at, _), gradient in pairs if gradient is not None]
+        if not found:
+            return
+        path = prefix if output.path == ROOT else f"{prefix}.{output.path}"
+        leaves = [(at, self._measure(gradient)) for at, gradient in found]
+        self.classes[path] = self.classes[output.path]
+        self.calls.append(_OpenCall(path, output.visit, output.structure, leaves, None))
+        if output.path in self.kept_paths:
+            self.kept[(path, output.visit)] = found[0][1]
 
     def _receive_inputs(self, path: str, value: Any) -> None:
         arguments, keywords = value
@@ -71,6 +99,8 @@ class Recorder:
         visit = self._visits[path]
         self._visits[path] += 1
         structure, tensors = describe(value)
+        if self.outputs is not None:
+            self.outputs.append(Output(path, visit, structure, tuple(tensors)))
         leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
         inputs: str | None = None
         if self._inputs.get(path):

@@ -25,13 +25,14 @@ class Watch:
     """What to hand over while the model runs, and to whom.
 
     ``outputs`` and ``inputs`` are torch module paths. ``intervene`` is called in the body of the
-    trace with the model and the tracer.
+    trace with the model and the tracer, and then ``differentiate``, for which gradients are on.
     """
 
     outputs: Sequence[str]
     inputs: Sequence[str]
     receive: Receive
     intervene: Callable[[Any, Any], Any] | None = None
+    differentiate: Callable[[Any, Any], None] | None = None
 
 
 def run_trace(
@@ -42,7 +43,7 @@ def run_trace(
     nnsight reads the source of its ``with``, which therefore stands on a line of its own.
     """
     arguments, keywords = _as_inputs(arguments, keywords)
-    with _quiet_forward():
+    with _quiet_forward(with_gradients=watch.differentiate is not None):
         with model.trace(*arguments, **keywords) as tracer:
             _begin(model, tracer, watch)
     remove_cache_hooks(model)
@@ -80,9 +81,9 @@ def _as_inputs(
 
 
 @contextmanager
-def _quiet_forward() -> Iterator[None]:
-    """Run without gradients, and without nnsight's advice on what it deprecates."""
-    with torch.no_grad(), warnings.catch_warnings():
+def _quiet_forward(with_gradients: bool = False) -> Iterator[None]:
+    """Run without gradients as a rule, and without nnsight's advice on what it deprecates."""
+    with torch.set_grad_enabled(with_gradients), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
         yield
 
@@ -92,6 +93,8 @@ def _begin(model: Any, tracer: Any, watch: Watch) -> None:
     _tap(model, tracer, watch)
     if watch.intervene is not None:
         watch.intervene(model, tracer)
+    if watch.differentiate is not None:
+        watch.differentiate(model, tracer)
 
 
 def _tap(model: Any, tracer: Any, watch: Watch) -> None:

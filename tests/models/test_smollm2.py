@@ -54,6 +54,22 @@ def test_ablation(nnsight_capture: Any, nnsight_golden: Any) -> None:
     )
 
 
+def test_gradient_of_an_answer(
+    nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any
+) -> None:
+    paris = nnsight_model.tokenizer(" Paris")["input_ids"][0]
+
+    def answer(model: Any) -> Any:
+        return model.lm_head.output[0, -1, paris]
+
+    run = nnsight_capture.trace(CITY, modules="model.layers.*", gradient_of=answer)
+    assert [call.path for call in run.calls][30:32] == [
+        "gradient.model.layers.29",
+        "gradient.model.layers.28",
+    ]
+    assert run == nnsight_golden
+
+
 def test_a_users_own_trace(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.trace(CITY):
         hidden = nnsight_model.model.layers[3].output.save()
