@@ -7,6 +7,8 @@ import os
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 WRONG = """
 def test_glob(nnsight_capture):
     nnsight_capture.trace("Hello", modules="transformer.g.*")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from project import TINY, Project
 
-pytestmark = pytest.mark.usefixtures("leaky")
+pytestmark = pytest.mark.usefixtures("leaky", "warm")
 
 PATH = "transformer.h.1.mlp.c_fc"
 TEST = f"""

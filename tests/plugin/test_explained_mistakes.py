@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from project import TINY, Project
 
 from pytest_nnsight.outcomes import read_report
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 TESTS = """
 def test_saves_nothing(nnsight_model):

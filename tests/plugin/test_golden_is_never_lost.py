@@ -17,6 +17,7 @@ from project import TINY, Project
 
 from pytest_nnsight.golden.document import decode
 
+pytestmark = pytest.mark.usefixtures("warm")
 TESTS = """
 def test_one(nnsight_capture, nnsight_golden):
     if "FAIL" in os.environ:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from project import Project
 
-pytestmark = pytest.mark.usefixtures("leaky")
+pytestmark = pytest.mark.usefixtures("leaky", "warm")
 
 PATH = "model.layers.0.mlp.down_proj"
 LLAMA = ("--nnsight-model", "tiny:llama", "--nnsight-dtype", "bfloat16")

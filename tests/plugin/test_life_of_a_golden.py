@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from project import TINY, Project
 
-pytestmark = pytest.mark.usefixtures("leaky")
+pytestmark = pytest.mark.usefixtures("leaky", "warm")
 
 TRACE = """
 def test_trace(nnsight_model, nnsight_capture, nnsight_golden):

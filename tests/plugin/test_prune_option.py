@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 TESTS = """
 @pytest.mark.parametrize("number", [1, 2])
 def test_one(nnsight_capture, nnsight_golden, number):

@@ -8,6 +8,7 @@ import sys
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("warm")
 WITHOUT_TORCH = """
 import sys
 for name in ("torch", "transformers", "nnsight"):

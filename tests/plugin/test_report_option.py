@@ -10,6 +10,7 @@ from project import TINY, Project
 
 from pytest_nnsight.outcomes import read_report, verdict_of
 
+pytestmark = pytest.mark.usefixtures("warm")
 TESTS = """
 import ctypes, time
 

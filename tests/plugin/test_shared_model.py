@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 # name: (what a test does to the model, what is said of it)
 LEAKS = {
     "edit": (

@@ -6,7 +6,7 @@ import pytest
 from project import TINY, Project
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.usefixtures("leaky")
+pytestmark = pytest.mark.usefixtures("leaky", "warm")
 
 PATH = "transformer.h.1.mlp.c_fc"
 TEST = f"""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from project import TINY, Project
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 NAMES = ["greedy_generation", "long_prompt", "padded_batch", "short_prompt"]
 BOTH = (*TINY, "--nnsight-model", "tiny:bert", "--nnsight-suite")

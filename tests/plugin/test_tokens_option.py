@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from project import TINY, Project
 
-pytestmark = pytest.mark.usefixtures("leaky")
+pytestmark = pytest.mark.usefixtures("leaky", "warm")
 
 # Two tokens that have one embedding have one logit; a last bit decides which of them is chosen.
 TEST = """

@@ -11,6 +11,8 @@ from project import TINY, Project
 FAULTS = """
 from transformers.models.gpt2 import modeling_gpt2
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 PROMPT = "The quick brown fox"
 
 if os.environ.get("CODE") == "values":  # before the model is built: nnsight keeps each forward
