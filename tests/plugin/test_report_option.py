@@ -134,6 +134,7 @@ def test_a_report_is_json_of_one_kind(project: Project) -> None:
 
 
 def test_an_interrupted_session_has_its_report(project: Project) -> None:
+    project.always = ()  # no warm worker: this one interrupts its parent
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
     project.test_file(
