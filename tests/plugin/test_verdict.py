@@ -8,10 +8,9 @@ from fnmatch import fnmatchcase
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("warm")
 FAULTS = """
 from transformers.models.gpt2 import modeling_gpt2
-
-pytestmark = pytest.mark.usefixtures("warm")
 
 PROMPT = "The quick brown fox"
 
