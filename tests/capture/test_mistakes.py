@@ -164,6 +164,11 @@ def test_what_is_no_known_mistake_is_left_alone(gpt2: Capture, error: Exception)
     assert nnsight_api.explain(error, gpt2.model, no_input) is None
 
 
+def test_an_error_that_names_a_value_is_not_one_of_a_missing_value(gpt2: Capture) -> None:
+    error = ValueError("name 'hidden' is taken")
+    assert nnsight_api.explain(error, gpt2.model, not_saved) is None
+
+
 def test_the_model_is_left_as_it_was(gpt2: Capture) -> None:
     """Finding the order runs it once more, with hooks of our own."""
     with pytest.raises(BaseException) as raised:  # noqa: PT011 - a class of its own each
