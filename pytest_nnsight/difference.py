@@ -10,7 +10,7 @@ from pytest_nnsight.errors import UsageError, hide_home, suggest, visible
 
 if TYPE_CHECKING:
     from pytest_nnsight.compare.alignment import Alignment
-    from pytest_nnsight.diagnose.diagnosis import Finding
+    from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
     from pytest_nnsight.models.spec import LoadOptions, ModelSpec
     from pytest_nnsight.run import Run
 
@@ -47,6 +47,7 @@ class Difference:
     title: str
     finding: Finding
     alignment: Alignment
+    diagnosis: Diagnosis | None
 
     @property
     def drifts(self) -> bool:
@@ -57,12 +58,12 @@ class Difference:
 
     def lines(self) -> Iterator[str]:
         """Yield what is told of it, the verdict first."""
-        from pytest_nnsight.report.failure import comparison_lines, diagnosed
+        from pytest_nnsight.report.failure import comparison_lines
 
         comparison = self.finding.comparison
         assert comparison is not None
         yield visible(f"{self.title}:")
-        for line in comparison_lines(self.finding, diagnosed(self.finding)):
+        for line in comparison_lines(self.finding, self.diagnosis):
             yield f"  {line}"
         if comparison.flip is not None and comparison.matches:
             yield visible(f"  compared up to a {comparison.flip.closeness}")
@@ -81,22 +82,22 @@ class Difference:
         """Return it as a report has a test."""
         from pytest_nnsight.outcomes import FAILED, PASSED
         from pytest_nnsight.report.detail import detail
-        from pytest_nnsight.report.failure import diagnosed
         from pytest_nnsight.report.record import record_of_failure, record_of_match
 
         finding = self.finding
         assert finding.golden is not None
-        diagnosis = diagnosed(finding)
-        line = next(line.strip() for line in [*self.lines()][1:])
-        record = record_of_match(finding)
-        if diagnosis is not None:
-            record = {**record_of_failure(finding, diagnosis), "line": line}
+        lines = [*self.lines()]
+        line = lines[1].strip()
+        if self.diagnosis is None:
+            record = record_of_match(finding)
+        else:
+            record = {**record_of_failure(finding, self.diagnosis), "line": line}
         found = detail(finding.golden, finding.received, finding.comparison)
         return {
             "test": self.title,
-            "outcome": FAILED if diagnosis is not None else PASSED,
+            "outcome": PASSED if self.diagnosis is None else FAILED,
             "line": line,
-            "text": "\n".join(self.lines()),
+            "text": "\n".join(lines),
             "goldens": [{**record, "detail": found}],
         }
 
@@ -111,6 +112,7 @@ def differences(
     from pytest_nnsight.compare.alignment import align
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
+    from pytest_nnsight.report.failure import diagnosed
 
     (before, old), (now, new) = (_runs(side, prompts, new_tokens, say) for side in sides)
     for number, (golden, received) in enumerate(zip(before, now, strict=True)):
@@ -125,7 +127,7 @@ def differences(
             golden_weights=old,
             received_weights=alignment.parameters(new),
         )
-        yield Difference(title, finding, alignment)
+        yield Difference(title, finding, alignment, diagnosed(finding))
 
 
 def report_of(found: Sequence[Difference], models: Sequence[str]) -> dict[str, Any]:

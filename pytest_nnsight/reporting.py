@@ -73,8 +73,8 @@ class Reporter:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports, of whatever ran."""
         self._exit_code = int(session.exitstatus)
-        for path in self._paths:
-            self._write(path)
+        if self._paths:
+            self._write(self.document(detailed=True))
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary and any(map(_is_ours, self._tests.values())):
             from pytest_nnsight.report.github import step_summary
@@ -82,14 +82,15 @@ class Reporter:
             with Path(summary).open("a", encoding="utf-8") as file:
                 file.write(step_summary(self.document()))
 
-    def _write(self, path: Path) -> None:
-        document = self.document(detailed=True)
-        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-        if path.suffix == ".html":
-            from pytest_nnsight.report.page import page_of
+    def _write(self, document: dict[str, Any]) -> None:
+        for path in self._paths:
+            if path.suffix == ".html":
+                from pytest_nnsight.report.page import page_of
 
-            text = page_of(document)
-        path.write_text(text, encoding="utf-8")
+                text = page_of(document)
+            else:
+                text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+            path.write_text(text, encoding="utf-8")
 
     def document(self, detailed: bool = False) -> dict[str, Any]:
         """Return the report of what has run so far; `docs/report.md` has its keys."""

@@ -114,7 +114,7 @@ def _findings(report: dict[str, Any]) -> list[_Finding]:
             continue
         golden = worst_golden(test) or {}
         keys = ("where", "cause", "evidence") if "where" in golden else ("line",)
-        key = (verdict, test.get("model"), *(golden.get(name, line) for name in keys))
+        key = (verdict, golden.get("model"), *(golden.get(name, line) for name in keys))
         command = test.get("command", "")
         found = alike.get(key, _Finding(verdict, line, command, golden, ()))
         alike[key] = replace(found, tests=(*found.tests, test["test"]))

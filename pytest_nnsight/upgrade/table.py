@@ -35,7 +35,7 @@ _GOOD = (SAME, PASSED, SKIPPED)
 
 def table_lines(trials: Sequence[Trial]) -> Iterator[str]:
     """Yield how many tests came to what, a line a combination; then each that is not the same."""
-    columns = [verdict for verdict in VERDICTS if any(_counts(trial)[verdict] for trial in trials)]
+    columns = _columns(trials)
     width = max((len(trial.label) for trial in trials), default=0)
     yield "  ".join([" " * width, *columns])
     for trial in trials:
@@ -59,6 +59,10 @@ def result_lines(trial: Trial) -> Iterator[str]:
         yield visible(f"  {verdict}: {', '.join(tests)}")
         if line:
             yield visible(f"    {line}")
+
+
+def _columns(trials: Sequence[Trial]) -> list[str]:
+    return [verdict for verdict in VERDICTS if any(_counts(trial)[verdict] for trial in trials)]
 
 
 def _counts(trial: Trial) -> Counter[str]:
@@ -102,7 +106,7 @@ def trials_of(document: dict[str, Any]) -> list[Trial]:
 
 def summary_rows(trials: Sequence[Trial]) -> list[list[str]]:
     """Return the table as cells, the head first, for a page that draws tables itself."""
-    columns = [verdict for verdict in VERDICTS if any(_counts(trial)[verdict] for trial in trials)]
+    columns = _columns(trials)
     rows = [["combination", *columns, ""]]
     for trial in trials:
         counts = _counts(trial)

@@ -86,6 +86,14 @@ def test_tests_of_one_start_and_cause_are_told_once() -> None:
     assert "test_f" in told(*(case(f"test_{n}", DRIFT) for n in "abcdef"), verbosity=2)[2]
 
 
+def test_each_model_is_told_by_itself() -> None:
+    lines = told(case("test_a", DRIFT), case("test_b", {**DRIFT, "model": "llama"}))
+    assert [line for line in lines if line.startswith("DRIFT")] == [
+        "DRIFT test_it.py::test_a",
+        "DRIFT test_it.py::test_b",
+    ]
+
+
 def test_the_worst_comes_first_and_much_is_cut() -> None:
     hung = case("test_h", outcome="hung", line="HUNG after 4 s, last module h.0")
     crashed = case("test_c", outcome="crashed", line="CRASHED: segmentation fault")
