@@ -12,16 +12,16 @@ BEHAVIOUR := -n 2 -m "not long" tests/capture tests/plugin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained test-long matrix soak test-isolation-old test-page test-versions upgrade-matrix lint format bench faults goldens picture pages clean
+.PHONY: demo test test-behaviour test-tiny test-trained test-features coverage test-long matrix soak test-isolation-old test-page test-versions upgrade-matrix lint format bench faults goldens picture pages clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-test: test-behaviour test-tiny test-trained
+test: test-behaviour test-tiny test-trained test-features
 
 # One thread a worker: on two cores, two times two threads wait for each other most of the time.
 test-behaviour: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not long" --durations=20 tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not long" --durations=20 --ignore tests/features tests
 
 # What takes long: a part of the matrix, upgrade and bisect as a user runs them, runs that are ended.
 test-long: $(READY)
@@ -32,6 +32,18 @@ test-tiny: $(READY)
 
 test-trained: $(READY)
 	$(BIN)/pytest tests/models --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
+
+# What nnsight can do, on the trained model and on built-in ones.
+test-features: $(READY)
+	$(BIN)/pytest tests/features --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
+
+# The same on every nnsight that is supported, as a table: docs/coverage.md.
+coverage: $(READY)
+	mkdir -p build
+	-$(BIN)/pytest-nnsight upgrade --with nnsight==0.5.15 --with nnsight==0.6.3 --with nnsight==0.7.0 \
+		--with nnsight==0.8.1 --json build/coverage.json -- tests/features --coverage-to build/coverage \
+		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
+	$(BIN)/python tests/features/table.py build/coverage docs/coverage.md
 
 # Whatever can go wrong, in every phase, beside every plugin: some 15 minutes.
 matrix: $(READY)
@@ -101,7 +113,8 @@ pages: $(READY)
 # REBASELINE=--nnsight-rebaseline those within tolerance too.
 goldens: $(READY)
 	$(BIN)/pytest --nnsight-suite $(TINY) --snapshot-update $(REBASELINE)
-	$(BIN)/pytest tests/models/test_smollm2.py --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py) --snapshot-update $(REBASELINE)
+	$(BIN)/pytest tests/models/test_smollm2.py tests/features --snapshot-update $(REBASELINE) \
+		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'

@@ -79,6 +79,7 @@ OPTIONS = (
         str,
         metavar="SPEC",
         is_list=True,
+        in_marker=True,
     ),
     Option(
         "device_map",

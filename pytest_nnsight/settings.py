@@ -47,10 +47,16 @@ class Settings:
                     f"nearest: {suggest(name, MARKER_KEYS)}"
                 )
         checked = {
-            name: _read(_option(name), value, f"@pytest.mark.nnsight({name}=...)")
+            name: _marked(_option(name), value, f"@pytest.mark.nnsight({name}=...)")
             for name, value in arguments.items()
         }
         return replace(self, **checked)
+
+
+def _marked(option: Option, value: Any, source: str) -> Any:
+    if not option.is_list:
+        return _read(option, value, source)
+    return tuple(_read(option, v, source) for v in ([value] if isinstance(value, str) else value))
 
 
 def _option(name: str) -> Option:

@@ -88,13 +88,13 @@ class SharedModel:
 
 def load_requests(metafunc: pytest.Metafunc, settings: Settings) -> list[LoadRequest]:
     """Return what to load for one test function, a request for each model."""
-    if not settings.model:
+    own = settings_of(metafunc.definition, settings)
+    if not own.model:
         return []
     from pytest_nnsight.models.spec import LoadOptions, parse_spec
 
-    own = settings_of(metafunc.definition, settings)
     options = LoadOptions(own.device_map, own.dtype, own.attn, own.trust_remote_code)
-    return [LoadRequest(parse_spec(text), options) for text in settings.model]
+    return [LoadRequest(parse_spec(text), options) for text in own.model]
 
 
 @contextmanager
