@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
-
-import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
-from pytest_nnsight.capture.entries import (
-    intervention_code,
-    intervention_name,
-    pieces_of,
-    prompt_ids,
-    rows_of,
-)
-from pytest_nnsight.capture.generation import end_ids, quiet_greedy, seeded, until_end
 from pytest_nnsight.capture.gradients import Gradients, Objectives
-from pytest_nnsight.capture.paths import select
-from pytest_nnsight.capture.prompts import Request, position_limit, read
-from pytest_nnsight.capture.recorder import Recorder
-from pytest_nnsight.capture.values import parameter_names
-from pytest_nnsight.errors import UsageError
-from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Prompt, Run
+from pytest_nnsight.capture.steps import Wish as StepsWish
+from pytest_nnsight.capture.taking import Identify, Taking
+from pytest_nnsight.capture.wanted import Globs, Wanted
+from pytest_nnsight.run import Run
 
-Globs = str | Iterable[str]
-Identify = Callable[[], tuple[ModelRecord, Environment]]
+Intervene = Callable[..., Any] | None
+Intervenes = Intervene | Sequence[Intervene]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +26,10 @@ class Capture:
     of globs. ``keep`` (or ``keep=True`` for all of them) keeps the tensors themselves in the run,
     besides the summaries. What enters the modules is summarised too, where it is not the very
     tensor of an earlier output: that is how the start of a drift is told from what follows of it;
-    ``inputs=False`` leaves it out. ``intervene`` is called inside the trace with the model (and the
-    tracer, where it takes two arguments).
+    ``inputs=False`` leaves it out. ``operations`` are globs over what a module's forward calls:
+    ``transformer.h.*.attn.source.attention_interface``, and ``.source.`` once more for what that
+    calls. ``intervene`` is called inside the trace with the model (and the tracer, where it takes
+    two arguments).
     """
 
     model: Any
@@ -69,7 +57,8 @@ class Capture:
         modules: Globs = "**",
         inputs: bool = True,
         keep: Globs | bool = False,
-        intervene: Callable[..., Any] | None = None,
+        operations: Globs = (),
+        intervene: Intervene = None,
         gradient_of: Objectives = None,
     ) -> Run:
         """Run one forward pass and return what every module computed.
@@ -80,31 +69,32 @@ class Capture:
         call ``gradient.transformer.h.3`` (``gradient.NAME.transformer.h.3``). Raise `UsageError`
         for an empty or too long prompt, a glob that matches nothing, or what is no scalar.
         """
-        return self._measured(
-            keep,
-            lambda kept: self._trace(prompt, modules, inputs, kept, intervene, gradient_of),
-        )
+        wanted = Wanted(modules, inputs, keep, operations, intervene)
 
-    def _trace(
+        def take(wanted: Wanted) -> list[Run]:
+            own = wanted.with_gradients(Gradients.of(gradient_of))  # of this very run
+            return [self._taking(own).trace(prompt)]
+
+        return self._measured(wanted, take)[0]
+
+    def trace_each(
         self,
-        prompt: Any,
-        modules: Globs,
-        inputs: bool,
-        keep: Globs | bool,
-        intervene: Callable[..., Any] | None,
-        gradient_of: Objectives,
-    ) -> Run:
-        request = read(self.model, prompt, generates=False)
-        recorder, gradients = self._recorder(modules, keep, inputs), Gradients.of(gradient_of)
-        if gradients is not None:
-            recorder.outputs = []
-        watch = _watch(recorder, intervene, gradients)
-        nnsight_api.run_trace(self.model, request.arguments, request.keywords, watch)
-        if gradients is not None:
-            gradients.record(recorder)
-        settings = gradients.settings() if gradients is not None else {}
-        record = self._prompt(request, recorder, intervene, settings)
-        return self._run("trace", record, None, recorder)
+        prompts: Sequence[Any],
+        *,
+        modules: Globs = "**",
+        inputs: bool = True,
+        keep: Globs | bool = False,
+        operations: Globs = (),
+        intervene: Intervenes = None,
+    ) -> list[Run]:
+        """Run several prompts in one padded forward pass; return a run for each, without padding.
+
+        Each equals a trace of its prompt alone, within noise, where the model takes no notice of
+        padding. ``intervene`` may be a list with a function, or ``None``, for each prompt, which is
+        then called in an invoke of its own; with a third argument it is given a barrier for them.
+        """
+        wanted = Wanted(modules, inputs, keep, operations, intervene)
+        return self._measured(wanted, lambda own: self._taking(own).trace_each(prompts))
 
     def generate(
         self,
@@ -114,169 +104,67 @@ class Capture:
         modules: Globs = "**",
         inputs: bool = True,
         keep: Globs | bool = False,
-        intervene: Callable[..., Any] | None = None,
+        operations: Globs = (),
+        steps: StepsWish = None,
+        intervene: Intervene = None,
+        intervene_at: StepsWish = None,
         seed: int | None = None,
         **generation: Any,
     ) -> Run:
         """Generate, and return what every module computed at every step.
 
         Greedy unless ``do_sample=True`` is given; a sampled run is seeded with ``seed``, which is
-        kept in the golden. Further keywords go to transformers' ``generate``.
+        kept in the golden. ``steps`` are those that are recorded, ``intervene_at`` those at which
+        ``intervene`` is called: a number, a list or a slice, counted from 0, the prompt's own;
+        without, all are recorded, and ``intervene`` is called once, at the beginning. Further
+        keywords go to transformers' ``generate``.
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation}
-        return self._measured(
-            keep,
-            lambda kept: self._generate(prompt, settings, modules, inputs, kept, intervene, seed),
+        wanted = Wanted(modules, inputs, keep, operations, intervene).generating(
+            settings, self._seed(settings, seed), steps, intervene_at
         )
+        return self._measured(wanted, lambda own: [self._taking(own).generate(prompt)])[0]
 
-    def _generate(
+    def generate_each(
         self,
-        prompt: Any,
-        settings: dict[str, Any],
-        modules: Globs,
-        inputs: bool,
-        keep: Globs | bool,
-        intervene: Callable[..., Any] | None,
-        seed: int | None,
-    ) -> Run:
-        module = nnsight_api.torch_module(self.model)
-        if not self.can_generate:
-            raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
-        request = read(self.model, prompt, generates=True)
-        self._check_budget(module, request, settings["max_new_tokens"])
-        used_seed = (self.seed if seed is None else seed) if settings["do_sample"] else None
-        recorder = self._recorder(modules, keep, inputs)
-        watch = _watch(recorder, intervene)
-        keywords = request.keywords | quiet_greedy(module, settings)
-        with seeded(used_seed):
-            ids = nnsight_api.run_generate(self.model, request.arguments, keywords, watch)
-        asked = settings | ({} if used_seed is None else {"seed": used_seed})
-        record = self._prompt(request, recorder, intervene, asked)
-        return self._run("generate", record, self._generated(ids, recorder, request), recorder)
+        prompts: Sequence[Any],
+        *,
+        max_new_tokens: int = 16,
+        modules: Globs = "**",
+        inputs: bool = True,
+        keep: Globs | bool = False,
+        operations: Globs = (),
+        steps: StepsWish = None,
+        intervene: Intervenes = None,
+        intervene_at: StepsWish = None,
+        seed: int | None = None,
+        **generation: Any,
+    ) -> list[Run]:
+        """Generate for several prompts in one batch; return a run for each, to its own end.
 
-    def _measured(self, keep: Globs | bool, run: Callable[[Globs | bool], Run]) -> Run:
+        As `trace_each` and `generate`.
+        """
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation}
+        wanted = Wanted(modules, inputs, keep, operations, intervene).generating(
+            settings, self._seed(settings, seed), steps, intervene_at
+        )
+        return self._measured(wanted, lambda own: self._taking(own).generate_each(prompts))
+
+    def _seed(self, settings: dict[str, Any], seed: int | None) -> int | None:
+        if not settings["do_sample"]:
+            return None
+        return self.seed if seed is None else seed
+
+    def _taking(self, wanted: Wanted) -> Taking:
+        return Taking(self.model, self.identify, wanted, self.reached)
+
+    def _measured(self, wanted: Wanted, take: Callable[[Wanted], list[Run]]) -> list[Run]:
         """Run once, and where noise is to be measured again under every benign change."""
-        first = run(keep)
+        first = take(wanted)
         if self.calibrates is None:
             return first
-        return calibrate(self.model, first, lambda: run(False), self.calibrates)
-
-    def _prompt(
-        self,
-        request: Request,
-        recorder: Recorder,
-        intervene: Callable[..., Any] | None,
-        settings: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Prompt:
-        """Record what went in, by what really entered the model."""
-        token_ids = prompt_ids(recorder.entered or {}, request)
-        others = {k: v for k, v in (recorder.entered or {}).items() if k != "input_ids"}
-        return Prompt(
-            text=request.text,
-            token_ids=token_ids,
-            pieces=pieces_of(self.model, token_ids),
-            tensors={name: rows_of(tensor) for name, tensor in sorted(others.items())},
-            is_batch=request.is_batch,
-            generation=_plain(settings),
-            intervention=intervention_name(intervene),
-            intervention_code=intervention_code(intervene),
-        )
-
-    def _recorder(self, modules: Globs, keep: Globs | bool, inputs: bool) -> Recorder:
-        tree = nnsight_api.named_modules(self.model)
-        classes = {path or ROOT: type(module).__name__ for path, module in tree.items()}
-        takes = {kind: parameter_names(kind) for kind in {type(module) for module in tree.values()}}
-        parameters = {path or ROOT: takes[type(module)] for path, module in tree.items()}
-        captured = set(select(modules, list(classes)))
-        if keep is True:
-            kept = set(captured)
-        else:
-            kept = set(select(keep, list(classes), "keep")) if keep else set()
-        return Recorder(classes, parameters, captured | kept, inputs, kept, self.reached)
-
-    def _check_budget(self, module: torch.nn.Module, request: Request, new_tokens: int) -> None:
-        if not isinstance(new_tokens, int) or new_tokens < 1:
-            raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
-        limit = position_limit(module)
-        longest = max(request.rows)
-        if limit is not None and longest + new_tokens > limit:
-            raise UsageError(
-                f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "
-                "(max_position_embeddings); shorten one of them"
-            )
-
-    def _generated(self, ids: Any, recorder: Recorder, request: Request) -> Generated:
-        sequences = getattr(ids, "sequences", ids)
-        rows = sequences.detach().cpu()
-        module = nnsight_api.torch_module(self.model)
-        encoder_decoder = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
-        start = 1 if encoder_decoder else _prompt_width(recorder, request)
-        tokenizer = getattr(self.model, "tokenizer", None)
-        ends = end_ids(module, tokenizer)
-        new = [until_end(row[start:].tolist(), ends) for row in rows]
-        decoded = [
-            tokenizer.decode(row, skip_special_tokens=True) if tokenizer is not None else ""
-            for row in new
+        again = wanted.without_keeping()
+        return [
+            calibrate(self.model, run, lambda row=row: take(again)[row], self.calibrates)  # type: ignore[misc]
+            for row, run in enumerate(first)
         ]
-        margins = torch.stack(recorder.margins, 1).cpu() if recorder.margins else None
-        token_ids = tuple(tuple(row) for row in new)
-        return Generated(
-            token_ids=token_ids,
-            text=tuple(decoded),
-            pieces=pieces_of(self.model, token_ids),
-            margins=()
-            if margins is None or margins.shape[0] != len(new)
-            else tuple(
-                row[: len(ids)].numpy().astype("<f4").tobytes()
-                for row, ids in zip(margins, new, strict=True)
-            ),
-        )
-
-    def _run(
-        self, kind: str, prompt: Prompt, generated: Generated | None, recorder: Recorder
-    ) -> Run:
-        model, environment = self.identify()
-        calls = recorder.finish()
-        return Run(kind, model, environment, prompt, generated, calls, kept=recorder.kept)
-
-
-def _watch(
-    recorder: Recorder,
-    intervene: Callable[..., Any] | None,
-    gradients: Gradients | None = None,
-) -> nnsight_api.Watch:
-    """Watch the captured modules, and always what enters and leaves the model itself."""
-    captured = {"" if path == ROOT else path for path in recorder.captured}
-    inputs = captured if recorder.captures_inputs else set()
-    objectives = {} if gradients is None else gradients.objectives
-
-    def differentiate(model: Any, tracer: Any) -> None:
-        assert gradients is not None
-        for name, objective in objectives.items():
-            gradients.scalars[name] = _of_both(objective)(model, tracer)
-
-    return nnsight_api.Watch(
-        [*{*captured, ""}],
-        [*{*inputs, ""}],
-        recorder.receive,
-        None if intervene is None else _of_both(intervene),
-        None if gradients is None else differentiate,
-    )
-
-
-def _of_both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    """Return a function of model and tracer; it may be written without the tracer."""
-    if len(inspect.signature(function).parameters) >= 2:
-        return function
-    return lambda model, tracer: function(model)
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    plain = (bool, int, float, str, type(None))
-    return {k: v if isinstance(v, plain) else str(v) for k, v in sorted(settings.items())}
-
-
-def _prompt_width(recorder: Recorder, request: Request) -> int:
-    """Return how many ids of each returned row are the prompt, padding included."""
-    entered = (recorder.entered or {}).get("input_ids")
-    return max(request.rows) if entered is None else int(entered.shape[1])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.entries import pieces_of
+from pytest_nnsight.run import Generated
 
 
 @contextmanager
@@ -43,3 +47,52 @@ def until_end(row: list[int], ends: set[int]) -> list[int]:
     """Cut what comes after the first end token: a batch pads its finished rows."""
     stop = next((index for index, token in enumerate(row) if token in ends), len(row))
     return row[: stop + 1]
+
+
+def generated(
+    model: Any,
+    rows: Sequence[torch.Tensor],
+    margins: Sequence[torch.Tensor],
+    start: int,
+    settings: Mapping[str, Any],
+) -> Generated:
+    """Record the ids behind the first ``start`` of each row, to its end, and each step's margins.
+
+    ``margins`` is ``[rows]`` for each step; of beams there are more than rows, and none is kept.
+    """
+    module, tokenizer = nnsight_api.torch_module(model), getattr(model, "tokenizer", None)
+    ends = _given_ends(settings) or end_ids(module, tokenizer)
+    token_ids = tuple(tuple(until_end(row[start:].tolist(), ends)) for row in rows)
+    texts = [
+        tokenizer.decode(list(row), skip_special_tokens=True) if tokenizer is not None else ""
+        for row in token_ids
+    ]
+    steps = torch.stack(list(margins), 1).cpu() if margins else None
+    of_rows = steps is not None and steps.shape[0] == len(token_ids)
+    return Generated(
+        token_ids=token_ids,
+        text=tuple(texts),
+        pieces=pieces_of(model, token_ids),
+        margins=tuple(
+            row[: len(ids)].numpy().astype("<f4").tobytes()
+            for row, ids in zip(steps if steps is not None and of_rows else (), token_ids)  # noqa: B905
+        ),
+    )
+
+
+def _given_ends(settings: Mapping[str, Any]) -> set[int]:
+    """Return the ids that a test itself lets a generation end with."""
+    value = settings.get("eos_token_id")
+    return set(value if isinstance(value, list | tuple) else () if value is None else (value,))
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a record keeps them; an object, as a streamer, by its class alone."""
+    return {key: _plain(value) for key, value in sorted(settings.items())}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    text = str(value)
+    return type(value).__name__ if " at 0x" in text else text

@@ -21,14 +21,18 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise UsageError(f"{option}= takes globs over module paths, got {pattern!r}")
-        parts = pattern.split(".")
-        matching = [path for path in paths if _matches(path.split("."), parts)]
+        matching = [path for path in paths if matches(path, pattern)]
         if not matching:
             raise UsageError(
                 f"{option}={pattern!r} matches no module; nearest: {_nearest(pattern, paths)}"
             )
         chosen.update(matching)
     return [path for path in paths if path in chosen]
+
+
+def matches(path: str, glob: str) -> bool:
+    """Tell whether a glob selects a path."""
+    return _matches(path.split("."), glob.split("."))
 
 
 def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.sketch import Measured, collect, measure, measure_held
@@ -49,6 +51,11 @@ class Recorder:
     entered: dict[str, torch.Tensor] | None = None
     outputs: list[Output] | None = None
     """Where outputs are to be differentiated later, all of them."""
+    steps: Steps | None = None
+    """The steps of a generation that are recorded, where not all are."""
+    step: int = 0
+    keeps: Callable[[str], bool] | None = None
+    """Tells of an operation whether its values are kept."""
     _held_bytes: int = 0
     _visits: Counter[str] = field(default_factory=Counter)
     _inputs: dict[str, list[tuple[str, list[tuple[str, int]]]]] = field(default_factory=dict)
@@ -59,11 +66,26 @@ class Recorder:
         path = path or ROOT
         if self.reached is not None:
             self.reached(path)
+        if path not in self.classes:
+            self._note_operation(path)
         with torch.no_grad():
             if slot == "inputs":
                 self._receive_inputs(path, value)
             else:
                 self._receive_output(path, value)
+
+    def _note_operation(self, path: str) -> None:
+        """Capture an operation inside of a forward, which is known once it runs."""
+        self.classes[path] = path.rpartition(nnsight_api.STEP_INTO)[2]
+        self.parameters[path] = ()
+        self.captured.add(path)
+        if self.keeps is not None and self.keeps(path):
+            self.kept_paths.add(path)
+
+    @property
+    def operations(self) -> list[str]:
+        """The paths of the operations that ran."""
+        return [path for path in self.captured if nnsight_api.STEP_INTO in path]
 
     def receive_gradient(
         self, prefix: str, output: Output, gradients: Sequence[torch.Tensor | None]
@@ -85,19 +107,28 @@ class Recorder:
         named = by_name(arguments, keywords, self.parameters[path])
         if path == ROOT and self.entered is None:
             self.entered = _whole_numbers(named)
-        if not self.captures_inputs or path not in self.captured:
+        if not self.captures_inputs or path not in self.captured or self._is_left_out():
             return
         structure, tensors = describe(named, "in")
         leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
         self._inputs.setdefault(path, []).append((structure, leaves))
 
+    def _is_left_out(self) -> bool:
+        return self.steps is not None and self.step not in self.steps
+
     def _receive_output(self, path: str, value: Any) -> None:
         if path == ROOT:
             self._note_margin(value)
-        if path not in self.captured:
-            return
+        if path in self.captured:
+            self._record_output(path, value)
+        if path == ROOT:
+            self.step += 1
+
+    def _record_output(self, path: str, value: Any) -> None:
         visit = self._visits[path]
         self._visits[path] += 1
+        if self._is_left_out():
+            return
         structure, tensors = describe(value)
         if self.outputs is not None:
             self.outputs.append(Output(path, visit, structure, tuple(tensors)))
@@ -106,7 +137,7 @@ class Recorder:
         if self._inputs.get(path):
             inputs, input_leaves = self._inputs[path].pop()
             leaves = input_leaves + leaves
-        self.calls.append(_OpenCall(path, visit, structure, leaves, inputs))
+        self.calls.append(_OpenCall(path, visit, structure, leaves, inputs, self.step))
         if path in self.kept_paths:
             self.kept[(path, visit)] = map_tensors(value, lambda t: t.detach().clone())
 
@@ -134,10 +165,14 @@ class Recorder:
             top = logits.detach()[:, -1].float().topk(2).values
             self.margins.append(top[:, 0] - top[:, 1])
 
-    def finish(self) -> tuple[Call, ...]:
-        """Bring all numbers to the host at once and return the calls in execution order."""
+    def finish(self, steps: int | None = None) -> tuple[Call, ...]:
+        """Bring all numbers to the host at once and return the calls in execution order.
+
+        Those of the first ``steps`` alone, where a row of a batch ended before the others.
+        """
         summaries = collect(self.measured)
-        return tuple(call.close(self.classes[call.path], summaries) for call in self.calls)
+        calls = [call for call in self.calls if steps is None or call.step < steps]
+        return tuple(call.close(self.classes[call.path], summaries) for call in calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +182,7 @@ class _OpenCall:
     output: str
     leaves: list[tuple[str, int]]
     inputs: str | None
+    step: int = 0
 
     def close(self, module_class: str, summaries: list[Summary]) -> Call:
         leaves = tuple(Leaf(at, summaries[index]) for at, index in self.leaves)

@@ -8,6 +8,8 @@ Known are 0.5.15 to 0.8. What differs between them:
 - modules: before 0.8 a ``generator`` of nnsight's own hangs in the torch model;
 - the cache: 0.8 hands a value over in ``Cache.observe_selected``, before it was ``Cache.add``;
   0.7 leaves the cache's hooks on the model;
+- source: 0.8 numbers assignments among the calls of a forward, and lists its operations anew;
+- iteration: 0.5 opens ``with tracer.iter[...]``, since 0.6 it is a loop;
 - forwards: 0.8 sets one for ``.source``, of a class of its own; before, every module had one, a
   plain function, and 0.5 sets another for ``.source``;
 - edits: 0.8 keeps them in ``model._edits``, before it was ``model._default_mediators``.
@@ -15,6 +17,7 @@ Known are 0.5.15 to 0.8. What differs between them:
 Everything here is ``Any``: nnsight has no types of its own.
 """
 
+from pytest_nnsight.nnsight_api.invokes import Intervention, Invoke, Steps
 from pytest_nnsight.nnsight_api.leftovers import (
     edits,
     is_own_forward,
@@ -24,12 +27,18 @@ from pytest_nnsight.nnsight_api.leftovers import (
 )
 from pytest_nnsight.nnsight_api.loading import is_causal, load, wrap
 from pytest_nnsight.nnsight_api.mistakes import explain
+from pytest_nnsight.nnsight_api.operations import STEP_INTO, Operation, operation_names
 from pytest_nnsight.nnsight_api.running import Receive, Watch, run_generate, run_trace
 from pytest_nnsight.nnsight_api.tree import named_modules, torch_module
 from pytest_nnsight.nnsight_api.version import version
 
 __all__ = [
+    "STEP_INTO",
+    "Intervention",
+    "Invoke",
+    "Operation",
     "Receive",
+    "Steps",
     "Watch",
     "edits",
     "explain",
@@ -38,6 +47,7 @@ __all__ = [
     "is_own_hook",
     "load",
     "named_modules",
+    "operation_names",
     "remove_cache_hooks",
     "run_generate",
     "run_trace",

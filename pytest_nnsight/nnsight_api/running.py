@@ -6,13 +6,15 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from pytest_nnsight.errors import UsageError
+from pytest_nnsight.nnsight_api.invokes import Invoke, intervene_in, run_invokes
 from pytest_nnsight.nnsight_api.leftovers import remove_cache_hooks
+from pytest_nnsight.nnsight_api.operations import Operation
 from pytest_nnsight.nnsight_api.tree import envoys, torch_paths
 from pytest_nnsight.nnsight_api.version import version
 
@@ -24,60 +26,72 @@ Receive = Callable[[str, str, Any], None]
 class Watch:
     """What to hand over while the model runs, and to whom.
 
-    ``outputs`` and ``inputs`` are torch module paths. ``intervene`` is called in the body of the
-    trace with the model and the tracer, and then ``differentiate``, for which gradients are on.
+    ``outputs`` and ``inputs`` are torch module paths, ``operations`` calls inside of a module's
+    forward. ``differentiate`` is called in the body of the trace with the model and the tracer;
+    gradients are on for it.
     """
 
     outputs: Sequence[str]
     inputs: Sequence[str]
     receive: Receive
-    intervene: Callable[[Any, Any], Any] | None = None
     differentiate: Callable[[Any, Any], None] | None = None
+    operations: Sequence[Operation] = field(default=())
 
 
-def run_trace(
-    model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], watch: Watch
-) -> None:
+def run_trace(model: Any, invokes: Sequence[Invoke], watch: Watch) -> None:
     """Run one forward pass; ``watch`` gets the values of its modules as they appear.
 
     nnsight reads the source of its ``with``, which therefore stands on a line of its own.
     """
-    arguments, keywords = _as_inputs(arguments, keywords)
+    invokes = [_as_inputs(invoke) for invoke in invokes]
+    first, *others = invokes
     with _quiet_forward(with_gradients=watch.differentiate is not None):
-        with model.trace(*arguments, **keywords) as tracer:
-            _begin(model, tracer, watch)
+        if others or watch.operations:
+            with model.trace() as tracer:
+                run_invokes(model, tracer, invokes, _begun_by(watch), watch.operations)
+        else:
+            with model.trace(*first.arguments, **first.keywords) as tracer:
+                _begin(model, tracer, watch)
+                intervene_in(model, tracer, first)
+                _differentiate(model, tracer, watch)
     remove_cache_hooks(model)
 
 
 def run_generate(
-    model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], watch: Watch
+    model: Any, invokes: Sequence[Invoke], settings: dict[str, Any], watch: Watch
 ) -> Any:
-    """Generate; like `run_trace` for every step. Return the ids that transformers returns."""
-    arguments, keywords = _as_inputs(arguments, keywords)
-    ids = None
+    """Generate; like `run_trace` for every step. Return the ids that transformers returns.
+
+    With an intervention the ids are waited for in an invoke of their own: what stands behind an
+    iteration over all steps is not run by nnsight 0.8.
+    """
+    invokes = [_as_inputs(invoke) for invoke in invokes]
+    first, *others = invokes
+    ids: list[Any] = []
     with _quiet_forward():
-        with model.generate(*arguments, **keywords) as tracer:
-            _begin(model, tracer, watch)
-            ids = tracer.result.save()
+        if others or watch.operations or first.intervene is not None:
+            with model.generate(**settings) as tracer:
+                run_invokes(model, tracer, invokes, _begun_by(watch), watch.operations, ids)
+        else:
+            with model.generate(*first.arguments, **first.keywords, **settings) as tracer:
+                _begin(model, tracer, watch)
+                ids.append(tracer.result.save())
     remove_cache_hooks(model)
-    return ids
+    return ids[0]
 
 
-def _as_inputs(
-    arguments: tuple[Any, ...], keywords: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Hand tensors to nnsight 0.5 as its positional input, and leave it settings as keywords.
+def _as_inputs(invoke: Invoke) -> Invoke:
+    """Hand tensors to nnsight 0.5 as its positional input.
 
     Raise `UsageError` for embeddings on 0.6 and 0.7, which trace nothing without ``input_ids``.
     """
-    if arguments or version() >= (0, 8):
-        return arguments, keywords
+    if invoke.arguments or version() >= (0, 8):
+        return invoke
     if version() >= (0, 6):
-        if "input_ids" not in keywords:
+        if "input_ids" not in invoke.keywords:
             raise UsageError("nnsight 0.6 and 0.7 cannot trace inputs_embeds; give token ids")
-        return arguments, keywords
-    tensors = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
-    return (tensors,), {name: value for name, value in keywords.items() if name not in tensors}
+        return invoke
+    return replace(invoke, arguments=(invoke.keywords,), keywords={})
 
 
 @contextmanager
@@ -88,16 +102,22 @@ def _quiet_forward(with_gradients: bool = False) -> Iterator[None]:
         yield
 
 
-def _begin(model: Any, tracer: Any, watch: Watch) -> None:
-    """Do what a trace's body starts with: tap the values, then intervene."""
-    _tap(model, tracer, watch)
-    if watch.intervene is not None:
-        watch.intervene(model, tracer)
+def _begun_by(watch: Watch) -> Callable[[Any, Any], None]:
+    """Return what is done behind the invokes of the prompts, where all of the batch is seen."""
+
+    def begin(model: Any, tracer: Any) -> None:
+        _begin(model, tracer, watch)
+        _differentiate(model, tracer, watch)
+
+    return begin
+
+
+def _differentiate(model: Any, tracer: Any, watch: Watch) -> None:
     if watch.differentiate is not None:
         watch.differentiate(model, tracer)
 
 
-def _tap(model: Any, tracer: Any, watch: Watch) -> None:
+def _begin(model: Any, tracer: Any, watch: Watch) -> None:
     """Let ``watch`` see every value that ``tracer.cache`` would keep, at the moment it is there.
 
     nnsight's cache keeps all values to the end, by reference: memory grows with the model, and an
@@ -127,7 +147,11 @@ def _replace_store(tracer: Any, view: Any, paths: dict[str, str], receive: Recei
         view._cache.observe_selected = observe
         return
     interleaver = getattr(tracer.model, "interleaver", None) or tracer.model._interleaver
-    cache = interleaver.current.user_cache[-1]
+    mediator = interleaver.current
+    if version() == (0, 7) and mediator.batch_group is None:
+        # A cache of an invoke without a prompt sees the whole batch on the others, nothing on 0.7.
+        mediator.batch_group = [0, interleaver.batcher.total_batch_size]
+    cache = mediator.user_cache[-1]
     wanted = set(cache.modules)
 
     def add(*arguments: Any) -> None:

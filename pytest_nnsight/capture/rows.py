@@ -1,0 +1,135 @@
+"""A batch that runs once -> what each of its prompts gave, without the padding."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.values import by_name, map_tensors
+
+_Cut = list[torch.Tensor]
+
+
+@dataclass(slots=True)
+class Rows:
+    """Hands every value on to a recorder for each row, cut to that row's own tokens.
+
+    A row is found in the first dimension, also where tokens of all rows are laid end to end as in
+    a mixture of experts; a dimension counts tokens where it is as long as the padded prompt, or as
+    the keys of a later step. What all rows share, as positions that are the same for all, is cut to
+    the tokens of each.
+    """
+
+    recorders: Sequence[Recorder]
+    parameters: tuple[str, ...]
+    mask: torch.Tensor | None = None
+    """``[rows, tokens]``, false for padding; as the model was given it last."""
+    width: int = 0
+    """Tokens of the padded prompt."""
+    unclear: str = ""
+    """Why a tensor could not be cut with certainty; empty while all could be."""
+    _queries: int = 0
+    _cuts: dict[int, tuple[weakref.ref[torch.Tensor], int, _Cut]] = field(default_factory=dict)
+
+    def receive(self, path: str, slot: str, value: Any) -> None:
+        """Take one value of the whole batch."""
+        if path == "" and slot == "inputs":
+            arguments, keywords = value
+            self._note(by_name(arguments, keywords, self.parameters))
+        for row, recorder in enumerate(self.recorders):
+            recorder.receive(path, slot, map_tensors(value, lambda t, row=row: self._cut(t)[row]))  # type: ignore[misc]
+
+    def _note(self, named: Mapping[str, Any]) -> None:
+        """Remember which tokens of each row are padding, and how many are new in this step."""
+        ids, mask = named.get("input_ids"), named.get("attention_mask")
+        ids = named.get("decoder_input_ids") if ids is None else ids
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            self.mask = mask.bool().cpu()
+        elif self.mask is None and isinstance(ids, torch.Tensor):
+            self.mask = torch.ones(ids.shape[:2], dtype=torch.bool)
+        if isinstance(ids, torch.Tensor):
+            self._queries = ids.shape[1]
+            self.width = self.width or self._queries
+
+    def _cut(self, tensor: torch.Tensor) -> _Cut:
+        version = -1 if tensor.is_inference() else tensor._version
+        known = self._cuts.get(id(tensor))
+        if known is not None and known[0]() is tensor and known[1] == version >= 0:
+            return known[2]
+        cut = self._rows_of(tensor.detach())
+        forget = partial(self._forget, id(tensor))  # else cuts would hold every activation
+        self._cuts[id(tensor)] = (weakref.ref(tensor, forget), version, cut)
+        return cut
+
+    def _forget(self, key: int, _: object) -> None:
+        self._cuts.pop(key, None)
+
+    def _rows_of(self, tensor: torch.Tensor) -> _Cut:
+        count, mask = len(self.recorders), self.mask
+        if mask is None or tensor.ndim == 0:
+            return [tensor] * count
+        keys, queries = mask.shape[1], self._queries or mask.shape[1]
+        if tensor.shape[0] == count * queries != count and tensor.ndim < 4:
+            tensor = tensor.reshape(count, queries, *tensor.shape[1:])
+            return [_at(tensor[row], 0, _kept(mask[row], queries)) for row in range(count)]
+        rows = [tensor] * count
+        if tensor.shape[0] == count:
+            rows = [tensor[row : row + 1] for row in range(count)]
+        if tensor.ndim == 4 and _is_unclear(tensor, keys) and not bool(mask.all()):
+            self.unclear = self.unclear or (
+                f"a tensor {list(tensor.shape)} has as many heads as the padded prompt has tokens, "
+                "and cannot be cut; make the longest prompt a token longer"
+            )
+        for dimension in _of_tokens(rows[0], keys, queries):
+            rows = [_at(row, dimension, _kept(mask[i], keys)) for i, row in enumerate(rows)]
+        return rows
+
+
+def _of_tokens(tensor: torch.Tensor, keys: int, queries: int) -> list[int]:
+    """Return the dimensions that count tokens.
+
+    ``[rows, tokens]`` of whole numbers, ``[rows, tokens, hidden]``, ``[rows, channels, tokens]`` of
+    a convolution, ``[rows, heads, tokens, head]``, ``[rows, heads, queries, keys]``.
+    """
+    shape = tensor.shape
+    if tensor.ndim in (2, 3) and shape[0] == shape[1] == keys:
+        return [0, 1]  # of queries by keys, the same for all rows, as a relative bias
+    if tensor.ndim == 1:
+        return [0] if shape[0] == keys and not tensor.is_floating_point() else []
+    if tensor.ndim == 2:
+        return [1] if shape[1] == keys and not tensor.is_floating_point() else []
+    if tensor.ndim == 3:
+        if shape[1] == keys:
+            return [1]
+        return [2] if shape[2] == keys and shape[1] != queries else []
+    if tensor.ndim == 4:
+        if shape[1] == keys and shape[2] != keys:
+            return [1]  # of queries before the heads are brought to the front
+        of_keys = [3] if shape[3] == keys and shape[2] in (queries, 1) else []
+        return ([2] if shape[2] == keys else []) + of_keys
+    return []
+
+
+def _is_unclear(tensor: torch.Tensor, keys: int) -> bool:
+    """Tell whether heads cannot be told from tokens."""
+    return tensor.shape[1] == tensor.shape[2] == keys != tensor.shape[3]
+
+
+def _kept(mask: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return the places of a row's own tokens among the last ``tokens``."""
+    return mask[-tokens:].nonzero().flatten()
+
+
+def _at(tensor: torch.Tensor, dimension: int, places: torch.Tensor) -> torch.Tensor:
+    if len(places) == tensor.shape[dimension]:
+        return tensor
+    first = int(places[0]) if len(places) else 0
+    if len(places) and int(places[-1]) - first + 1 == len(places):
+        return tensor.narrow(dimension, first, len(places))
+    return tensor.index_select(dimension, places.to(tensor.device))

@@ -1,0 +1,65 @@
+"""Steps of a generation, as a test writes them: ``3``, ``[0, 3]``, ``slice(2, 8)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_nnsight.errors import UsageError
+
+Wish = int | Sequence[int] | slice | None
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Some steps of a generation, counted from 0, the prompt's own."""
+
+    chosen: slice | tuple[int, ...]
+
+    @classmethod
+    def of(cls, wish: Wish, option: str) -> Steps | None:
+        """Read a step, several, or a slice; ``None`` for all. Raise `UsageError` for others."""
+        if wish is None:
+            return None
+        numbers = [wish] if isinstance(wish, int) else wish
+        if isinstance(numbers, slice):
+            parts: list[Any] = [numbers.start, numbers.stop, numbers.step]
+        else:
+            parts = list(numbers) if isinstance(numbers, Sequence) else [numbers]
+        is_right = all(p is None or (type(p) is int and p >= 0) for p in parts)
+        if not is_right or not parts or (isinstance(numbers, slice) and numbers.step == 0):
+            raise UsageError(
+                f"{option}={wish!r} is no step of a generation; give numbers from 0 on, as in "
+                "3, [0, 3] or slice(2, 8)"
+            )
+        return cls(numbers if isinstance(numbers, slice) else tuple(sorted({*parts})))
+
+    def __contains__(self, step: int) -> bool:
+        """Tell whether a step is among them."""
+        if isinstance(self.chosen, tuple):
+            return step in self.chosen
+        start, every = self.chosen.start or 0, self.chosen.step or 1
+        is_before = self.chosen.stop is None or step < self.chosen.stop
+        return step >= start and is_before and (step - start) % every == 0
+
+    def __str__(self) -> str:
+        """Write them as an index: ``0:8:2`` or ``[0, 3]``."""
+        if isinstance(self.chosen, tuple):
+            return str(list(self.chosen))
+        parts = [self.chosen.start, self.chosen.stop, self.chosen.step]
+        return ":".join("" if part is None else str(part) for part in parts)
+
+    def for_nnsight(self, most: int) -> slice | list[int]:
+        """Return what nnsight's ``tracer.iter[...]`` takes, which takes no notice of a stride."""
+        if isinstance(self.chosen, slice) and self.chosen.step not in (None, 1):
+            return [step for step in range(most) if step in self]
+        return self.chosen if isinstance(self.chosen, slice) else list(self.chosen)
+
+    def check(self, ran: int, option: str) -> None:
+        """Raise `UsageError` where a step was asked for by number that did not run."""
+        if isinstance(self.chosen, tuple) and self.chosen[-1] >= ran:
+            raise UsageError(
+                f"{option}={self} asks for step {self.chosen[-1]}, but {ran} steps ran: the model "
+                "ended earlier, or max_new_tokens is smaller"
+            )

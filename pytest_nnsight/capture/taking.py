@@ -1,0 +1,229 @@
+"""One capture being taken: a prompt and what is wanted -> nnsight -> a `Run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.entries import (
+    intervention_code,
+    intervention_name,
+    pieces_of,
+    prompt_ids,
+    rows_of,
+)
+from pytest_nnsight.capture.generation import generated, plain, quiet_greedy, seeded
+from pytest_nnsight.capture.prompts import Request, position_limit, read
+from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.rows import Rows
+from pytest_nnsight.capture.wanted import Wanted, of_all, takes
+from pytest_nnsight.errors import UsageError
+from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Prompt, Run
+
+Identify = Callable[[], tuple[ModelRecord, Environment]]
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """Takes one capture of a model, alone or of several prompts at once.
+
+    ``reached`` is told the path of each module as its value is handed over.
+    """
+
+    model: Any
+    identify: Identify
+    wanted: Wanted
+    reached: Callable[[str], None] | None = None
+
+    def trace(self, prompt: Any) -> Run:
+        """Run one forward pass."""
+        request = read(self.model, prompt, generates=False)
+        recorder = self._recorder()
+        watch = self.wanted.watch(self.model, recorder, recorder.receive)
+        nnsight_api.run_trace(self.model, [self._invoke(request)], watch)
+        if self.wanted.gradients is not None:
+            self.wanted.gradients.record(recorder)
+        self.wanted.check_operations(recorder.operations)
+        return self._run("trace", request, recorder)
+
+    def generate(self, prompt: Any) -> Run:
+        """Generate, greedily or with a seed."""
+        request = read(self.model, prompt, generates=True)
+        recorder = self._recorder()
+        watch = self.wanted.watch(self.model, recorder, recorder.receive)
+        ids = self._ids([request], [self._invoke(request)], watch)
+        self._check_steps(recorder)
+        start = self._start(_prompt_width(recorder, request))
+        text = generated(self.model, ids, recorder.margins, start, self.wanted.settings)
+        return self._run("generate", request, recorder, text)
+
+    def trace_each(self, prompts: Sequence[Any]) -> list[Run]:
+        """Run one forward pass over several prompts; one run for each of them."""
+        requests, invokes, rows = self._rows(prompts, generates=False)
+        watch = self.wanted.watch(self.model, rows.recorders[0], rows.receive)
+        nnsight_api.run_trace(self.model, invokes, watch)
+        self._check_rows(rows)
+        return [
+            self._run("trace", request, recorder, row=row)
+            for row, (request, recorder) in enumerate(zip(requests, rows.recorders, strict=True))
+        ]
+
+    def generate_each(self, prompts: Sequence[Any]) -> list[Run]:
+        """Generate for several prompts at once; one run for each of them, to its own end."""
+        requests, invokes, rows = self._rows(prompts, generates=True)
+        watch = self.wanted.watch(self.model, rows.recorders[0], rows.receive)
+        ids = self._ids(requests, invokes, watch)
+        self._check_rows(rows)
+        self._check_steps(rows.recorders[0])
+        start = self._start(rows.width)
+        runs = []
+        for row, (request, recorder) in enumerate(zip(requests, rows.recorders, strict=True)):
+            own = ids[row : row + 1]
+            text = generated(self.model, own, recorder.margins, start, self.wanted.settings)
+            runs.append(self._run("generate", request, recorder, text, row))
+        return runs
+
+    def _recorder(self) -> Recorder:
+        recorder = self.wanted.recorder(self.model, self.reached)
+        recorder.keeps = self.wanted.keeps
+        return recorder
+
+    def _rows(
+        self, prompts: Sequence[Any], generates: bool
+    ) -> tuple[list[Request], list[nnsight_api.Invoke], Rows]:
+        """Return what each prompt asks for, the invokes of all, and what takes their values.
+
+        Interventions of their own give prompts invokes of their own, else they are one batch.
+        """
+        prompts = list(prompts)
+        requests = [read(self.model, prompt, generates) for prompt in prompts]
+        if len(requests) < 2 or any(request.is_batch for request in requests):
+            raise UsageError("give a list of two prompts or more, each a single one")
+        if isinstance(self.wanted.intervene, list | tuple):
+            invokes = self._invokes(requests, self.wanted.intervene)
+        else:
+            invokes = [self._invoke(read(self.model, prompts, generates))]
+        rows = Rows([self._recorder() for _ in requests], ())
+        rows.parameters = rows.recorders[0].parameters[ROOT]
+        mask = invokes[0].keywords.get("attention_mask") if len(invokes) == 1 else None
+        rows.mask = None if mask is None else mask.bool()
+        return requests, invokes, rows
+
+    def _invokes(self, requests: Sequence[Request], own: Sequence[Any]) -> list[nnsight_api.Invoke]:
+        if len(own) != len(requests):
+            raise UsageError(
+                f"intervene has {len(own)} functions for {len(requests)} prompts; give one for "
+                "each, None for none"
+            )
+        return [self._invoke(request, f) for request, f in zip(requests, own, strict=True)]
+
+    def _invoke(self, request: Request, intervene: Any = ...) -> nnsight_api.Invoke:
+        function = self.wanted.intervene if intervene is ... else intervene
+        return nnsight_api.Invoke(
+            request.arguments,
+            request.keywords,
+            None if function is None else of_all(function),
+            None if self.wanted.at is None else self.wanted.at.for_nnsight(self._most_steps()),
+            waits=function is not None and takes(function) == 3,
+        )
+
+    def _most_steps(self) -> int:
+        most = self.wanted.settings.get("max_new_tokens")
+        return most if isinstance(most, int) else 0
+
+    def _ids(
+        self,
+        requests: Sequence[Request],
+        invokes: list[nnsight_api.Invoke],
+        watch: nnsight_api.Watch,
+    ) -> Any:
+        """Generate and return the ids of each row, those of the prompt among them."""
+        module, settings = nnsight_api.torch_module(self.model), self.wanted.settings
+        if not bool(getattr(module, "can_generate", lambda: False)()):
+            raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
+        for request in requests:
+            _check_budget(module, request, settings["max_new_tokens"])
+        with seeded(self.wanted.seed):
+            ids = nnsight_api.run_generate(
+                self.model, invokes, quiet_greedy(module, settings), watch
+            )
+        return getattr(ids, "sequences", ids).detach().cpu()
+
+    def _start(self, width: int) -> int:
+        """Return how many of the returned ids are not new: the prompt, or the start token."""
+        config = getattr(nnsight_api.torch_module(self.model), "config", None)
+        return 1 if getattr(config, "is_encoder_decoder", False) else width
+
+    def _check_steps(self, recorder: Recorder) -> None:
+        for steps, option in ((self.wanted.steps, "steps"), (self.wanted.at, "intervene_at")):
+            if steps is not None:
+                steps.check(recorder.step, option)
+        self.wanted.check_operations(recorder.operations)
+
+    def _check_rows(self, rows: Rows) -> None:
+        if rows.unclear:
+            raise UsageError(rows.unclear)
+        self.wanted.check_operations(rows.recorders[0].operations)
+
+    def _run(
+        self,
+        kind: str,
+        request: Request,
+        recorder: Recorder,
+        text: Generated | None = None,
+        row: int | None = None,
+    ) -> Run:
+        model, environment = self.identify()
+        prompt = self._prompt(request, recorder, row)
+        steps = None if row is None or text is None else len(text.token_ids[0])
+        calls = recorder.finish(steps)
+        return Run(kind, model, environment, prompt, text, calls, kept=recorder.kept)
+
+    def _prompt(self, request: Request, recorder: Recorder, row: int | None) -> Prompt:
+        """Record what went in, by what really entered the model."""
+        intervene = self.wanted.intervene
+        if row is not None and isinstance(intervene, list | tuple):
+            intervene = intervene[row]
+        token_ids = prompt_ids(recorder.entered or {}, request)
+        others = {k: v for k, v in (recorder.entered or {}).items() if k != "input_ids"}
+        return Prompt(
+            text=request.text,
+            token_ids=token_ids,
+            pieces=pieces_of(self.model, token_ids),
+            tensors={name: rows_of(tensor) for name, tensor in sorted(others.items())},
+            is_batch=request.is_batch,
+            generation=plain(self._asked()),
+            intervention=intervention_name(intervene),
+            intervention_code=intervention_code(intervene),
+        )
+
+    def _asked(self) -> dict[str, Any]:
+        """Return what a record keeps of how a run was asked for."""
+        wanted = self.wanted
+        asked = dict(wanted.settings)
+        if wanted.gradients is not None:
+            asked |= wanted.gradients.settings()
+        own = {"seed": wanted.seed, "steps": wanted.steps, "intervene_at": wanted.at}
+        return asked | {name: value for name, value in own.items() if value is not None}
+
+
+def _check_budget(module: torch.nn.Module, request: Request, new_tokens: Any) -> None:
+    if not isinstance(new_tokens, int) or new_tokens < 1:
+        raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
+    limit = position_limit(module)
+    longest = max(request.rows)
+    if limit is not None and longest + new_tokens > limit:
+        raise UsageError(
+            f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "
+            "(max_position_embeddings); shorten one of them"
+        )
+
+
+def _prompt_width(recorder: Recorder, request: Request) -> int:
+    """Return how many ids of each returned row are the prompt, padding included."""
+    entered = (recorder.entered or {}).get("input_ids")
+    return max(request.rows) if entered is None else int(entered.shape[1])

@@ -1,0 +1,162 @@
+"""What is asked of one capture: what to record, and what to do while the model runs."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.gradients import Gradients
+from pytest_nnsight.capture.paths import matches, select
+from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.steps import Steps
+from pytest_nnsight.capture.steps import Wish as StepsWish
+from pytest_nnsight.capture.values import parameter_names
+from pytest_nnsight.errors import UsageError, suggest
+from pytest_nnsight.run import ROOT
+
+Globs = str | Iterable[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of one capture, as `Capture.trace` and `Capture.generate` take it.
+
+    ``settings`` are those of a generation, ``seed`` the one it is sampled with.
+    """
+
+    modules: Globs = "**"
+    inputs: bool = True
+    keep: Globs | bool = False
+    operations: Globs = ()
+    intervene: Any = None
+    at: Steps | None = None
+    steps: Steps | None = None
+    gradients: Gradients | None = None
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_gradients(self, gradients: Gradients | None) -> Wanted:
+        """Return the same with scalars to differentiate."""
+        return replace(self, gradients=gradients)
+
+    def without_keeping(self) -> Wanted:
+        """Return the same with no tensor kept."""
+        return replace(self, keep=False)
+
+    def generating(
+        self, settings: Mapping[str, Any], seed: int | None, steps: StepsWish, at: StepsWish
+    ) -> Wanted:
+        """Return the same for a generation."""
+        if at is not None and self.intervene is None:
+            raise UsageError("intervene_at says when to intervene, and there is no intervene=")
+        chosen, times = Steps.of(steps, "steps"), Steps.of(at, "intervene_at")
+        return replace(self, settings=settings, seed=seed, steps=chosen, at=times)
+
+    def recorder(self, model: Any, reached: Callable[[str], None] | None) -> Recorder:
+        """Return what receives the values of one run."""
+        tree = nnsight_api.named_modules(model)
+        classes = {path or ROOT: type(module).__name__ for path, module in tree.items()}
+        takes = {kind: parameter_names(kind) for kind in {type(module) for module in tree.values()}}
+        parameters = {path or ROOT: takes[type(module)] for path, module in tree.items()}
+        captured = set(select(self.modules, list(classes)))
+        if self.keep is True:
+            kept = set(captured)
+        else:
+            globs = [glob for glob in _listed(self.keep or ()) if not _is_operation(glob)]
+            kept = set(select(globs, list(classes), "keep")) if globs else set()
+        recorder = Recorder(classes, parameters, captured | kept, self.inputs, kept, reached)
+        recorder.steps = self.steps
+        if self.gradients is not None:
+            recorder.outputs = []
+        return recorder
+
+    def watch(
+        self, model: Any, recorder: Recorder, receive: nnsight_api.Receive
+    ) -> nnsight_api.Watch:
+        """Watch the captured modules, and always what enters and leaves the model itself."""
+        captured = {"" if path == ROOT else path for path in recorder.captured}
+        inputs = captured if self.inputs else set()
+        return nnsight_api.Watch(
+            [*{*captured, ""}],
+            [*{*inputs, ""}],
+            receive,
+            None if self.gradients is None else self._differentiate,
+            self._operations(model, receive),
+        )
+
+    def keeps(self, operation: str) -> bool:
+        """Tell whether the values of an operation are kept."""
+        if isinstance(self.keep, bool):
+            return self.keep
+        return any(fnmatch.fnmatchcase(operation, glob) for glob in _listed(self.keep))
+
+    def check_operations(self, paths: Iterable[str]) -> None:
+        """Raise `UsageError` for operations that the source has, and that did not run."""
+        ran = list(paths)
+        for glob in _listed(self.operations):
+            if not any(_ran(path, glob) for path in ran):
+                raise UsageError(
+                    f"operations={glob!r} is in the source, but did not run: another branch was "
+                    "taken, or nnsight could not step into it"
+                )
+
+    def _differentiate(self, model: Any, tracer: Any) -> None:
+        assert self.gradients is not None
+        for name, objective in self.gradients.objectives.items():
+            self.gradients.scalars[name] = of_all(objective)(model, tracer, None)
+
+    def _operations(self, model: Any, receive: nnsight_api.Receive) -> list[nnsight_api.Operation]:
+        paths = list(nnsight_api.named_modules(model))
+        found: list[nnsight_api.Operation] = []
+        for glob in _listed(self.operations):
+            if not _is_operation(glob):
+                raise UsageError(
+                    f"operations={glob!r} names no operation; give a module and what it calls, as "
+                    "in 'transformer.h.*.attn.source.attention_interface'"
+                )
+            module, _, inside = glob.partition(nnsight_api.STEP_INTO)
+            name, _, inner = inside.partition(nnsight_api.STEP_INTO)
+            modules = select(module, paths, "operations")
+            named = {path: nnsight_api.operation_names(model, path) for path in modules}
+            known = list(dict.fromkeys(n for names in named.values() for n in names))
+            if not any(fnmatch.fnmatchcase(n, name) for n in known):
+                raise UsageError(
+                    f"operations={glob!r}: {name} is nothing that {modules[0]} calls; "
+                    f"nearest: {suggest(name, known)}"
+                )
+            found += [
+                nnsight_api.Operation(path, n, receive, self.inputs, inner)
+                for path, names in named.items()
+                for n in names
+                if fnmatch.fnmatchcase(n, name)
+            ]
+        return found
+
+
+def _listed(globs: Any) -> list[str]:
+    return [globs] if isinstance(globs, str) else list(globs)
+
+
+def _is_operation(glob: str) -> bool:
+    return nnsight_api.STEP_INTO in glob
+
+
+def _ran(path: str, glob: str) -> bool:
+    steps, globs = path.split(nnsight_api.STEP_INTO), glob.split(nnsight_api.STEP_INTO)
+    same = len(steps) == len(globs) and matches(steps[0], globs[0])
+    return same and all(map(fnmatch.fnmatchcase, steps[1:], globs[1:]))
+
+
+def of_all(function: Callable[..., Any]) -> nnsight_api.Intervention:
+    """Return a function of model, tracer and barrier; it may be written with the first alone."""
+    count = takes(function)
+    return lambda model, tracer, barrier: function(*(model, tracer, barrier)[:count])
+
+
+def takes(function: Callable[..., Any]) -> int:
+    """Return how many of model, tracer and barrier a function takes."""
+    return max(1, min(3, len(inspect.signature(function).parameters)))
