@@ -47,7 +47,8 @@ class Steps:
         """Write them as an index: ``0:8:2`` or ``[0, 3]``."""
         if isinstance(self.chosen, tuple):
             return str(list(self.chosen))
-        parts = [self.chosen.start, self.chosen.stop, self.chosen.step]
+        ends = [self.chosen.start, self.chosen.stop]
+        parts = [*ends, self.chosen.step] if self.chosen.step is not None else ends
         return ":".join("" if part is None else str(part) for part in parts)
 
     def for_nnsight(self, most: int) -> slice | list[int]:

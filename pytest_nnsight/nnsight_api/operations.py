@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pytest_nnsight.errors import UsageError
@@ -45,9 +46,9 @@ class Operation:
         """Return what reads the values of one visit, in the body of a trace."""
         source = _envoy(model, self.module).source
         node = getattr(source, labels(source)[self.name])
-        if not self.inner:
-            return lambda: self._read(self.path, node)
-        return lambda: self._read_inside(self.path, node, self.inner.split(STEP_INTO))
+        if self.inner:
+            return partial(self._read_inside, self.path, node, self.inner.split(STEP_INTO))
+        return partial(self._read, self.path, node)
 
     def _read(self, path: str, node: Any) -> None:
         if self.reads_inputs:

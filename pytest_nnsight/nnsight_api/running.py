@@ -45,7 +45,7 @@ def run_trace(model: Any, invokes: Sequence[Invoke], watch: Watch) -> None:
     """
     invokes = [_as_inputs(invoke) for invoke in invokes]
     first, *others = invokes
-    with _quiet_forward(with_gradients=watch.differentiate is not None):
+    with _quiet_forward(_is_open_ended(invokes, watch), watch.differentiate is not None):
         if others or watch.operations:
             with model.trace() as tracer:
                 run_invokes(model, tracer, invokes, _begun_by(watch), watch.operations)
@@ -68,7 +68,7 @@ def run_generate(
     invokes = [_as_inputs(invoke) for invoke in invokes]
     first, *others = invokes
     ids: list[Any] = []
-    with _quiet_forward():
+    with _quiet_forward(_is_open_ended(invokes, watch)):
         if others or watch.operations or first.intervene is not None:
             with model.generate(**settings) as tracer:
                 run_invokes(model, tracer, invokes, _begun_by(watch), watch.operations, ids)
@@ -94,11 +94,22 @@ def _as_inputs(invoke: Invoke) -> Invoke:
     return replace(invoke, arguments=(invoke.keywords,), keywords={})
 
 
+def _is_open_ended(invokes: Sequence[Invoke], watch: Watch) -> bool:
+    """Tell whether something is read at every step, or at steps that are checked afterwards."""
+    return bool(watch.operations) or any(invoke.at is not None for invoke in invokes)
+
+
 @contextmanager
-def _quiet_forward(with_gradients: bool = False) -> Iterator[None]:
-    """Run without gradients as a rule, and without nnsight's advice on what it deprecates."""
+def _quiet_forward(is_open_ended: bool, with_gradients: bool = False) -> Iterator[None]:
+    """Run without gradients as a rule, and without nnsight's advice on what it deprecates.
+
+    Nor does it tell then of iterations that ended with the run, as they do by design.
+    """
     with torch.set_grad_enabled(with_gradients), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
+        if is_open_ended:
+            warnings.filterwarnings("ignore", message=r"'.*' was never reached")
+            warnings.filterwarnings("ignore", message="Execution complete but `.*` was not")
         yield
 
 

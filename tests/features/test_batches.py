@@ -1,0 +1,97 @@
+"""Several prompts in one run: each has its own rows, and no padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+PROMPTS = ["The Eiffel Tower is in the city of", "Water boils at", "The opposite of hot is"]
+PARTS = ["model.layers.*", "model.norm", "lm_head"]
+NO_POSITIONS = "no positions are passed for padding, so that a padded prompt has others"
+
+
+@pytest.mark.feature("batching", "a row of a padded batch equals the golden of its prompt alone")
+def test_rows_equal_prompts_alone(
+    since_nnsight: Any, nnsight_capture: Any, nnsight_golden: Any
+) -> None:
+    since_nnsight(8, NO_POSITIONS)
+    for number, run in enumerate(nnsight_capture.trace_each(PROMPTS, modules=PARTS)):
+        golden = nnsight_golden(name=f"prompt {number}")
+        assert nnsight_capture.trace(PROMPTS[number], modules=PARTS) == golden
+        assert run == golden
+
+
+@pytest.mark.feature("batching", "the same in an encoder, which is padded on the right")
+@pytest.mark.nnsight(model="tiny:bert")
+def test_rows_of_an_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
+    for number, run in enumerate(nnsight_capture.trace_each(PROMPTS)):
+        assert run.prompt.text == PROMPTS[number]
+        assert run == nnsight_golden(name=f"prompt {number}")
+        assert nnsight_capture.trace(PROMPTS[number]) == nnsight_golden(name=f"prompt {number}")
+
+
+@pytest.mark.feature("batching", "the same in an encoder-decoder that generates")
+@pytest.mark.nnsight(model="tiny:t5")
+def test_rows_of_an_encoder_decoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
+    runs = nnsight_capture.generate_each(PROMPTS[:2], max_new_tokens=3, modules="**.block.*")
+    for number, run in enumerate(runs):
+        alone = nnsight_capture.generate(PROMPTS[number], max_new_tokens=3, modules="**.block.*")
+        assert run == nnsight_golden(name=f"prompt {number}")
+        assert alone == nnsight_golden(name=f"prompt {number}")
+
+
+@pytest.mark.feature("batching", "generation, each row to its own end")
+def test_rows_of_a_generation(
+    since_nnsight: Any, nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any
+) -> None:
+    since_nnsight(8, NO_POSITIONS)
+    stop = nnsight_model.tokenizer(".")["input_ids"]
+    runs = nnsight_capture.generate_each(
+        PROMPTS, max_new_tokens=6, modules=["model.norm", "lm_head"], eos_token_id=stop
+    )
+    lengths = [len(run.token_ids) for run in runs]
+    assert len(set(lengths)) > 1
+    for number, run in enumerate(runs):
+        alone = nnsight_capture.generate(
+            PROMPTS[number],
+            max_new_tokens=6,
+            modules=["model.norm", "lm_head"],
+            eos_token_id=stop,
+        )
+        assert run.token_ids == alone.token_ids
+        assert run == nnsight_golden(name=f"prompt {number}")
+        assert alone == nnsight_golden(name=f"prompt {number}")
+
+
+@pytest.mark.feature("batching", "one intervention for the whole batch, in a prompt-less invoke")
+@pytest.mark.nnsight(model="tiny:gpt2")
+def test_intervention_on_the_batch(nnsight_capture: Any, nnsight_golden: Any) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def zero(model: Any) -> None:
+        shapes.append(tuple(model.transformer.h[0].mlp.output.shape))
+        model.transformer.h[0].mlp.output[:] = 0
+
+    same = ["Paris is", "Water is"]  # of one length, so that no version pads
+    runs = nnsight_capture.trace_each(same, modules="transformer.h.*", intervene=zero)
+    assert shapes == [(2, 8, 64)]
+    for prompt, run in zip(same, runs, strict=True):
+        assert run == nnsight_golden(name=prompt)
+        alone = nnsight_capture.trace(prompt, modules="transformer.h.*", intervene=zero)
+        assert alone == nnsight_golden(name=prompt)
+
+
+@pytest.mark.feature("batching", "a prompt-less invoke of the user's own sees all rows")
+@pytest.mark.nnsight(model="tiny:gpt2")
+def test_invoke_without_prompt(nnsight_model: Any, nnsight_golden: Any) -> None:
+    seen: dict[str, Any] = {}
+    with nnsight_model.trace() as tracer:
+        with tracer.invoke("Paris is"):
+            seen["first"] = nnsight_model.transformer.h[0].mlp.output.save()
+        with tracer.invoke("Water is"):
+            seen["second"] = nnsight_model.transformer.h[0].mlp.output.save()
+        with tracer.invoke():
+            seen["all"] = nnsight_model.transformer.h[0].mlp.output.save()
+    assert [tuple(value.shape) for value in seen.values()] == [(1, 8, 64), (1, 8, 64), (2, 8, 64)]
+    assert seen == nnsight_golden
