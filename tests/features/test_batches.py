@@ -43,9 +43,8 @@ def test_rows_of_an_encoder_decoder(nnsight_capture: Any, nnsight_golden: Any) -
 
 @pytest.mark.feature("batching", "generation, each row to its own end")
 def test_rows_of_a_generation(
-    since_nnsight: Any, nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any
+    nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any
 ) -> None:
-    since_nnsight(8, NO_POSITIONS)
     stop = nnsight_model.tokenizer(".")["input_ids"]
     runs = nnsight_capture.generate_each(
         PROMPTS, max_new_tokens=6, modules=["model.norm", "lm_head"], eos_token_id=stop
