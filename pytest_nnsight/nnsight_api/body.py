@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _OPENS = ("trace", "generate", "invoke", "session", "scan", "edit")
+_OVER_ALL = r"\.iter\[[^\]]*:\]|\.all\(\)"
+_OVER_STEPS = r"\.iter\[|\.all\(\)"
 _READS = ("output", "input", "inputs")
 
 
@@ -60,13 +62,18 @@ class Body:
 
     def comes_late(self, name: str) -> bool:
         """Tell whether a name is given a value behind an iteration without an end."""
+        return any(name in _given(after) for _, after in self._iterations(_OVER_ALL))
+
+    def may_be_cut_short(self, name: str) -> bool:
+        """Tell whether a name is given a value in an iteration over steps, or behind one."""
+        return any(name in _given([it, *after]) for it, after in self._iterations(_OVER_STEPS))
+
+    def _iterations(self, kind: str) -> Iterator[tuple[ast.stmt, list[ast.stmt]]]:
+        """Yield each iteration of a kind in a trace, and the statements that follow it."""
         for trace in self.traces():
-            is_late = False
-            for statement in trace.body:
-                if is_late and isinstance(statement, ast.Assign) and name in _names(statement):
-                    return True
-                is_late = is_late or _is_open_ended(statement)
-        return False
+            for place, statement in enumerate(trace.body):
+                if re.search(kind, _over(statement)):
+                    yield statement, trace.body[place + 1 :]
 
     def assertion(self, line: int) -> ast.Assert | None:
         """Return the ``assert`` inside a trace that stands on a line of the file."""
@@ -91,14 +98,19 @@ def _names(statement: ast.Assign) -> list[str]:
     return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
 
 
-def _is_open_ended(statement: ast.stmt) -> bool:
-    """Tell whether a statement iterates over all steps that will come."""
-    texts = []
+def _given(statements: Sequence[ast.stmt]) -> set[str]:
+    """Return the names that some statements give a value to."""
+    nodes = [node for statement in statements for node in ast.walk(statement)]
+    return {name for n in nodes if isinstance(n, ast.Assign) for name in _names(n)}
+
+
+def _over(statement: ast.stmt) -> str:
+    """Return what a statement iterates over, as text."""
     if isinstance(statement, ast.For):
-        texts = [ast.unparse(statement.iter)]
+        return ast.unparse(statement.iter)
     if isinstance(statement, ast.With):
-        texts = [ast.unparse(item.context_expr) for item in statement.items]
-    return any(re.search(r"\.iter\[[^\]]*:\]|\.all\(\)", text) for text in texts)
+        return " ".join(ast.unparse(item.context_expr) for item in statement.items)
+    return ""
 
 
 def _path(node: ast.expr) -> str:

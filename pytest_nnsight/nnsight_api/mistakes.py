@@ -97,6 +97,11 @@ def _unbound(case: _Case) -> str | None:
         )
     if case.body.unsaved(name):
         return f"{name} was not saved: inside the trace write {name} = ....save()"
+    if case.body.may_be_cut_short(name):
+        return (
+            f"{name} has no value: the iteration asks for more steps than were generated, and was "
+            "cut short there; ask for steps that run (max_new_tokens, or the model ended earlier)"
+        )
     return None
 
 

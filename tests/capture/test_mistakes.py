@@ -149,6 +149,33 @@ def test_what_stands_behind_an_open_iteration(gpt2: Capture) -> None:
         assert "lm_head" in told
 
 
+def behind_too_many_steps(m: Any) -> Any:
+    with m.generate("Hello", max_new_tokens=2, do_sample=False) as tracer:
+        for _ in tracer.iter[0:5]:
+            m.lm_head.output.save()
+        ids = tracer.result.save()
+    return ids
+
+
+def of_a_step_that_never_came(m: Any) -> Any:
+    with m.generate("Hello", max_new_tokens=2, do_sample=False) as tracer:
+        for _ in tracer.iter[4]:
+            ids = m.lm_head.output.save()
+    return ids
+
+
+@pytest.mark.filterwarnings("ignore:.*was (never reached|not provided)")
+@pytest.mark.skipif(nnsight_api.version() < (0, 6), reason="0.5 iterates by a with block")
+@pytest.mark.parametrize("mistake", [behind_too_many_steps, of_a_step_that_never_came])
+def test_more_steps_than_were_generated(gpt2: Capture, mistake: Callable[[Any], Any]) -> None:
+    with pytest.raises(NameError) as raised:
+        mistake(gpt2.model)
+    assert nnsight_api.explain(raised.value, gpt2.model, mistake) == (
+        "ids has no value: the iteration asks for more steps than were generated, and was cut "
+        "short there; ask for steps that run (max_new_tokens, or the model ended earlier)"
+    )
+
+
 def test_a_model_without_a_tokenizer(gpt2: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpt2.model, "tokenizer", None)
     told = nnsight_api.explain(AttributeError("'NoneType' object"), gpt2.model, no_input)
