@@ -154,7 +154,7 @@ def behind_too_many_steps(m: Any) -> Any:
         for _ in tracer.iter[0:5]:
             m.lm_head.output.save()
         ids = tracer.result.save()
-    return ids
+    return ids.shape
 
 
 def of_a_step_that_never_came(m: Any) -> Any:
