@@ -77,6 +77,11 @@ def test_a_later_step_keeps_its_one_query_and_cuts_the_keys() -> None:
     assert shapes(made, 2, 4, 5, 16)[0] == (1, 4, 2, 16)
 
 
+def test_tokens_end_to_end_are_the_last_ones_of_each_row() -> None:
+    made = rows(LEFT, queries=3)  # of a prompt that comes in parts
+    assert made._cut(torch.arange(6.0).reshape(6, 1))[0].flatten().tolist() == [1, 2]
+
+
 def test_a_tensor_that_was_not_changed_is_cut_once() -> None:
     made, value = rows(LEFT), torch.zeros(2, 5, 8)
     assert made._cut(value)[0] is made._cut(value)[0]
