@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,9 +19,9 @@ from pytest_nnsight.capture.entries import (
     prompt_ids,
     rows_of,
 )
-from pytest_nnsight.capture.generation import end_ids, quiet_greedy, seeded, until_end
+from pytest_nnsight.capture.generation import end_ids, quiet_greedy, seeded, stopped, until_end
 from pytest_nnsight.capture.gradients import Gradients, Objectives
-from pytest_nnsight.capture.paths import select
+from pytest_nnsight.capture.paths import check_called, select
 from pytest_nnsight.capture.prompts import Request, position_limit, read
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.values import parameter_names
@@ -55,6 +55,19 @@ class Capture:
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
         return f"nnsight_capture({type(nnsight_api.torch_module(self.model)).__name__})"
+
+    def of(self, model: Any) -> Capture:
+        """Return the capture of a copy of the model: one that was edited, or has other names.
+
+        Its runs are compared as the model's own: paths are those of torch, whatever the names.
+        Raise `UsageError` for another model, whose goldens would lie among those of this one.
+        """
+        if not nnsight_api.is_copy(model, self.model):
+            raise UsageError(
+                f"nnsight_capture.of takes a copy of the model of this test, got "
+                f"{type(model).__name__}; for another model define a fixture nnsight_model"
+            )
+        return replace(self, model=model)
 
     @property
     def can_generate(self) -> bool:
@@ -206,6 +219,8 @@ class Capture:
             )
 
     def _generated(self, ids: Any, recorder: Recorder, request: Request) -> Generated:
+        if ids is None:
+            return stopped(len(request.rows))
         sequences = getattr(ids, "sequences", ids)
         rows = sequences.detach().cpu()
         module = nnsight_api.torch_module(self.model)
@@ -237,6 +252,7 @@ class Capture:
     ) -> Run:
         model, environment = self.identify()
         calls = recorder.finish()
+        check_called(recorder.captured, [call.path for call in calls])
         return Run(kind, model, environment, prompt, generated, calls, kept=recorder.kept)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from pytest_nnsight.run import Generated
+
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
@@ -37,6 +39,11 @@ def end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
         value = getattr(owner, "eos_token_id", None)
         ends.update(value if isinstance(value, list) else () if value is None else (value,))
     return ends
+
+
+def stopped(prompts: int) -> Generated:
+    """Return what a generation gives that an intervention has stopped: no ids, no text."""
+    return Generated(token_ids=((),) * prompts, text=("",) * prompts, pieces=((),) * prompts)
 
 
 def until_end(row: list[int], ends: set[int]) -> list[int]:

@@ -127,7 +127,8 @@ def _replace_store(tracer: Any, view: Any, paths: dict[str, str], receive: Recei
         view._cache.observe_selected = observe
         return
     interleaver = getattr(tracer.model, "interleaver", None) or tracer.model._interleaver
-    cache = interleaver.current.user_cache[-1]
+    mediator = interleaver.current
+    cache = mediator.user_cache[-1]
     wanted = set(cache.modules)
 
     def add(*arguments: Any) -> None:
@@ -135,12 +136,25 @@ def _replace_store(tracer: Any, view: Any, paths: dict[str, str], receive: Recei
         if located is None or located[0] not in wanted:
             return
         path, slot, value = located
+        if slot == "inputs":
+            value = _called_with(value, interleaver, mediator)
         if (slot == "output" and cache.include_output) or (
             slot == "inputs" and cache.include_inputs
         ):
             receive(paths[path], slot, value)
 
     cache.add = add
+
+
+def _called_with(value: Any, interleaver: Any, mediator: Any) -> tuple[Any, dict[str, Any]]:
+    """Return arguments and keywords, of a module that is skipped too.
+
+    What it is to give is handed over in their place by 0.5 and 0.6, among its keywords by 0.7.
+    """
+    if not isinstance(value, tuple) or [*map(type, value)] != [tuple, dict]:
+        value = interleaver.batcher.narrow(mediator.batch_group)
+    arguments, keywords = value
+    return arguments, {k: v for k, v in keywords.items() if k != "__nnsight_skip__"}
 
 
 def _located(arguments: tuple[Any, ...]) -> tuple[str, str, Any] | None:
