@@ -105,8 +105,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Name the mistake and the way out below a failure that is one of nnsight's usual ones."""
+    """Name the mistake below a failure that is a usual one, and a drift that nobody has named."""
     report = yield
+    wiring.say_drift(item, report)
     wiring.explain(item, call, report)
     return report
 
@@ -150,17 +151,16 @@ def _nnsight_guard(request: pytest.FixtureRequest) -> Iterator[None]:
 
     What fixtures of wider scope do to a model holds for all of their tests.
     """
-    if shared_model.FIXTURE not in request.fixturenames:
-        yield
-        return
-    with shared_model.guarded(request.getfixturevalue(shared_model.FIXTURE), request):
+    with shared_model.guarded(shared_model.named_model(request), request):
         yield
 
 
 @pytest.fixture
-def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> LoadedModel:
-    """The model with its spec and guard."""
-    return shared_model.loaded_model(nnsight_model, request.config)
+def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
+    """The model with its spec; guarded from here on in a test that asks for it while it runs."""
+    unguarded = nnsight_model if shared_model.named_model(request) is None else None
+    with shared_model.guarded(unguarded, request):
+        yield shared_model.loaded_model(nnsight_model, request.config)
 
 
 @pytest.fixture
@@ -171,7 +171,18 @@ def nnsight_capture(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest
         run = nnsight_capture.trace("The Eiffel Tower is in", modules="transformer.h.*")
         assert run == nnsight_golden
     """
-    return shared_model.capture_of(_nnsight_loaded, request.config)
+    return shared_model.capture_of(_nnsight_loaded.model, request.config)
+
+
+@pytest.fixture(scope="session")
+def nnsight_session_capture(nnsight_model: Any, request: pytest.FixtureRequest) -> Capture:
+    """The same as `nnsight_capture`, for fixtures of wider scope: one run for several tests.
+
+    @pytest.fixture(scope="session")
+    def run(nnsight_session_capture):
+        return nnsight_session_capture.trace("The Eiffel Tower is in")
+    """
+    return shared_model.capture_of(nnsight_model, request.config)
 
 
 @pytest.fixture

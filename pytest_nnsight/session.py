@@ -33,6 +33,7 @@ TERMINAL = pytest.StashKey[int]()
 WATCH = pytest.StashKey[Any]()
 SUITE_NODE = "nnsight-suite"
 SECTION = "nnsight: what went wrong"
+DRIFT = "nnsight: golden"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -229,6 +230,17 @@ def one_line_failures(item: pytest.Item) -> Iterator[None]:
         raise pytest.fail.Exception(with_line(error, item), pytrace=False) from None
 
 
+def say_drift(item: pytest.Item, report: Any) -> None:
+    """Add a section with a drift that the failure itself does not say.
+
+    As where pytest explains no assertion: in doctests, in ``self.assertTrue(run == golden)``.
+    """
+    unsaid = item.stash[GOLDENS].unsaid if GOLDENS in item.stash else None
+    if unsaid is not None and report.failed:
+        report.sections.append((DRIFT, "\n".join(unsaid())))
+        report.user_properties = list(item.user_properties)
+
+
 def explain(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
     """Add a section with the usual mistake that an error comes from, where it is one."""
     model = getattr(item, "funcargs", {}).get("nnsight_model")
@@ -254,10 +266,19 @@ def uncaptured(config: pytest.Config) -> Iterator[Callable[[str], None]]:
     """Give a function that writes progress, with nothing captured where bars are to show."""
     capture = config.pluginmanager.getplugin("capturemanager")
     if capture is not None and shows_bars(config):
-        with capture.global_and_fixture_disabled():
+        with _disabled(capture):
             yield partial(print, end="", file=sys.__stderr__, flush=True)
     else:
         yield saying(config)
+
+
+@contextmanager
+def _disabled(capture: Any) -> Iterator[None]:
+    """Capture nothing for a while, and then leave stdout to who has taken it, as doctest does."""
+    taken = sys.stdout
+    with capture.global_and_fixture_disabled():
+        yield
+    sys.stdout = taken
 
 
 def saying(config: pytest.Config) -> Callable[[str], None]:
@@ -265,7 +286,7 @@ def saying(config: pytest.Config) -> Callable[[str], None]:
     capture = config.pluginmanager.getplugin("capturemanager")
 
     def say(text: str) -> None:
-        with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+        with _disabled(capture) if capture is not None else nullcontext():
             print(text, end="", file=sys.__stderr__, flush=True)
 
     return (lambda text: None) if config.get_verbosity() < 0 else say

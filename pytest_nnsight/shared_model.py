@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_nnsight.errors import LeakError
+from pytest_nnsight.errors import LeakError, UsageError
 from pytest_nnsight.session import (
     PASSED,
     SETTINGS,
@@ -88,19 +88,36 @@ class SharedModel:
 
 def load_requests(metafunc: pytest.Metafunc, settings: Settings) -> list[LoadRequest]:
     """Return what to load for one test function, a request for each model."""
-    own = settings_of(metafunc.definition, settings)
-    if not own.model:
+    return _requests(settings_of(metafunc.definition, settings))
+
+
+def _requests(settings: Settings) -> list[LoadRequest]:
+    if not settings.model:
         return []
     from pytest_nnsight.models.spec import LoadOptions, parse_spec
 
-    options = LoadOptions(own.device_map, own.dtype, own.attn, own.trust_remote_code)
-    return [LoadRequest(parse_spec(text), options) for text in own.model]
+    how = (settings.device_map, settings.dtype, settings.attn, settings.trust_remote_code)
+    return [LoadRequest(parse_spec(text), LoadOptions(*how)) for text in settings.model]
+
+
+def _only_request(config: pytest.Config) -> LoadRequest | None:
+    """Return what to load where pytest could not say for which model a test runs.
+
+    Doctests, methods of ``unittest.TestCase`` and what asks for a fixture while it runs.
+    """
+    settings = config.stash[SETTINGS]
+    if len(settings.model) > 1:
+        raise UsageError(
+            f"with {len(settings.model)} models a test must name its fixtures as arguments: a "
+            "doctest, a unittest.TestCase and request.getfixturevalue work with one model"
+        )
+    return next(iter(_requests(settings)), None)
 
 
 @contextmanager
 def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Load the model of a request, once the memory of one before it is free."""
-    wanted: LoadRequest | None = getattr(request, "param", None)
+    wanted: LoadRequest | None = getattr(request, "param", None) or _only_request(request.config)
     if wanted is None:
         pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
     with uncaptured(request.config) as say, _load_time(request.config, wanted.spec.public):
@@ -139,6 +156,12 @@ def _end(config: pytest.Config, key: int) -> None:
         if config.stash[SETTINGS].leaks == "fail":
             raise LeakError(text)
         warnings.warn(text, stacklevel=1)
+
+
+def named_model(request: pytest.FixtureRequest) -> Any:
+    """Return the model of a test that names it among its fixtures, or ``None``."""
+    named = getattr(request.node, "fixturenames", ())  # the request's own grow as the test runs
+    return request.getfixturevalue(FIXTURE) if FIXTURE in named else None
 
 
 @contextmanager
@@ -181,14 +204,15 @@ def loaded_model(model: Any, config: pytest.Config) -> LoadedModel:
     return LoadedModel(model, spec, shared.guard if shared else None)
 
 
-def capture_of(model: LoadedModel, config: pytest.Config) -> Capture:
+def capture_of(model: Any, config: pytest.Config) -> Capture:
     """Return the helper that captures runs of a model, and measures noise where asked to."""
     from pytest_nnsight.capture.capture import Capture
 
+    identify = loaded_model(model, config).identify
     calibrates = saying(config) if config.stash[SETTINGS].calibrate else None
     watching = config.stash.get(WATCH, None)
     reached = None if watching is None else watching.reach
-    return Capture(model.model, model.identify, calibrates=calibrates, reached=reached)
+    return Capture(model, identify, calibrates=calibrates, reached=reached)
 
 
 def _release() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_nnsight import nnsight_api
@@ -12,6 +12,7 @@ from pytest_nnsight.capture.gradients import Gradients, Objectives
 from pytest_nnsight.capture.steps import Wish as StepsWish
 from pytest_nnsight.capture.taking import Identify, Taking
 from pytest_nnsight.capture.wanted import Globs, Wanted
+from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import Run
 
 Intervene = Callable[..., Any] | None
@@ -43,6 +44,19 @@ class Capture:
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
         return f"nnsight_capture({type(nnsight_api.torch_module(self.model)).__name__})"
+
+    def of(self, model: Any) -> Capture:
+        """Return the capture of a copy of the model: one that was edited, or has other names.
+
+        Its runs are compared as the model's own: paths are those of torch, whatever the names.
+        Raise `UsageError` for another model, whose goldens would lie among those of this one.
+        """
+        if not nnsight_api.is_copy(model, self.model):
+            raise UsageError(
+                f"nnsight_capture.of takes a copy of the model of this test, got "
+                f"{type(model).__name__}; for another model define a fixture nnsight_model"
+            )
+        return replace(self, model=model)
 
     @property
     def can_generate(self) -> bool:

@@ -43,6 +43,11 @@ def end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
     return ends
 
 
+def stopped(prompts: int) -> Generated:
+    """Return what a generation gives that an intervention has stopped: no ids, no text."""
+    return Generated(token_ids=((),) * prompts, text=("",) * prompts, pieces=((),) * prompts)
+
+
 def until_end(row: list[int], ends: set[int]) -> list[int]:
     """Cut what comes after the first end token: a batch pads its finished rows."""
     stop = next((index for index, token in enumerate(row) if token in ends), len(row))
@@ -51,15 +56,19 @@ def until_end(row: list[int], ends: set[int]) -> list[int]:
 
 def generated(
     model: Any,
-    rows: Sequence[torch.Tensor],
+    rows: Sequence[torch.Tensor] | None,
     margins: Sequence[torch.Tensor],
     start: int,
     settings: Mapping[str, Any],
+    prompts: int,
 ) -> Generated:
     """Record the ids behind the first ``start`` of each row, to its end, and each step's margins.
 
     ``margins`` is ``[rows]`` for each step; of beams there are more than rows, and none is kept.
+    ``rows`` is ``None`` where an intervention has stopped the run.
     """
+    if rows is None:
+        return stopped(prompts)
     module, tokenizer = nnsight_api.torch_module(model), getattr(model, "tokenizer", None)
     ends = _given_ends(settings) or end_ids(module, tokenizer)
     token_ids = tuple(tuple(until_end(row[start:].tolist(), ends)) for row in rows)

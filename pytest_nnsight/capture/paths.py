@@ -30,6 +30,16 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
     return [path for path in paths if path in chosen]
 
 
+def check_called(wanted: Iterable[str], called: Iterable[str]) -> None:
+    """Raise `UsageError` where none of the wanted modules was called: nothing to be compared."""
+    if not {*called}:
+        names = ", ".join(sorted(wanted)[:3])
+        raise UsageError(
+            f"nothing was captured: {names} not called before the run ended; a list of modules is "
+            'not called itself, what is in it is: modules="transformer.h.*"'
+        )
+
+
 def matches(path: str, glob: str) -> bool:
     """Tell whether a glob selects a path."""
     return _matches(path.split("."), glob.split("."))

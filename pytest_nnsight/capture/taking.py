@@ -17,6 +17,7 @@ from pytest_nnsight.capture.entries import (
     rows_of,
 )
 from pytest_nnsight.capture.generation import generated, plain, quiet_greedy, seeded
+from pytest_nnsight.capture.paths import check_called
 from pytest_nnsight.capture.prompts import Request, position_limit, read
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.rows import Rows
@@ -58,7 +59,7 @@ class Taking:
         ids = self._ids([request], [self._invoke(request)], watch)
         self._check_steps(recorder)
         start = self._start(_prompt_width(recorder, request))
-        text = generated(self.model, ids, recorder.margins, start, self.wanted.settings)
+        text = self._text(ids, recorder, start, len(request.rows))
         return self._run("generate", request, recorder, text)
 
     def trace_each(self, prompts: Sequence[Any]) -> list[Run]:
@@ -82,8 +83,7 @@ class Taking:
         start = self._start(rows.width)
         runs = []
         for row, (request, recorder) in enumerate(zip(requests, rows.recorders, strict=True)):
-            own = ids[row : row + 1]
-            text = generated(self.model, own, recorder.margins, start, self.wanted.settings)
+            text = self._text(None if ids is None else ids[row : row + 1], recorder, start, 1)
             runs.append(self._run("generate", request, recorder, text, row))
         return runs
 
@@ -141,7 +141,7 @@ class Taking:
         invokes: list[nnsight_api.Invoke],
         watch: nnsight_api.Watch,
     ) -> Any:
-        """Generate and return the ids of each row, those of the prompt among them."""
+        """Generate; return the ids of each row with those of the prompt, ``None`` if stopped."""
         module, settings = nnsight_api.torch_module(self.model), self.wanted.settings
         if not bool(getattr(module, "can_generate", lambda: False)()):
             raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
@@ -151,7 +151,11 @@ class Taking:
             ids = nnsight_api.run_generate(
                 self.model, invokes, quiet_greedy(module, settings), watch
             )
-        return getattr(ids, "sequences", ids).detach().cpu()
+        return None if ids is None else getattr(ids, "sequences", ids).detach().cpu()
+
+    def _text(self, ids: Any, recorder: Recorder, start: int, prompts: int) -> Generated:
+        settings = self.wanted.settings
+        return generated(self.model, ids, recorder.margins, start, settings, prompts)
 
     def _start(self, width: int) -> int:
         """Return how many of the returned ids are not new: the prompt, or the start token."""
@@ -179,8 +183,10 @@ class Taking:
     ) -> Run:
         model, environment = self.identify()
         prompt = self._prompt(request, recorder, row)
-        steps = None if row is None or text is None else len(text.token_ids[0])
+        ended = row is not None and text is not None and text.token_ids[0]
+        steps = len(ended) if ended else None
         calls = recorder.finish(steps)
+        check_called(recorder.captured, [call.path for call in calls])
         return Run(kind, model, environment, prompt, text, calls, kept=recorder.kept)
 
     def _prompt(self, request: Request, recorder: Recorder, row: int | None) -> Prompt:

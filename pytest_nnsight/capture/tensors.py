@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,39 @@ from pytest_nnsight.sketch import collect, measure
 def run_of_tensors(values: Mapping[str, Any], model: ModelRecord, environment: Environment) -> Run:
     """Summarise ``{"name": tensor}`` as a run of kind ``tensors``, one call a name.
 
-    Values may be tensors, numpy arrays, numbers, or containers of them.
+    Values may be tensors, numpy arrays, numbers, text, what modules give, and dicts and lists of
+    them: what is in those has a name of its own, ``hidden.layers[3]``.
     """
     if not values:
         raise UsageError("the dict of tensors is empty; there is nothing to compare")
-    calls = [_call(name, value) for name, value in values.items()]
-    return Run("tensors", model, environment, Prompt(), None, tuple(calls))
+    for name in values:
+        if not isinstance(name, str):
+            raise UsageError(f"the names of tensors are text, got {name!r}")
+    named = [pair for name, value in values.items() for pair in _named(name, value)]
+    names = [name for name, _ in named]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two values have the name {max(names, key=names.count)}; rename one")
+    calls = tuple(_call(name, value) for name, value in named)
+    return Run("tensors", model, environment, Prompt(), None, calls)
 
 
-def _call(name: Any, value: Any) -> Call:
-    if not isinstance(name, str):
-        raise UsageError(f"the names of tensors are text, got {name!r}")
+def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Walk the dicts and lists of the test; one that is empty is a value itself.
+
+    What a module gives stays whole, so that a tuple can be compared with the tensor in it.
+    """
+    is_dict = isinstance(value, dict) and not hasattr(value, "__dataclass_fields__")
+    if is_dict and value:
+        for key, item in value.items():
+            yield from _named(f"{name}.{key}" if isinstance(key, str) else f"{name}[{key}]", item)
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _named(f"{name}[{index}]", item)
+    else:
+        yield name, value
+
+
+def _call(name: str, value: Any) -> Call:
     structure, tensors = describe(_as_tensors(name, value))
     summaries = collect([measure(tensor) for _, tensor in tensors])
     leaves = tuple(Leaf(at, summary) for (at, _), summary in zip(tensors, summaries, strict=True))
@@ -35,15 +57,17 @@ def _call(name: Any, value: Any) -> Call:
 
 
 def _as_tensors(name: str, value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
+    """Return a value with its numbers as tensors, where it is one that can be compared."""
+    if isinstance(value, torch.Tensor | str | Mapping):
         return value
     if isinstance(value, np.ndarray | np.generic | float | int | bool):
         return torch.as_tensor(np.asarray(value))
-    if isinstance(value, Mapping):
-        return {key: _as_tensors(f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return rebuild(value, [_as_tensors(f"{name}[{i}]", v) for i, v in enumerate(value)])
+        items = enumerate(value)
+        return rebuild(
+            value, [v if v is None else _as_tensors(f"{name}[{i}]", v) for i, v in items]
+        )
     raise UsageError(
-        f"{name} is a {type(value).__name__}; a golden takes tensors, arrays, numbers and "
+        f"{name} is a {type(value).__name__}; a golden takes tensors, arrays, numbers, text and "
         "containers of them (was it saved inside the trace?)"
     )

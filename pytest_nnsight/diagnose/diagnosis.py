@@ -255,20 +255,25 @@ def _from_structure(case: Case) -> Cause | None:
 
 
 def _from_arithmetic(case: Case) -> Cause:
-    """Weights and config are the same: other code, or other arithmetic."""
+    """Weights and config are the same: other code, or other arithmetic.
+
+    Of values of a test's own it is not known what went in, nor how the test makes them.
+    """
+    is_own = case.golden.kind == "tensors"
     moved = evidence.changed_versions(case.golden, case.received)
     arithmetic = case.comparison.bits.reason
     largest = max((drift.rel for drift in case.comparison.failures), default=0.0)
     small = largest <= _AS_NOISE * max(case.comparison.tolerance.rel, 1e-9)
-    same = "same inputs, weights and config"
+    known = "weights" if is_own else "inputs, weights"
+    same = f"same {known} and config"
     if arithmetic and small:
         return Cause("numerics", arithmetic, is_certain=not case.origin.is_jump)
     if moved:
-        return Cause("code", f"{same}; {moved}", is_certain=not arithmetic)
+        return Cause("code", f"{same}; {moved}", is_certain=not arithmetic and not is_own)
     if arithmetic:
         return Cause("code or numerics", f"{same}; {arithmetic}", is_certain=False)
-    text = "same inputs, weights, config and versions: a patched module, a hook or an edit"
-    return Cause("code", text)
+    what = f"{'the test, ' if is_own else ''}a patched module, a hook or an edit"
+    return Cause("code", f"same {known}, config and versions: {what}", is_certain=not is_own)
 
 
 def _first(changes: list[str], count: int = 3) -> str:

@@ -42,6 +42,14 @@ from pytest_nnsight.run import Run, with_weights
 class GoldenAssertion(SnapshotAssertion):
     """What the ``nnsight_golden`` fixture gives: ``assert run == nnsight_golden``."""
 
+    def __eq__(self, other: object) -> bool:
+        """Compare, and keep at hand what is to be said where the test does not ask for it."""
+        matches = super().__eq__(other)
+        if not matches:
+            assert isinstance(self.extension, GoldenExtension)
+            self.extension.context.unsaid = self.get_assert_diff
+        return matches
+
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
         assert issubclass(self.extension_class, GoldenExtension)
@@ -51,6 +59,7 @@ class GoldenAssertion(SnapshotAssertion):
         """Return the report of the last mismatch, verdict first; syrupy asks for it twice."""
         extension, number = self.extension, self.num_executions - 1
         assert isinstance(extension, GoldenExtension)
+        extension.context.unsaid = None
         if number not in extension.told:
             result = self.executions[number]
             finding = extension.find(

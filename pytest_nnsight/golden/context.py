@@ -26,7 +26,8 @@ class GoldenContext:
     ``read_from`` is the folder of another variant to compare with, where that was asked for.
     ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now,
     ``whole_tensors`` gives the tensors that a run kept, by label. ``note`` is told of a
-    run that matched its golden.
+    run that matched its golden. ``unsaid`` gives what the last comparison came to, where it has
+    failed and nothing has asked for it yet.
     """
 
     root: Path
@@ -41,6 +42,7 @@ class GoldenContext:
     read_from: Path | None = None
     pending: dict[Path, Run] = field(default_factory=dict)
     sealed: list[Callable[[], None]] = field(default_factory=list)
+    unsaid: Callable[[], list[str]] | None = None
 
     @property
     def goldens(self) -> Path:
@@ -80,6 +82,7 @@ class GoldenContext:
         """Let go of the model, which the functions of a context refer to."""
         self.as_run = self.fingerprint = self.explain = _released
         self.whole_tensors = self.note = _released
+        self.unsaid = None
 
     def display(self, path: Path) -> str:
         """Return a golden's path as a message should call it."""

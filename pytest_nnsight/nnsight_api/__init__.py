@@ -29,7 +29,7 @@ from pytest_nnsight.nnsight_api.loading import is_causal, load, wrap
 from pytest_nnsight.nnsight_api.mistakes import explain
 from pytest_nnsight.nnsight_api.operations import STEP_INTO, Operation, operation_names
 from pytest_nnsight.nnsight_api.running import Receive, Watch, run_generate, run_trace
-from pytest_nnsight.nnsight_api.tree import named_modules, torch_module
+from pytest_nnsight.nnsight_api.tree import is_copy, named_modules, torch_module
 from pytest_nnsight.nnsight_api.version import version
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "edits",
     "explain",
     "is_causal",
+    "is_copy",
     "is_own_forward",
     "is_own_hook",
     "load",

@@ -74,14 +74,31 @@ def _read_if_called(tracer: Any, read: Callable[[], None]) -> None:
     try:
         _at_steps(tracer, slice(None), read)
     except Exception as error:
-        # The class has another place in each version; before 0.7 it has no base of its own.
-        if type(error).__name__ not in ("OutOfOrderError", "MissedProviderError"):
+        if not _did_not_come(error):
             raise
 
 
 def _open_result(tracer: Any, ids: list[Any]) -> None:
     with tracer.invoke():
+        _read_result(tracer, ids)
+
+
+def _read_result(tracer: Any, ids: list[Any]) -> None:
+    """Wait for the ids; there are none where an intervention stops the run."""
+    try:
         ids.append(tracer.result.save())
+    except Exception as error:
+        if not _did_not_come(error):
+            raise
+
+
+def _did_not_come(error: Exception) -> bool:
+    """Tell whether a value was waited for that the run did not reach.
+
+    The class has another place in each version of nnsight; 0.5 and 0.6 raise a ``ValueError``.
+    """
+    named = type(error).__name__ in ("OutOfOrderError", "MissedProviderError")
+    return named or str(error).startswith("Execution complete but")
 
 
 def intervene_in(model: Any, tracer: Any, invoke: Invoke, barrier: Any = None) -> None:

@@ -60,7 +60,8 @@ def run_trace(model: Any, invokes: Sequence[Invoke], watch: Watch) -> None:
 def run_generate(
     model: Any, invokes: Sequence[Invoke], settings: dict[str, Any], watch: Watch
 ) -> Any:
-    """Generate; like `run_trace` for every step. Return the ids that transformers returns.
+    """Generate; like `run_trace` for every step. Return the ids that transformers returns,
+    or ``None`` where an intervention has stopped the run.
 
     With an intervention the ids are waited for in an invoke of their own: what stands behind an
     iteration over all steps is not run by nnsight 0.8.
@@ -77,7 +78,7 @@ def run_generate(
                 _begin(model, tracer, watch)
                 ids.append(tracer.result.save())
     remove_cache_hooks(model)
-    return ids[0]
+    return ids[0] if ids else None
 
 
 def _as_inputs(invoke: Invoke) -> Invoke:
@@ -170,12 +171,25 @@ def _replace_store(tracer: Any, view: Any, paths: dict[str, str], receive: Recei
         if located is None or located[0] not in wanted:
             return
         path, slot, value = located
+        if slot == "inputs":
+            value = _called_with(value, interleaver, mediator)
         if (slot == "output" and cache.include_output) or (
             slot == "inputs" and cache.include_inputs
         ):
             receive(paths[path], slot, value)
 
     cache.add = add
+
+
+def _called_with(value: Any, interleaver: Any, mediator: Any) -> tuple[Any, dict[str, Any]]:
+    """Return arguments and keywords, of a module that is skipped too.
+
+    What it is to give is handed over in their place by 0.5 and 0.6, among its keywords by 0.7.
+    """
+    if not isinstance(value, tuple) or [*map(type, value)] != [tuple, dict]:
+        value = interleaver.batcher.narrow(mediator.batch_group)
+    arguments, keywords = value
+    return arguments, {k: v for k, v in keywords.items() if k != "__nnsight_skip__"}
 
 
 def _located(arguments: tuple[Any, ...]) -> tuple[str, str, Any] | None:

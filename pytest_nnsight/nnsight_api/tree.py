@@ -14,6 +14,11 @@ def torch_module(model: Any) -> torch.nn.Module:
     return module
 
 
+def is_copy(model: Any, other: Any) -> bool:
+    """Tell whether both are nnsight models of the very same torch module, as edited copies are."""
+    return getattr(model, "_module", None) is torch_module(other)
+
+
 def named_modules(model: Any) -> dict[str, torch.nn.Module]:
     """Return the torch modules by path (the empty string for the model), without nnsight's own."""
     return {

@@ -281,3 +281,14 @@ def test_moved_versions_alone_are_the_code() -> None:
 def test_nothing_moved_is_a_patched_module() -> None:
     evidence = "same inputs, weights, config and versions: a patched module, a hook or an edit"
     assert why(make_pass(), drifted()) == ("code", evidence, True)
+
+
+def test_values_of_a_tests_own_may_be_the_tests_doing() -> None:
+    evidence = "same weights, config and versions: the test, a patched module, a hook or an edit"
+    golden, received = (replace(run, kind="tensors") for run in (make_pass(), drifted()))
+    assert why(golden, received) == ("code", evidence, False)
+    newer = replace(drifted(environment=NEWER), kind="tensors")
+    assert why(golden, newer)[1:] == (
+        "same weights and config; transformers 5.2.0 -> 5.23.0",
+        False,
+    )
