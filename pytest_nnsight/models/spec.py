@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pytest_nnsight.errors import UsageError, suggest
 
-BUILT_INS = ("tiny:gpt2", "tiny:llama", "tiny:bert", "tiny:t5")
+_FAMILIES = ("gpt2", "llama", "bert", "t5", "mixtral", "mamba", "vit", "llava", "whisper")
+BUILT_INS = tuple(f"tiny:{family}" for family in _FAMILIES)
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
