@@ -16,10 +16,11 @@ from pytest_nnsight.capture.entries import (
     intervention_code,
     intervention_name,
     pieces_of,
+    prompt_digests,
     prompt_ids,
     rows_of,
 )
-from pytest_nnsight.capture.generation import end_ids, quiet_greedy, seeded, until_end
+from pytest_nnsight.capture.generation import end_ids, first_new, quiet_greedy, seeded, until_end
 from pytest_nnsight.capture.gradients import Gradients, Objectives
 from pytest_nnsight.capture.paths import select
 from pytest_nnsight.capture.prompts import Request, position_limit, read
@@ -176,6 +177,7 @@ class Capture:
             token_ids=token_ids,
             pieces=pieces_of(self.model, token_ids),
             tensors={name: rows_of(tensor) for name, tensor in sorted(others.items())},
+            digests=prompt_digests(recorder.digests, request),
             is_batch=request.is_batch,
             generation=_plain(settings),
             intervention=intervention_name(intervene),
@@ -210,7 +212,7 @@ class Capture:
         rows = sequences.detach().cpu()
         module = nnsight_api.torch_module(self.model)
         encoder_decoder = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
-        start = 1 if encoder_decoder else _prompt_width(recorder, request)
+        start = first_new(module, rows) if encoder_decoder else _prompt_width(recorder, request)
         tokenizer = getattr(self.model, "tokenizer", None)
         ends = end_ids(module, tokenizer)
         new = [until_end(row[start:].tolist(), ends) for row in rows]

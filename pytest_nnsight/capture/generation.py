@@ -39,6 +39,12 @@ def end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
     return ends
 
 
+def first_new(module: torch.nn.Module, rows: torch.Tensor) -> int:
+    """Return where the new ids of an encoder-decoder begin: Whisper leaves the start token out."""
+    start = getattr(getattr(module, "config", None), "decoder_start_token_id", None)
+    return int(start is None or bool((rows[:, 0] == start).all()))
+
+
 def until_end(row: list[int], ends: set[int]) -> list[int]:
     """Cut what comes after the first end token: a batch pads its finished rows."""
     stop = next((index for index, token in enumerate(row) if token in ends), len(row))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pytest_nnsight.capture.entries import digests_of
 from pytest_nnsight.capture.values import by_name, describe, map_tensors
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.sketch import Measured, collect, measure, measure_held
@@ -47,6 +48,7 @@ class Recorder:
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)
     entered: dict[str, torch.Tensor] | None = None
+    digests: dict[str, str] = field(default_factory=dict)
     outputs: list[Output] | None = None
     """Where outputs are to be differentiated later, all of them."""
     _held_bytes: int = 0
@@ -85,6 +87,8 @@ class Recorder:
         named = by_name(arguments, keywords, self.parameters[path])
         if path == ROOT and self.entered is None:
             self.entered = _whole_numbers(named)
+            others = {name: value for name, value in named.items() if name not in self.entered}
+            self.digests = digests_of(others)
         if not self.captures_inputs or path not in self.captured:
             return
         structure, tensors = describe(named, "in")

@@ -20,6 +20,24 @@ from pytest_nnsight.models import tiny
 from pytest_nnsight.models.spec import LoadOptions, ModelSpec
 
 _PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
+_TASKS = (
+    "ForCausalLM",
+    "ForSeq2SeqLM",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForImageTextToText",
+    "ForImageClassification",
+    "ForSemanticSegmentation",
+    "ForObjectDetection",
+    "ForDepthEstimation",
+    "ForSpeechSeq2Seq",
+    "ForCTC",
+    "ForAudioClassification",
+    "",
+)
+"""What transformers' auto classes are for, in their names; ``AutoModel`` has none."""
 
 
 def load(
@@ -73,8 +91,14 @@ def _from_pretrained(spec: ModelSpec, auto: str, keywords: dict[str, Any]) -> tu
             keywords = keywords | {"dtype": torch.float32}
     model = getattr(transformers, auto).from_pretrained(source, **place, **keywords)
     trust = keywords["trust_remote_code"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **place)
-    return model, tokenizer
+    try:
+        return model, transformers.AutoTokenizer.from_pretrained(
+            source, trust_remote_code=trust, **place
+        )
+    except Exception:  # transformers has several ways to say that there is none
+        if model.main_input_name == "input_ids":
+            raise
+        return model, None
 
 
 def _auto_class(spec: ModelSpec, options: LoadOptions) -> str:
@@ -90,17 +114,27 @@ def _auto_class(spec: ModelSpec, options: LoadOptions) -> str:
         if auto in own:
             return auto
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    if getattr(config, "is_encoder_decoder", False):
-        return "AutoModelForSeq2SeqLM"
-    if architecture.endswith("ForMaskedLM"):
-        return "AutoModelForMaskedLM"
-    if architecture.endswith("ForSequenceClassification"):
-        return "AutoModelForSequenceClassification"
-    if architecture.endswith("ForTokenClassification"):
-        return "AutoModelForTokenClassification"
-    if architecture.endswith("Model") and not architecture.endswith("LMHeadModel"):
-        return "AutoModel"
-    return "AutoModelForCausalLM"
+    return _of_architecture(type(config), architecture) or (
+        "AutoModelForSeq2SeqLM"
+        if getattr(config, "is_encoder_decoder", False)
+        else "AutoModelForCausalLM"
+    )
+
+
+def _of_architecture(config: type, architecture: str) -> str | None:
+    """Return the auto class that makes this very architecture; a causal model is left to nnsight.
+
+    Where several do, the first that says what it is for.
+    """
+    import transformers
+
+    for task in _TASKS:
+        auto = getattr(transformers, f"AutoModel{task}", None)
+        made = getattr(auto, "_model_mapping", {}).get(config, ())
+        classes = made if isinstance(made, list | tuple) else (made,)
+        if architecture in [kind.__name__ for kind in classes]:
+            return f"AutoModel{task}"
+    return None
 
 
 def _device_map(text: str) -> Any:

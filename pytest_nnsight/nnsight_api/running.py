@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pytest_nnsight.errors import UsageError
+from pytest_nnsight.nnsight_api.inputs import as_inputs
 from pytest_nnsight.nnsight_api.leftovers import remove_cache_hooks
 from pytest_nnsight.nnsight_api.tree import envoys, torch_paths
 from pytest_nnsight.nnsight_api.version import version
@@ -42,7 +42,7 @@ def run_trace(
 
     nnsight reads the source of its ``with``, which therefore stands on a line of its own.
     """
-    arguments, keywords = _as_inputs(arguments, keywords)
+    arguments, keywords = as_inputs(model, arguments, keywords)
     with _quiet_forward(with_gradients=watch.differentiate is not None):
         with model.trace(*arguments, **keywords) as tracer:
             _begin(model, tracer, watch)
@@ -53,7 +53,7 @@ def run_generate(
     model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], watch: Watch
 ) -> Any:
     """Generate; like `run_trace` for every step. Return the ids that transformers returns."""
-    arguments, keywords = _as_inputs(arguments, keywords)
+    arguments, keywords = as_inputs(model, arguments, keywords)
     ids = None
     with _quiet_forward():
         with model.generate(*arguments, **keywords) as tracer:
@@ -61,23 +61,6 @@ def run_generate(
             ids = tracer.result.save()
     remove_cache_hooks(model)
     return ids
-
-
-def _as_inputs(
-    arguments: tuple[Any, ...], keywords: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Hand tensors to nnsight 0.5 as its positional input, and leave it settings as keywords.
-
-    Raise `UsageError` for embeddings on 0.6 and 0.7, which trace nothing without ``input_ids``.
-    """
-    if arguments or version() >= (0, 8):
-        return arguments, keywords
-    if version() >= (0, 6):
-        if "input_ids" not in keywords:
-            raise UsageError("nnsight 0.6 and 0.7 cannot trace inputs_embeds; give token ids")
-        return arguments, keywords
-    tensors = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
-    return (tensors,), {name: value for name, value in keywords.items() if name not in tensors}
 
 
 @contextmanager
