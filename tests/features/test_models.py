@@ -16,13 +16,14 @@ import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
+from pytest_nnsight.capture.prompts import takes_ids
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.fingerprint import fingerprint_parameters
 from pytest_nnsight.models import tiny
 from pytest_nnsight.models.identity import identify
 from pytest_nnsight.models.loading import load
-from pytest_nnsight.models.samples import sample
+from pytest_nnsight.models.samples import picture_ids, sample
 from pytest_nnsight.models.spec import BUILT_INS, LoadOptions, parse_spec
 from pytest_nnsight.run import ROOT
 
@@ -104,11 +105,8 @@ def capture_of(model: Any) -> Capture:
 def prompt_of(model: Any) -> dict[str, Any]:
     """Token ids, or what the model takes instead; a picture and its place in the ids for both."""
     module = nnsight_api.torch_module(model)
-    numbers = sample(module)
-    if not numbers or "pixel_values" in numbers and model.__dict__.get("tokenizer"):
-        places = [4] * 16 if numbers else []
-        return {"input_ids": [places + IDS[0]], **numbers}
-    return {**numbers}
+    ids = {"input_ids": [picture_ids(module) + IDS[0]]} if takes_ids(module) else {}
+    return {**ids, **sample(module)}
 
 
 FAMILIES = [name.removeprefix("tiny:") for name in BUILT_INS]
