@@ -86,7 +86,7 @@ def _generation(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def _adapters(module: torch.nn.Module) -> dict[str, Any]:
-    """Return the settings of peft's adapters; not those that are off, of which releases add more."""
+    """Return the settings of peft's adapters, without those that are off: releases add such."""
     found = getattr(module, "peft_config", None)
     if not isinstance(found, Mapping):
         return {}

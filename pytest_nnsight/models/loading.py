@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
@@ -15,11 +14,10 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.errors import LoadError, NnsightPluginError, UsageError, one_line
-from pytest_nnsight.models import tiny
+from pytest_nnsight.errors import LoadError, NnsightPluginError, one_line
+from pytest_nnsight.models import placement, tiny
 from pytest_nnsight.models.spec import LoadOptions, ModelSpec
 
-_PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
 _TASKS = (
     "ForCausalLM",
     "ForSeq2SeqLM",
@@ -65,14 +63,27 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
     if spec.kind == "built-in":
         dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
         module, tokenizer = tiny.build(spec.source.partition(":")[2], dtype, options.attn)
-        return nnsight_api.wrap(module.to(_device(options.device_map)), tokenizer)
+        return nnsight_api.wrap(placement.place(module, options.device_map), tokenizer)
+    placed = placement.parse_map(options.device_map)
+    placement.check_devices(placed)
+    folder = placement.offload_folder(placed)
     keywords: dict[str, Any] = {
-        "device_map": _device_map(options.device_map),
+        "device_map": placed,
         "dtype": options.dtype if options.dtype == "auto" else getattr(torch, options.dtype),
         "trust_remote_code": options.trust_remote_code,
     }
     if options.attn is not None:
         keywords["attn_implementation"] = options.attn
+    if folder is not None:
+        keywords["offload_folder"] = folder.name
+    model = _open(spec, options, keywords)
+    module = nnsight_api.torch_module(model)
+    placement.check_names(placed, module)
+    placement.keep_with(folder, module)
+    return model
+
+
+def _open(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
     auto = "AutoModelForCausalLM" if spec.kind == "gguf" else _auto_class(spec, options)
     if spec.kind != "gguf" and auto == "AutoModelForCausalLM":
         return nnsight_api.load(spec.source, revision=spec.revision, **keywords)
@@ -135,26 +146,6 @@ def _of_architecture(config: type, architecture: str) -> str | None:
         if architecture in [kind.__name__ for kind in classes]:
             return f"AutoModel{task}"
     return None
-
-
-def _device_map(text: str) -> Any:
-    """Return what accelerate takes: a word, a device, or a map written as JSON."""
-    if not text.startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"device map {text!r} is not JSON: {error}") from error
-
-
-def _device(device_map: str) -> str:
-    """Return where a built-in goes: a device, else the first accelerator, else the CPU."""
-    if device_map not in _PLACEMENTS and not device_map.startswith("{"):
-        return device_map
-    accelerator = getattr(torch, "accelerator", None)
-    if accelerator is not None and accelerator.is_available():
-        return str(accelerator.current_accelerator())
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_nnsight.errors import UsageError, suggest
+from pytest_nnsight.models.placement import parse_map
 
 _FAMILIES = ("gpt2", "llama", "bert", "t5", "mixtral", "mamba", "vit", "llava", "whisper")
 BUILT_INS = tuple(f"tiny:{family}" for family in _FAMILIES)
@@ -45,6 +46,7 @@ class LoadOptions:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        parse_map(self.device_map)
         if self.dtype not in DTYPES:
             raise UsageError(
                 f"dtype {self.dtype!r} is unknown; nearest: {suggest(self.dtype, DTYPES)}"
