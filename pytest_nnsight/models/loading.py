@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -76,7 +77,9 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
         keywords["attn_implementation"] = options.attn
     if folder is not None:
         keywords["offload_folder"] = folder.name
-    model = _open(spec, options, keywords)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The following device_map keys do not match")
+        model = _open(spec, options, keywords)
     module = nnsight_api.torch_module(model)
     placement.check_names(placed, module)
     placement.keep_with(folder, module)
