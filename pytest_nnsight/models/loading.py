@@ -124,9 +124,9 @@ def _auto_class(spec: ModelSpec, options: LoadOptions) -> str:
         keywords["revision"] = spec.revision
     config = transformers.AutoConfig.from_pretrained(spec.source, **keywords)
     own = getattr(config, "auto_map", None) or {}  # of a model that brings its own code
-    for auto in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM"):
-        if auto in own:
-            return auto
+    named = (f"AutoModel{task}" for task in _TASKS if f"AutoModel{task}" in own)
+    if (auto := next(named, None)) is not None:
+        return auto
     architecture = (getattr(config, "architectures", None) or [""])[0]
     return _of_architecture(type(config), architecture) or (
         "AutoModelForSeq2SeqLM"
