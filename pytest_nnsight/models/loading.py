@@ -67,7 +67,6 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
         return nnsight_api.wrap(placement.place(module, options.device_map), tokenizer)
     placed = placement.parse_map(options.device_map)
     placement.check_devices(placed)
-    folder = placement.offload_folder(placed)
     keywords: dict[str, Any] = {
         "device_map": placed,
         "dtype": options.dtype if options.dtype == "auto" else getattr(torch, options.dtype),
@@ -75,14 +74,13 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
     }
     if options.attn is not None:
         keywords["attn_implementation"] = options.attn
-    if folder is not None:
-        keywords["offload_folder"] = folder.name
-    with warnings.catch_warnings():
+    with placement.offload_folder(placed) as folder, warnings.catch_warnings():
+        if folder.path is not None:
+            keywords["offload_folder"] = folder.path
         warnings.filterwarnings("ignore", "The following device_map keys do not match")
         model = _open(spec, options, keywords)
-    module = nnsight_api.torch_module(model)
-    placement.check_names(placed, module)
-    placement.keep_with(folder, module)
+        placement.check_placed(placed, nnsight_api.torch_module(model))
+    folder.of(nnsight_api.torch_module(model))
     return model
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_nnsight.errors import UsageError, suggest
@@ -33,7 +37,8 @@ def parse_map(text: str) -> Any:
             raise UsageError(f"device map: {name!r} goes to {device!r}, which is no device")
     if all(device == "disk" for device in placed.values()):
         raise _all_on_disk()
-    return placed
+    # The pipeline that nnsight 0.8 loads by takes the first of them for the device it computes on.
+    return dict(sorted(placed.items(), key=lambda item: item[1] == "disk"))
 
 
 def _all_on_disk() -> UsageError:
@@ -59,31 +64,57 @@ def check_devices(placed: Any) -> None:
             ) from error
 
 
-def check_names(placed: Any, module: torch.nn.Module) -> None:
-    """Raise `UsageError` for a name in a map that is none of a model's: it would have no effect."""
-    if not isinstance(placed, dict):
-        return
+def check_placed(placed: Any, module: torch.nn.Module) -> None:
+    """Raise `UsageError` for a map that a model was placed by, and that does not do for it.
+
+    A name that is none of the model's has no effect. nnsight takes inputs to where the first
+    weights are, which therefore must be somewhere.
+    """
     names = [name for name, _ in module.named_modules()]
-    parameters = {name for name, _ in module.named_parameters()}
-    for name in placed:
+    parameters = dict(module.named_parameters())
+    for name in placed if isinstance(placed, dict) else ():
         if name not in names and name not in parameters:
             raise UsageError(
                 f"device map: {name!r} is no module of the model; "
                 f"nearest: {suggest(name, [path for path in names if path])}"
             )
+    first = next(iter(parameters), "")
+    if first and parameters[first].is_meta:
+        raise UsageError(
+            f"device map: {first} is put off, but nnsight needs to see where a model's first "
+            f"weights are; keep {first.rpartition('.')[0]} on a device"
+        )
 
 
-def offload_folder(placed: Any) -> tempfile.TemporaryDirectory[str] | None:
-    """Make a folder for weights on disk that are not in safetensors files, which stay there."""
-    if not isinstance(placed, dict) or "disk" not in placed.values():
-        return None
-    return tempfile.TemporaryDirectory(prefix="pytest-nnsight-", ignore_cleanup_errors=True)
+@contextmanager
+def offload_folder(placed: Any) -> Iterator[Folder]:
+    """Make a folder for weights on disk that are not in safetensors files, which stay there.
+
+    It is removed with the model that is `Folder.of`, or where none came of it.
+    """
+    needed = isinstance(placed, dict) and "disk" in placed.values()
+    folder = Folder(tempfile.mkdtemp(prefix="pytest-nnsight-weights-") if needed else None)
+    try:
+        yield folder
+    except BaseException:
+        folder.remove()
+        raise
 
 
-def keep_with(folder: tempfile.TemporaryDirectory[str] | None, module: torch.nn.Module) -> None:
-    """Remove a folder once the model is gone that reads from it."""
-    if folder is not None:
-        weakref.finalize(module, folder.cleanup)
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where a model reads weights from, if it does."""
+
+    path: str | None
+
+    def of(self, module: torch.nn.Module) -> None:
+        """Keep the folder for as long as the model is there."""
+        weakref.finalize(module, self.remove)
+
+    def remove(self) -> None:
+        """Remove the folder with what is in it."""
+        if self.path is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 def place(module: torch.nn.Module, text: str) -> torch.nn.Module:
@@ -95,12 +126,12 @@ def place(module: torch.nn.Module, text: str) -> torch.nn.Module:
         import accelerate
 
         check_devices(placed)
-        check_names(placed, module)
-        folder = offload_folder(placed)
-        moved: torch.nn.Module = accelerate.dispatch_model(
-            module, placed, offload_dir=folder.name if folder else None
-        )
-        keep_with(folder, module)
+        with offload_folder(placed) as folder:
+            moved: torch.nn.Module = accelerate.dispatch_model(
+                module, placed, offload_dir=folder.path
+            )
+            check_placed(placed, module)
+        folder.of(moved)
         return moved
     if placed not in _PLACEMENTS:
         return module.to(placed)

@@ -28,9 +28,9 @@ DISK = {f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in ran
 SPREAD = json.dumps({"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu"} | DISK)
 SMALL = json.dumps(
     {
+        "model.layers.1": "disk",  # in any order
         "model.embed_tokens": "cpu",
         "model.layers.0": "cpu",
-        "model.layers.1": "disk",
         "model.norm": "disk",
         "model.rotary_emb": "cpu",
         "lm_head": "disk",
@@ -39,6 +39,10 @@ SMALL = json.dumps(
 _HEAD_SEES_ALL = nnsight_api.version() in ((0, 6), (0, 7))
 NO_DEVICE = "device map: 'lm_head' goes to 'cup', which is no device; nearest: cpu"
 NO_MODULE = "device map: 'model.layer.1' is no module of the model; nearest: model.layers"
+NO_START = (
+    "device map: model.embed_tokens.weight is put off, but nnsight needs to see where a model's "
+    "first weights are; keep model.embed_tokens on a device"
+)
 ON_DISK = "device map: on disk alone nothing can compute; leave a module on cpu or cuda:0"
 
 
@@ -130,6 +134,7 @@ def test_a_golden_of_the_whole_model_holds(
     [
         ('{"model": "cpu", "lm_head": "cup"}', NO_DEVICE),
         ('{"": "cpu", "model.layer.1": "cpu"}', NO_MODULE),
+        ('{"model": "disk", "lm_head": "cpu"}', NO_START),
         ('{"": "disk"}', ON_DISK),
         ("disk", ON_DISK),
         ('{"model": "cpu"', 'device map \'{"model": "cpu"\' is not JSON: '),
