@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_nnsight import nnsight_api
+from pytest_nnsight import nnsight_api, suite
 from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.capture.prompts import takes_ids
 from pytest_nnsight.compare.comparison import compare
@@ -147,6 +147,27 @@ def test_a_changed_weight_is_found(family: str) -> None:
     assert (found.where, found.cause) == (name.rpartition(".")[0], "weights")
     assert found.evidence == f"1 of {len(weights)} parameters differ: {name}"
     assert found.is_certain
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.feature("models", "the built-in suite has something to try it on")
+def test_the_suite_tries_each(family: str) -> None:
+    model = wrapped(family)
+    capture = capture_of(model)
+    short = suite._short(model)
+    assert isinstance(short, str) == (family not in ("vit", "llava", "whisper"))
+    run = capture.trace(short)
+    assert ("pixel_values" in run.prompt.digests) == (family in ("vit", "llava"))
+    assert bool(run.prompt.token_ids) == (family not in ("vit", "whisper"))
+    if capture.can_generate:
+        assert len(capture.generate(short, max_new_tokens=3, modules="<model>").token_ids) <= 3
+
+
+@pytest.mark.feature("models", "the built-in suite skips what it knows nothing to try on")
+def test_the_suite_skips_what_it_does_not_know() -> None:
+    model = nnsight_api.wrap(torch.nn.Linear(3, 3), None)
+    with pytest.raises(pytest.skip.Exception, match=r"^what Linear takes is not known: give it in"):
+        suite._short(model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

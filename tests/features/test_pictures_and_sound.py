@@ -114,6 +114,13 @@ def test_a_picture_within_tolerance_is_the_same(nnsight_capture: Any) -> None:
     assert found.cause == "prompt"
 
 
+@pytest.mark.nnsight(model="tiny:whisper", dtype="bfloat16")
+@pytest.mark.feature("models", "sound in a half type: its numbers are brought to it")
+def test_numbers_are_brought_to_the_type_of_the_weights(nnsight_capture: Any) -> None:
+    run = nnsight_capture.trace({"input_features": SOUND.double()}, modules="model")
+    assert run.prompt.digests["input_features"].startswith("bfloat16 [1, 16, 64] ")
+
+
 @pytest.mark.nnsight(model="tiny:vit")
 @pytest.mark.feature("models", "vision: what the model does not take is one line")
 def test_what_the_model_does_not_take(nnsight_capture: Any) -> None:
