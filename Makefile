@@ -35,7 +35,7 @@ test-trained: $(READY)
 
 # What nnsight can do, on the trained model and on built-in ones.
 test-features: $(READY)
-	$(BIN)/pytest tests/features --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
+	$(BIN)/pytest tests/features -m "not long" --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 
 # The same on every nnsight that is supported, as a table: docs/coverage.md.
 coverage: $(READY)

