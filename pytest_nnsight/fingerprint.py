@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -19,21 +20,68 @@ def weights_fingerprint(parameters: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def saved_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the parameters and saved buffers; tied ones once, under the first of their names."""
-    saved = set(model.state_dict(keep_vars=True))
+@dataclass(frozen=True, slots=True)
+class SavedTensors(Mapping[str, torch.Tensor]):
+    """Tensors by name; those that accelerate has put off are read as they are asked for."""
+
+    tensors: Mapping[str, torch.Tensor]
+    put_off: Mapping[str, Mapping[str, torch.Tensor]]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self.tensors[name]
+        if tensor.device.type != "meta" or name not in self.put_off:
+            return tensor
+        return self.put_off[name][name.rpartition(".")[2]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def saved_tensors(model: torch.nn.Module) -> SavedTensors:
+    """Return the parameters and saved buffers; tied ones once, under the first of their names.
+
+    Quantised weights are no parameters; a checkpoint holds them packed, several in one entry.
+    """
+    saved = model.state_dict(keep_vars=True)
     tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
     tensors |= {name: buffer for name, buffer in model.named_buffers() if name in saved}
-    return tensors
+    for name, value in saved.items():
+        if isinstance(value, tuple):
+            parts = {f"{name}[{index}]": part for index, part in enumerate(value)}
+            tensors |= {at: part for at, part in parts.items() if isinstance(part, torch.Tensor)}
+    return SavedTensors(tensors, _put_off(model))
+
+
+def _put_off(model: torch.nn.Module) -> dict[str, Mapping[str, torch.Tensor]]:
+    """Return where accelerate keeps weights in memory or on disk, by the names of these.
+
+    It hangs a hook on each module that owns some, with a mapping that reads them.
+    """
+    found: dict[str, Mapping[str, torch.Tensor]] = {}
+    for path, part in model.named_modules():
+        hook = getattr(part, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            weights = getattr(one, "weights_map", None)
+            if weights is not None:
+                names = (*part._parameters, *part._buffers)
+                found |= {f"{path}.{key}" if path else key: weights for key in names}
+    return found
 
 
 def digest(tensor: torch.Tensor) -> str:
     """Return 16 hex digits over dtype, shape and exact bytes.
 
-    A meta tensor (an offloaded weight) is fingerprinted by its shape alone.
+    A meta tensor, of a model that is not dispatched, is fingerprinted by its shape alone.
     """
     found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     if tensor.device.type != "meta" and tensor.numel():
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        plain = tensor.dequantize() if tensor.is_quantized else tensor
+        raw = plain.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         found.update(raw.numpy().data)
     return found.hexdigest()[:16]

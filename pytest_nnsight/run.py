@@ -161,15 +161,17 @@ class Prompt:
 
     ``token_ids`` has one row a prompt, without padding, and ``pieces`` the text of each id.
     ``tensors`` are the other whole numbers that entered the model, row by row: its mask, positions
-    and the like. ``generation`` holds ``max_new_tokens``, ``do_sample``, the seed where it sampled,
-    and whatever else the test passed on. ``intervention`` is the name of the function that
-    intervened, and ``intervention_code`` a digest of its source.
+    and the like; ``digests`` are of every other tensor, such as a picture. ``generation`` holds
+    ``max_new_tokens``, ``do_sample``, the seed where it sampled, and whatever else the test passed
+    on. ``intervention`` is the name of the function that intervened, and ``intervention_code`` a
+    digest of its source.
     """
 
     text: Any = None
     token_ids: tuple[tuple[int, ...], ...] = ()
     pieces: tuple[tuple[str, ...], ...] = ()
     tensors: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
     is_batch: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     intervention: str | None = None

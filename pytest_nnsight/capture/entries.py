@@ -39,6 +39,31 @@ def rows_of(tensor: torch.Tensor) -> Rows:
     return tuple(tuple(int(number) for number in row) for row in tensor.cpu().tolist())
 
 
+def prompt_digests(entered: Mapping[str, str], request: Request) -> dict[str, str]:
+    """Return the digests of what reached the model that is no row of whole numbers.
+
+    A model that generates may hand a picture or a sound to a part of it alone; then it is what was
+    asked for.
+    """
+    asked = {
+        name: value
+        for name, value in request.keywords.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    return {**digests_of(asked), **entered}
+
+
+def digests_of(named: Mapping[str, Any]) -> dict[str, str]:
+    """Return dtype, shape and checksum of each tensor: pictures, sound, embeddings."""
+    tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    return {name: _digest(tensor) for name, tensor in sorted(tensors.items())}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return f"{dtype} {list(tensor.shape)} {collect([measure(tensor)])[0].digest}"
+
+
 def pieces_of(model: Any, token_ids: Rows) -> tuple[tuple[str, ...], ...]:
     """Return the text of each id by itself; nothing where the model has no tokenizer."""
     tokenizer = getattr(model, "tokenizer", None)

@@ -43,6 +43,12 @@ def end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
     return ends
 
 
+def first_new(module: torch.nn.Module, rows: torch.Tensor) -> int:
+    """Return where the new ids of an encoder-decoder begin: Whisper leaves the start token out."""
+    start = getattr(getattr(module, "config", None), "decoder_start_token_id", None)
+    return int(start is None or bool((rows[:, 0] == start).all()))
+
+
 def stopped(prompts: int) -> Generated:
     """Return what a generation gives that an intervention has stopped: no ids, no text."""
     return Generated(token_ids=((),) * prompts, text=("",) * prompts, pieces=((),) * prompts)

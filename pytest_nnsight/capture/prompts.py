@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.values import parameter_names
 from pytest_nnsight.errors import UsageError
 
 
@@ -21,7 +22,7 @@ class Request:
     text: Any
     is_batch: bool
     rows: list[int]
-    """Tokens of each prompt, without padding."""
+    """Tokens of each prompt, without padding; one where it is no text."""
 
 
 def read(model: Any, prompt: Any, generates: bool) -> Request:
@@ -29,11 +30,18 @@ def read(model: Any, prompt: Any, generates: bool) -> Request:
 
     Text goes to nnsight as it is, so that its tokenizing, padding and positions are under test too;
     everything else is made tensors here. Models that are not causal get tensors always: nnsight's
-    pipelines refuse or drop what does not suit their task.
+    pipelines refuse or drop what does not suit their task. A module that takes no ids is given a
+    tensor as its first argument.
     """
     module, tokenizer = nnsight_api.torch_module(model), getattr(model, "tokenizer", None)
     if isinstance(prompt, Mapping):
-        request = _tensors(prompt)
+        request = _tensors(module, prompt)
+    elif isinstance(prompt, torch.Tensor) and not takes_ids(module):
+        request = _positional(module, prompt)
+    elif not takes_ids(module):
+        raise UsageError(
+            f"{type(module).__name__} takes {_names(module)}, no text; give a dict of tensors"
+        )
     elif _is_chat(prompt):
         request = _chat(tokenizer, list(prompt))
     elif isinstance(prompt, str) or _is_list_of(prompt, str):
@@ -108,14 +116,62 @@ def _rows(prompt: Any) -> Any:
     return list(prompt)
 
 
-def _tensors(prompt: Mapping[str, Any]) -> Request:
-    tensors = {key: torch.as_tensor(value) for key, value in prompt.items()}
-    main = tensors.get("input_ids", tensors.get("inputs_embeds"))
-    if main is None:
-        raise UsageError(f"a dict of tensors needs input_ids, got {', '.join(map(str, prompt))}")
-    if main.numel() == 0:
-        raise UsageError("prompt is empty; input_ids has no element")
-    return Request((), tensors, None, main.shape[0] > 1, [main.shape[1]] * main.shape[0])
+def _tensors(module: torch.nn.Module, prompt: Mapping[str, Any]) -> Request:
+    given = {key: torch.as_tensor(value) for key, value in prompt.items()}
+    if not given:
+        raise UsageError("prompt is empty; give at least one tensor, such as input_ids")
+    empty = next((name for name, tensor in given.items() if tensor.numel() == 0), None)
+    if empty is not None:
+        raise UsageError(f"prompt is empty; {empty} has no element")
+    name = main_input(module)
+    is_known = takes_ids(module) or hasattr(module, "main_input_name")
+    if is_known and not {name, "input_ids", "inputs_embeds"} & given.keys():
+        raise UsageError(f"a dict of tensors needs {name}, got {', '.join(map(str, prompt))}")
+    tensors = {key: _as_weights_are(module, tensor) for key, tensor in given.items()}
+    ids = tensors.get("input_ids", tensors.get("inputs_embeds"))
+    if ids is not None and ids.ndim > 1:
+        return Request((), tensors, None, ids.shape[0] > 1, [ids.shape[1]] * ids.shape[0])
+    main = tensors.get(name, next(iter(tensors.values())))
+    rows = main.shape[0] if main.ndim > 1 else 1
+    return Request((), tensors, None, rows > 1, [1] * rows)
+
+
+def _positional(module: torch.nn.Module, tensor: torch.Tensor) -> Request:
+    if tensor.numel() == 0:
+        raise UsageError("prompt is empty; the tensor has no element")
+    rows = tensor.shape[0] if tensor.ndim > 1 else 1
+    return Request((_as_weights_are(module, tensor),), {}, None, rows > 1, [1] * rows)
+
+
+def _as_weights_are(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+    """Bring a tensor to the weights' device, and numbers to their type, as pipelines do.
+
+    A module of no architecture that transformers knows is given numbers as they are.
+    """
+    weight = next(module.parameters(), tensor)
+    device = weight.device if weight.device.type != "meta" else tensor.device
+    if not tensor.is_floating_point() or not hasattr(module, "main_input_name"):
+        return tensor.to(device)
+    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return tensor.to(device, next(floats, tensor.dtype))
+
+
+def main_input(module: torch.nn.Module) -> str:
+    """Return the name of the input that a model cannot do without: ``pixel_values``, ..."""
+    name = getattr(module, "main_input_name", "input_ids")
+    return name if isinstance(name, str) else name[0]
+
+
+def takes_ids(module: torch.nn.Module) -> bool:
+    """Tell whether a model takes token ids, as language models do."""
+    names = parameter_names(type(module))
+    return "input_ids" in names or (not names and main_input(module) == "input_ids")
+
+
+def _names(module: torch.nn.Module) -> str:
+    """Return what a module takes: what it must have, else its first parameters by name."""
+    names = parameter_names(type(module))
+    return main_input(module) if main_input(module) in names else ", ".join(names[:3])
 
 
 def _need(tokenizer: Any, what: str) -> None:

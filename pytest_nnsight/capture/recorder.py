@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.entries import digests_of
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
@@ -49,6 +50,7 @@ class Recorder:
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)
     entered: dict[str, torch.Tensor] | None = None
+    digests: dict[str, str] = field(default_factory=dict)
     outputs: list[Output] | None = None
     """Where outputs are to be differentiated later, all of them."""
     steps: Steps | None = None
@@ -107,6 +109,8 @@ class Recorder:
         named = by_name(arguments, keywords, self.parameters[path])
         if path == ROOT and self.entered is None:
             self.entered = _whole_numbers(named)
+            others = {name: value for name, value in named.items() if name not in self.entered}
+            self.digests = digests_of(others)
         if not self.captures_inputs or path not in self.captured or self._is_left_out():
             return
         structure, tensors = describe(named, "in")

@@ -13,10 +13,11 @@ from pytest_nnsight.capture.entries import (
     intervention_code,
     intervention_name,
     pieces_of,
+    prompt_digests,
     prompt_ids,
     rows_of,
 )
-from pytest_nnsight.capture.generation import generated, plain, quiet_greedy, seeded
+from pytest_nnsight.capture.generation import first_new, generated, plain, quiet_greedy, seeded
 from pytest_nnsight.capture.paths import check_called
 from pytest_nnsight.capture.prompts import Request, position_limit, read
 from pytest_nnsight.capture.recorder import Recorder
@@ -58,7 +59,7 @@ class Taking:
         watch = self.wanted.watch(self.model, recorder, recorder.receive)
         ids = self._ids([request], [self._invoke(request)], watch)
         self._check_steps(recorder)
-        start = self._start(_prompt_width(recorder, request))
+        start = self._start(ids, _prompt_width(recorder, request))
         text = self._text(ids, recorder, start, len(request.rows))
         return self._run("generate", request, recorder, text)
 
@@ -80,7 +81,7 @@ class Taking:
         ids = self._ids(requests, invokes, watch)
         self._check_rows(rows)
         self._check_steps(rows.recorders[0])
-        start = self._start(rows.width)
+        start = self._start(ids, rows.width)
         runs = []
         for row, (request, recorder) in enumerate(zip(requests, rows.recorders, strict=True)):
             text = self._text(None if ids is None else ids[row : row + 1], recorder, start, 1)
@@ -157,10 +158,11 @@ class Taking:
         settings = self.wanted.settings
         return generated(self.model, ids, recorder.margins, start, settings, prompts)
 
-    def _start(self, width: int) -> int:
+    def _start(self, ids: Any, width: int) -> int:
         """Return how many of the returned ids are not new: the prompt, or the start token."""
-        config = getattr(nnsight_api.torch_module(self.model), "config", None)
-        return 1 if getattr(config, "is_encoder_decoder", False) else width
+        module = nnsight_api.torch_module(self.model)
+        is_pair = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
+        return first_new(module, ids) if is_pair and ids is not None else width
 
     def _check_steps(self, recorder: Recorder) -> None:
         for steps, option in ((self.wanted.steps, "steps"), (self.wanted.at, "intervene_at")):
@@ -201,6 +203,7 @@ class Taking:
             token_ids=token_ids,
             pieces=pieces_of(self.model, token_ids),
             tensors={name: rows_of(tensor) for name, tensor in sorted(others.items())},
+            digests=prompt_digests(recorder.digests, request),
             is_batch=request.is_batch,
             generation=plain(self._asked()),
             intervention=intervention_name(intervene),

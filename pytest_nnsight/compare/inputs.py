@@ -63,6 +63,16 @@ def _tensors(golden: Run, received: Run) -> Iterator[Drift]:
             both = name in before and name in now
             expected, got = first_difference(before.get(name, ()), now.get(name, ()), "values")
             yield Drift("tensors", name, expected=expected, received=got, note=not both)
+    yield from _digests(golden, received)
+
+
+def _digests(golden: Run, received: Run) -> Iterator[Drift]:
+    """Compare pictures and the like; what may drift a little is a note, its values fail or not."""
+    before, now = golden.prompt.digests, received.prompt.digests
+    for name in sorted(before.keys() & now.keys()):
+        if before[name] != now[name]:
+            note = before[name].startswith(("float", "bfloat"))
+            yield Drift("tensors", name, expected=before[name], received=now[name], note=note)
 
 
 def _ids_difference(golden: Run, received: Run) -> tuple[str, str]:

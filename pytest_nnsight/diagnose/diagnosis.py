@@ -145,6 +145,17 @@ def _from_choice(case: Case) -> Cause | None:
     )
 
 
+def _from_numbers_given(case: Case) -> Cause | None:
+    """Another picture, sound or embedding: numbers, which may differ by what is allowed."""
+    before, now = case.golden.prompt.digests, case.received.prompt.digests
+    others = [name for name in before if before[name] != now.get(name, before[name])]
+    value = case.origin.value
+    if value is None or not others or not (value.enters or not value.fed_by):
+        return None
+    is_certain = value.enters  # the first value of a part of the model may be its own doing
+    return Cause("prompt", f"the model is given other {', '.join(others)}", is_certain)
+
+
 def _from_model_inputs(case: Case) -> Cause | None:
     """Positions or a mask were wrong before any module computed with them."""
     if case.origin.given:
@@ -283,6 +294,7 @@ def _first(changes: list[str], count: int = 3) -> str:
 _RULES: tuple[Callable[[Case], Cause | None], ...] = (
     _from_request,
     _from_choice,
+    _from_numbers_given,
     _from_model_inputs,
     _from_intervention,
     _from_model,

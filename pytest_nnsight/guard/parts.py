@@ -118,19 +118,30 @@ def _hooks(owner: Any, names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:
 
 
 def _put_back_hooks(owner: Any, before: dict[str, dict[Any, Any]]) -> bool:
-    """Put hooks back; tell whether any had changed that are not nnsight's own."""
+    """Put hooks back; tell whether any had changed that are not nnsight's own.
+
+    What transformers 5 hangs on a model when it is first asked for hidden states stays: it does so
+    once, and would find none later.
+    """
     changed = False
     for name, hooks in before.items():
         now = getattr(owner, name)
+        new = {key: now[key] for key in now.keys() - hooks.keys()}
+        stays = {key: hook for key, hook in new.items() if _is_of_transformers(hook)}
+        hooks = hooks | stays
         if now == hooks:
             continue
         if name not in _ABOUT_HOOKS:
-            added = [now[key] for key in now.keys() - hooks.keys()]
+            added = [hook for key, hook in new.items() if key not in stays]
             removed = hooks.keys() - now.keys()
             changed |= bool(removed) or not all(map(nnsight_api.is_own_hook, added))
         now.clear()
         now.update(hooks)
     return changed
+
+
+def _is_of_transformers(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
 def _tensor_hooks(tensor: torch.Tensor) -> tuple[dict[Any, Any], dict[Any, Any]]:

@@ -87,12 +87,14 @@ class Weights:
         return self._read([*self.digests])
 
     def _read(self, names: list[str]) -> list[str]:
-        tensors, before = saved_tensors(self._module) if names else {}, dict(self.digests)
+        if not names:
+            return []
+        tensors, before = saved_tensors(self._module), dict(self.digests)
         for name in names:
             self.digests.pop(name, None)
             if name in tensors:
                 self.digests[name] = digest(tensors[name])
-        self.digests = {name: self.digests[name] for name in tensors} if names else self.digests
+        self.digests = {name: self.digests[name] for name in tensors}
         return [name for name in names if self.digests.get(name) != before.get(name)]
 
     def _look(self) -> dict[str, tuple[object, ...]]:

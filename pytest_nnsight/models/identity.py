@@ -28,6 +28,8 @@ _LEFT_OUT = (
     "_commit_hash",
     "transformers_version",
     "architectures",
+    "base_model_name_or_path",
+    "peft_version",
     "dtype",
     "torch_dtype",
 )
@@ -41,7 +43,7 @@ def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environme
     record = ModelRecord(
         spec=spec.public if spec else type(module).__name__,
         model_class=type(module).__name__,
-        config=plain_config(config),
+        config=plain_config(config) | _adapters(module),
         revision=spec.revision if spec else None,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         modules=_module_settings(nnsight_api.named_modules(model)),
@@ -81,6 +83,15 @@ def _generation(module: torch.nn.Module) -> dict[str, Any]:
         for key, value in sorted(config.to_diff_dict().items())
         if key not in _LEFT_OUT and not key.startswith("_") and not _is_private(key)
     }
+
+
+def _adapters(module: torch.nn.Module) -> dict[str, Any]:
+    """Return the settings of peft's adapters, without those that are off: releases add such."""
+    found = getattr(module, "peft_config", None)
+    if not isinstance(found, Mapping):
+        return {}
+    settings = {name: plain_config(config) for name, config in found.items()}
+    return {"adapters": {n: {k: v for k, v in of.items() if v} for n, of in settings.items()}}
 
 
 def _kernels() -> str:
@@ -163,7 +174,9 @@ def _plain(value: Any) -> Any:
             for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))
             if key not in _LEFT_OUT
         }
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, set | frozenset):
+        return sorted(str(_plain(item)) for item in value)
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, bool | int):
         return value

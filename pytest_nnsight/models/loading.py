@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -15,11 +15,28 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.errors import LoadError, NnsightPluginError, UsageError, one_line
-from pytest_nnsight.models import tiny
+from pytest_nnsight.errors import LoadError, NnsightPluginError, one_line
+from pytest_nnsight.models import placement, tiny
 from pytest_nnsight.models.spec import LoadOptions, ModelSpec
 
-_PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
+_TASKS = (
+    "ForCausalLM",
+    "ForSeq2SeqLM",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForImageTextToText",
+    "ForImageClassification",
+    "ForSemanticSegmentation",
+    "ForObjectDetection",
+    "ForDepthEstimation",
+    "ForSpeechSeq2Seq",
+    "ForCTC",
+    "ForAudioClassification",
+    "",
+)
+"""What transformers' auto classes are for, in their names; ``AutoModel`` has none."""
 
 
 def load(
@@ -47,14 +64,27 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
     if spec.kind == "built-in":
         dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
         module, tokenizer = tiny.build(spec.source.partition(":")[2], dtype, options.attn)
-        return nnsight_api.wrap(module.to(_device(options.device_map)), tokenizer)
+        return nnsight_api.wrap(placement.place(module, options.device_map), tokenizer)
+    placed = placement.parse_map(options.device_map)
+    placement.check_devices(placed)
     keywords: dict[str, Any] = {
-        "device_map": _device_map(options.device_map),
+        "device_map": placed,
         "dtype": options.dtype if options.dtype == "auto" else getattr(torch, options.dtype),
         "trust_remote_code": options.trust_remote_code,
     }
     if options.attn is not None:
         keywords["attn_implementation"] = options.attn
+    with placement.offload_folder(placed) as folder, warnings.catch_warnings():
+        if folder.path is not None:
+            keywords["offload_folder"] = folder.path
+        warnings.filterwarnings("ignore", "The following device_map keys do not match")
+        model = _open(spec, options, keywords)
+        placement.check_placed(placed, nnsight_api.torch_module(model))
+    folder.of(nnsight_api.torch_module(model))
+    return model
+
+
+def _open(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
     auto = "AutoModelForCausalLM" if spec.kind == "gguf" else _auto_class(spec, options)
     if spec.kind != "gguf" and auto == "AutoModelForCausalLM":
         return nnsight_api.load(spec.source, revision=spec.revision, **keywords)
@@ -73,8 +103,14 @@ def _from_pretrained(spec: ModelSpec, auto: str, keywords: dict[str, Any]) -> tu
             keywords = keywords | {"dtype": torch.float32}
     model = getattr(transformers, auto).from_pretrained(source, **place, **keywords)
     trust = keywords["trust_remote_code"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **place)
-    return model, tokenizer
+    try:
+        return model, transformers.AutoTokenizer.from_pretrained(
+            source, trust_remote_code=trust, **place
+        )
+    except Exception:  # transformers has several ways to say that there is none
+        if model.main_input_name == "input_ids":
+            raise
+        return model, None
 
 
 def _auto_class(spec: ModelSpec, options: LoadOptions) -> str:
@@ -86,41 +122,31 @@ def _auto_class(spec: ModelSpec, options: LoadOptions) -> str:
         keywords["revision"] = spec.revision
     config = transformers.AutoConfig.from_pretrained(spec.source, **keywords)
     own = getattr(config, "auto_map", None) or {}  # of a model that brings its own code
-    for auto in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM"):
-        if auto in own:
-            return auto
+    named = (f"AutoModel{task}" for task in _TASKS if f"AutoModel{task}" in own)
+    if (auto := next(named, None)) is not None:
+        return auto
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    if getattr(config, "is_encoder_decoder", False):
-        return "AutoModelForSeq2SeqLM"
-    if architecture.endswith("ForMaskedLM"):
-        return "AutoModelForMaskedLM"
-    if architecture.endswith("ForSequenceClassification"):
-        return "AutoModelForSequenceClassification"
-    if architecture.endswith("ForTokenClassification"):
-        return "AutoModelForTokenClassification"
-    if architecture.endswith("Model") and not architecture.endswith("LMHeadModel"):
-        return "AutoModel"
-    return "AutoModelForCausalLM"
+    return _of_architecture(type(config), architecture) or (
+        "AutoModelForSeq2SeqLM"
+        if getattr(config, "is_encoder_decoder", False)
+        else "AutoModelForCausalLM"
+    )
 
 
-def _device_map(text: str) -> Any:
-    """Return what accelerate takes: a word, a device, or a map written as JSON."""
-    if not text.startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"device map {text!r} is not JSON: {error}") from error
+def _of_architecture(config: type, architecture: str) -> str | None:
+    """Return the auto class that makes this very architecture; a causal model is left to nnsight.
 
+    Where several do, the first that says what it is for.
+    """
+    import transformers
 
-def _device(device_map: str) -> str:
-    """Return where a built-in goes: a device, else the first accelerator, else the CPU."""
-    if device_map not in _PLACEMENTS and not device_map.startswith("{"):
-        return device_map
-    accelerator = getattr(torch, "accelerator", None)
-    if accelerator is not None and accelerator.is_available():
-        return str(accelerator.current_accelerator())
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    for task in _TASKS:
+        auto = getattr(transformers, f"AutoModel{task}", None)
+        made = getattr(auto, "_model_mapping", {}).get(config, ())
+        classes = made if isinstance(made, list | tuple) else (made,)
+        if architecture in [kind.__name__ for kind in classes]:
+            return f"AutoModel{task}"
+    return None
 
 
 @contextmanager

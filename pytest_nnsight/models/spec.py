@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_nnsight.errors import UsageError, suggest
+from pytest_nnsight.models.placement import parse_map
 
-BUILT_INS = ("tiny:gpt2", "tiny:llama", "tiny:bert", "tiny:t5")
+_FAMILIES = ("gpt2", "llama", "bert", "t5", "mixtral", "mamba", "vit", "llava", "whisper")
+BUILT_INS = tuple(f"tiny:{family}" for family in _FAMILIES)
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
@@ -44,6 +46,7 @@ class LoadOptions:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        parse_map(self.device_map)
         if self.dtype not in DTYPES:
             raise UsageError(
                 f"dtype {self.dtype!r} is unknown; nearest: {suggest(self.dtype, DTYPES)}"

@@ -28,16 +28,27 @@ def load(path: str, **keywords: Any) -> Any:
 
 
 def wrap(module: torch.nn.Module, tokenizer: Any) -> Any:
-    """Wrap a loaded transformers model of any architecture, with its tokenizer."""
+    """Wrap a loaded transformers model of any architecture, with its tokenizer if it has one.
+
+    What takes no text is wrapped as any torch module is: nnsight's pipelines want a processor for
+    it, and its language models, before 0.8, ids.
+    """
     nnsight = import_nnsight()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_NAME_IS_TAKEN)
+        if tokenizer is None:
+            return nnsight.NNsight(module)
         if version() >= (0, 8):
             # The pipeline of any other task refuses prompts that do not suit the task, such as a
             # text without a mask token; this one only tokenizes.
-            task = "text-generation" if is_causal(module) else "feature-extraction"
+            is_text = is_causal(module) and not hasattr(module.config, "vision_config")
+            task = "text-generation" if is_text else "feature-extraction"
             return nnsight.TransformersModel(module, tokenizer=tokenizer, task=task)
         _pad_for_batches(module, tokenizer)
+        if getattr(module, "main_input_name", "input_ids") != "input_ids":
+            model = nnsight.NNsight(module)
+            model.__dict__["tokenizer"] = tokenizer
+            return model
         return nnsight.LanguageModel(module, tokenizer=tokenizer)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pytest_nnsight.errors import UsageError
+from pytest_nnsight.nnsight_api.inputs import as_inputs
 from pytest_nnsight.nnsight_api.invokes import Invoke, intervene_in, run_invokes
 from pytest_nnsight.nnsight_api.leftovers import remove_cache_hooks
 from pytest_nnsight.nnsight_api.operations import Operation
@@ -43,7 +43,7 @@ def run_trace(model: Any, invokes: Sequence[Invoke], watch: Watch) -> None:
 
     nnsight reads the source of its ``with``, which therefore stands on a line of its own.
     """
-    invokes = [_as_inputs(invoke) for invoke in invokes]
+    invokes = [_as_inputs(model, invoke) for invoke in invokes]
     first, *others = invokes
     with _quiet_forward(_is_open_ended(invokes, watch), watch.differentiate is not None):
         if others or watch.operations:
@@ -66,7 +66,7 @@ def run_generate(
     With an intervention the ids are waited for in an invoke of their own: what stands behind an
     iteration over all steps is not run by nnsight 0.8.
     """
-    invokes = [_as_inputs(invoke) for invoke in invokes]
+    invokes = [_as_inputs(model, invoke) for invoke in invokes]
     first, *others = invokes
     ids: list[Any] = []
     with _quiet_forward(_is_open_ended(invokes, watch)):
@@ -81,18 +81,9 @@ def run_generate(
     return ids[0] if ids else None
 
 
-def _as_inputs(invoke: Invoke) -> Invoke:
-    """Hand tensors to nnsight 0.5 as its positional input.
-
-    Raise `UsageError` for embeddings on 0.6 and 0.7, which trace nothing without ``input_ids``.
-    """
-    if invoke.arguments or version() >= (0, 8):
-        return invoke
-    if version() >= (0, 6):
-        if "input_ids" not in invoke.keywords:
-            raise UsageError("nnsight 0.6 and 0.7 cannot trace inputs_embeds; give token ids")
-        return invoke
-    return replace(invoke, arguments=(invoke.keywords,), keywords={})
+def _as_inputs(model: Any, invoke: Invoke) -> Invoke:
+    arguments, keywords = as_inputs(model, invoke.arguments, invoke.keywords)
+    return replace(invoke, arguments=arguments, keywords=keywords)
 
 
 def _is_open_ended(invokes: Sequence[Invoke], watch: Watch) -> bool:

@@ -118,6 +118,7 @@ def make_rich_run() -> Run:
         token_ids=((1, 2), (3,)),
         pieces=(("H", "\u00e9"), ("x",)),
         tensors={"attention_mask": ((1, 1), (0, 1)), "position_ids": ((0, 1), (1, 0))},
+        digests={"pixel_values": "float32 [2, 3, 4, 4] 0123456789abcdef"},
         is_batch=True,
         generation={"max_new_tokens": 2, "seed": 0, "do_sample": False},
         intervention="zero_mlp",

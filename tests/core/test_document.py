@@ -91,6 +91,7 @@ prompts = st.builds(
     token_ids=rows,
     pieces=st.lists(st.lists(text, max_size=3).map(tuple), max_size=3).map(tuple),
     tensors=st.dictionaries(text, rows, max_size=3),
+    digests=st.dictionaries(text, text, max_size=3),
     is_batch=st.booleans(),
     generation=mapping,
     intervention=st.none() | text,

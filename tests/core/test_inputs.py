@@ -159,6 +159,20 @@ def test_other_settings_of_the_test_fail_by_name(
     assert (drift.expected, drift.received) == (expected, received)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "note"), [("float32", True), ("bfloat16", True), ("int64", False)]
+)
+def test_another_picture_is_told_by_its_values_another_index_at_once(
+    dtype: str, note: bool
+) -> None:
+    before, now = (f"{dtype} [1, 3, 8, 8] {digits}" for digits in ("aa", "bb"))
+    golden, received = (prompted(digests={"input": digest}) for digest in (before, now))
+    drift = only(golden, received)
+    assert (drift.kind, drift.label, drift.note) == ("tensors", "input", note)
+    assert (drift.expected, drift.received) == (before, now)
+    assert list(compare_inputs(prompted(), received)) == []  # a golden from before they were kept
+
+
 def test_another_code_of_the_same_intervention_is_no_drift_by_itself() -> None:
     golden = prompted(intervention="f", intervention_code="aa")
     received = prompted(intervention="f", intervention_code="bb")

