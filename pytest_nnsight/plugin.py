@@ -160,7 +160,7 @@ def _nnsight_guard(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> LoadedModel:
     """The model with its spec and guard."""
-    return shared_model.loaded_model(nnsight_model, request.config)
+    return shared_model.loaded_model(nnsight_model, request.node)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def nnsight_capture(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest
         run = nnsight_capture.trace("The Eiffel Tower is in", modules="transformer.h.*")
         assert run == nnsight_golden
     """
-    return shared_model.capture_of(_nnsight_loaded, request.config)
+    return shared_model.capture_of(_nnsight_loaded, request.node)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nnsight.away import check_remote
 from pytest_nnsight.errors import NnsightPluginError, UsageError
 from pytest_nnsight.options import OPTIONS
 from pytest_nnsight.settings import Settings, golden_root, read_settings
@@ -71,6 +72,7 @@ def check(config: pytest.Config, settings: Settings) -> None:
             "name them: --nnsight-model NAME=SPEC"
         )
     LoadOptions(settings.device_map, settings.dtype, settings.attn, settings.trust_remote_code)
+    check_remote(settings, specs)
     golden_root(config.rootpath, settings)
     if settings.rebaseline or settings.calibrate:
         config.option.update_snapshots = True
@@ -207,7 +209,7 @@ def command_of(config: pytest.Config, test: str) -> str:
     return " ".join(words)
 
 
-_THAT_LOAD = ("model", "device_map", "dtype", "attn", "trust_remote_code", "golden_dir")
+_THAT_LOAD = ("model", "device_map", "dtype", "attn", "trust_remote_code", "remote", "golden_dir")
 
 
 def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:

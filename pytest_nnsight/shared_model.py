@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nnsight.away import remote_of
 from pytest_nnsight.errors import LeakError
 from pytest_nnsight.session import (
     PASSED,
@@ -49,15 +50,20 @@ class LoadedModel:
     model: Any
     spec: ModelSpec | None
     guard: Guard | None
+    is_away: bool = False
+    """The model runs elsewhere; what its weights are is not known here."""
 
     def identify(self) -> tuple[ModelRecord, Environment]:
         """Describe the model and the machine as they are now."""
         from pytest_nnsight.models.identity import identify
 
-        return identify(self.model, self.spec)
+        model, environment = identify(self.model, self.spec)
+        return model, replace(environment, device="ndif") if self.is_away else environment
 
-    def fingerprint(self) -> tuple[str, dict[str, str]]:
+    def fingerprint(self) -> tuple[str | None, dict[str, str]]:
         """Read all weights as they are now; return one fingerprint and those per parameter."""
+        if self.is_away:
+            return None, {}
         from pytest_nnsight import nnsight_api
         from pytest_nnsight.fingerprint import fingerprint_parameters, weights_fingerprint
 
@@ -93,7 +99,8 @@ def load_requests(metafunc: pytest.Metafunc, settings: Settings) -> list[LoadReq
         return []
     from pytest_nnsight.models.spec import LoadOptions, parse_spec
 
-    options = LoadOptions(own.device_map, own.dtype, own.attn, own.trust_remote_code)
+    how = (own.device_map, own.dtype, own.attn, own.trust_remote_code, own.is_away)
+    options = LoadOptions(*how)
     return [LoadRequest(parse_spec(text), options) for text in own.model]
 
 
@@ -174,21 +181,28 @@ def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
         item.add_report_section("teardown", "nnsight", text)
 
 
-def loaded_model(model: Any, config: pytest.Config) -> LoadedModel:
+def loaded_model(model: Any, item: pytest.Item) -> LoadedModel:
     """Return a model with what is known of it."""
+    config = item.config
     shared = config.stash[SHARED].get(id(model))
     spec = config.stash[SPECS].get(id(model))
-    return LoadedModel(model, spec, shared.guard if shared else None)
+    is_away = settings_of(item, config.stash[SETTINGS]).is_away
+    return LoadedModel(model, spec, shared.guard if shared else None, is_away)
 
 
-def capture_of(model: LoadedModel, config: pytest.Config) -> Capture:
+def capture_of(model: LoadedModel, item: pytest.Item) -> Capture:
     """Return the helper that captures runs of a model, and measures noise where asked to."""
     from pytest_nnsight.capture.capture import Capture
 
+    config = item.config
     calibrates = saying(config) if config.stash[SETTINGS].calibrate else None
     watching = config.stash.get(WATCH, None)
     reached = None if watching is None else watching.reach
-    return Capture(model.model, model.identify, calibrates=calibrates, reached=reached)
+    settings = settings_of(item, config.stash[SETTINGS])
+    remote = remote_of(settings, saying(config), shows_bars(config))
+    return Capture(
+        model.model, model.identify, calibrates=calibrates, reached=reached, remote=remote
+    )
 
 
 def _release() -> None:

@@ -16,14 +16,18 @@ from pytest_nnsight.capture.entries import (
     intervention_code,
     intervention_name,
     pieces_of,
+    plain,
     prompt_ids,
+    prompt_width,
     rows_of,
 )
 from pytest_nnsight.capture.generation import end_ids, quiet_greedy, seeded, until_end
 from pytest_nnsight.capture.gradients import Gradients, Objectives
 from pytest_nnsight.capture.paths import select
-from pytest_nnsight.capture.prompts import Request, position_limit, read
+from pytest_nnsight.capture.prompts import Request, check_budget, read
 from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.remote import Remote, refuse
+from pytest_nnsight.capture.scanning import asked, need_weights, outline
 from pytest_nnsight.capture.values import parameter_names
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Prompt, Run
@@ -51,6 +55,8 @@ class Capture:
     """Where progress goes when each run is to be calibrated, see `calibration`."""
     reached: Callable[[str], None] | None = None
     """Is told the path of each module as its value is handed over."""
+    remote: Remote | None = None
+    """Where the model runs, if not here."""
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
@@ -98,13 +104,38 @@ class Capture:
         recorder, gradients = self._recorder(modules, keep, inputs), Gradients.of(gradient_of)
         if gradients is not None:
             recorder.outputs = []
-        watch = _watch(recorder, intervene, gradients)
-        nnsight_api.run_trace(self.model, request.arguments, request.keywords, watch)
+        if self.remote is not None:
+            refuse(keep=keep, gradient_of=gradient_of)
+            self.remote.run(self.model, request, recorder, intervene)
+        else:
+            watch = _watch(recorder, intervene, gradients)
+            nnsight_api.run_trace(self.model, request.arguments, request.keywords, watch)
         if gradients is not None:
             gradients.record(recorder)
         settings = gradients.settings() if gradients is not None else {}
         record = self._prompt(request, recorder, intervene, settings)
         return self._run("trace", record, None, recorder)
+
+    def scan(
+        self,
+        prompt: Any,
+        *,
+        modules: Globs = "**",
+        inputs: bool = True,
+        intervene: Callable[..., Any] | None = None,
+    ) -> Run:
+        """Return structure, shapes and dtypes of what every module gives; nothing is computed.
+
+        Works without weights too. Raise `UsageError` for a model whose code asks for a number.
+        """
+        request = read(self.model, prompt, generates=False)
+        recorder = self._recorder(modules, False, inputs)
+        recorder.measures = outline
+        watch = _watch(recorder, intervene)
+        nnsight_api.run_scan(self.model, request.arguments, request.keywords, watch)
+        recorder.entered = {}
+        record = asked(self.model, request, self._prompt(request, recorder, intervene))
+        return self._run("scan", record, None, recorder)
 
     def generate(
         self,
@@ -143,19 +174,25 @@ class Capture:
         if not self.can_generate:
             raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
         request = read(self.model, prompt, generates=True)
-        self._check_budget(module, request, settings["max_new_tokens"])
+        check_budget(module, request, settings["max_new_tokens"])
         used_seed = (self.seed if seed is None else seed) if settings["do_sample"] else None
         recorder = self._recorder(modules, keep, inputs)
-        watch = _watch(recorder, intervene)
-        keywords = request.keywords | quiet_greedy(module, settings)
-        with seeded(used_seed):
-            ids = nnsight_api.run_generate(self.model, request.arguments, keywords, watch)
+        quiet = quiet_greedy(module, settings)
+        if self.remote is not None:
+            refuse(keep=keep)
+            ids = self.remote.run(self.model, request, recorder, intervene, quiet, used_seed)
+        else:
+            watch, keywords = _watch(recorder, intervene), request.keywords | quiet
+            with seeded(used_seed):
+                ids = nnsight_api.run_generate(self.model, request.arguments, keywords, watch)
         asked = settings | ({} if used_seed is None else {"seed": used_seed})
         record = self._prompt(request, recorder, intervene, asked)
         return self._run("generate", record, self._generated(ids, recorder, request), recorder)
 
     def _measured(self, keep: Globs | bool, run: Callable[[Globs | bool], Run]) -> Run:
         """Run once, and where noise is to be measured again under every benign change."""
+        if self.remote is None:
+            need_weights(self.model)
         first = run(keep)
         if self.calibrates is None:
             return first
@@ -177,7 +214,7 @@ class Capture:
             pieces=pieces_of(self.model, token_ids),
             tensors={name: rows_of(tensor) for name, tensor in sorted(others.items())},
             is_batch=request.is_batch,
-            generation=_plain(settings),
+            generation=plain(settings),
             intervention=intervention_name(intervene),
             intervention_code=intervention_code(intervene),
         )
@@ -194,23 +231,12 @@ class Capture:
             kept = set(select(keep, list(classes), "keep")) if keep else set()
         return Recorder(classes, parameters, captured | kept, inputs, kept, self.reached)
 
-    def _check_budget(self, module: torch.nn.Module, request: Request, new_tokens: int) -> None:
-        if not isinstance(new_tokens, int) or new_tokens < 1:
-            raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
-        limit = position_limit(module)
-        longest = max(request.rows)
-        if limit is not None and longest + new_tokens > limit:
-            raise UsageError(
-                f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "
-                "(max_position_embeddings); shorten one of them"
-            )
-
     def _generated(self, ids: Any, recorder: Recorder, request: Request) -> Generated:
         sequences = getattr(ids, "sequences", ids)
         rows = sequences.detach().cpu()
         module = nnsight_api.torch_module(self.model)
         encoder_decoder = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
-        start = 1 if encoder_decoder else _prompt_width(recorder, request)
+        start = 1 if encoder_decoder else prompt_width(recorder.entered or {}, request)
         tokenizer = getattr(self.model, "tokenizer", None)
         ends = end_ids(module, tokenizer)
         new = [until_end(row[start:].tolist(), ends) for row in rows]
@@ -236,6 +262,8 @@ class Capture:
         self, kind: str, prompt: Prompt, generated: Generated | None, recorder: Recorder
     ) -> Run:
         model, environment = self.identify()
+        if self.remote is not None:
+            environment = self.remote.environment(environment, recorder)
         calls = recorder.finish()
         return Run(kind, model, environment, prompt, generated, calls, kept=recorder.kept)
 
@@ -269,14 +297,3 @@ def _of_both(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     if len(inspect.signature(function).parameters) >= 2:
         return function
     return lambda model, tracer: function(model)
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    plain = (bool, int, float, str, type(None))
-    return {k: v if isinstance(v, plain) else str(v) for k, v in sorted(settings.items())}
-
-
-def _prompt_width(recorder: Recorder, request: Request) -> int:
-    """Return how many ids of each returned row are the prompt, padding included."""
-    entered = (recorder.entered or {}).get("input_ids")
-    return max(request.rows) if entered is None else int(entered.shape[1])

@@ -78,3 +78,15 @@ def _plainly(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_plainly, value))}]"
     return repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a record keeps them: what is no plain value as text."""
+    kinds = (bool, int, float, str, type(None))
+    return {k: v if isinstance(v, kinds) else str(v) for k, v in sorted(settings.items())}
+
+
+def prompt_width(entered: Mapping[str, torch.Tensor], request: Request) -> int:
+    """Return how many ids of each returned row are the prompt, padding included."""
+    ids = entered.get("input_ids")
+    return max(request.rows) if ids is None else int(ids.shape[1])

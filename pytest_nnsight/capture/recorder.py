@@ -47,6 +47,10 @@ class Recorder:
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)
     entered: dict[str, torch.Tensor] | None = None
+    measures: Callable[[torch.Tensor], Measured] = measure
+    finished: tuple[Call, ...] | None = None
+    """The calls, where they were made elsewhere, with what is known of that place."""
+    surroundings: Mapping[str, str] = field(default_factory=dict)
     outputs: list[Output] | None = None
     """Where outputs are to be differentiated later, all of them."""
     _held_bytes: int = 0
@@ -116,7 +120,7 @@ class Recorder:
         known = self._seen.get(id(tensor))
         if known is not None and known[0]() is tensor and known[1] == version >= 0:
             return known[2]
-        item = measure(tensor)
+        item = self.measures(tensor)
         self.measured.append(item)
         self._held_bytes += item.held_bytes
         if self._held_bytes > _MOST_HELD:
@@ -136,6 +140,8 @@ class Recorder:
 
     def finish(self) -> tuple[Call, ...]:
         """Bring all numbers to the host at once and return the calls in execution order."""
+        if self.finished is not None:
+            return self.finished
         summaries = collect(self.measured)
         return tuple(call.close(self.classes[call.path], summaries) for call in self.calls)
 

@@ -1,0 +1,77 @@
+"""``--nnsight-remote``: what works there, and how its queue is shown."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from importlib import metadata
+from typing import TYPE_CHECKING, TextIO, cast
+
+from pytest_nnsight.errors import UsageError
+from pytest_nnsight.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_nnsight.capture.remote import Remote
+    from pytest_nnsight.models.spec import ModelSpec
+
+
+def check_remote(settings: Settings, specs: list[ModelSpec]) -> None:
+    """Refuse what does not work where the model is elsewhere."""
+    if settings.remote is None:
+        return
+    installed = metadata.version("nnsight")
+    if tuple(map(int, installed.split(".")[:2])) < (0, 8):
+        raise UsageError(
+            f"--nnsight-remote needs nnsight 0.8, this is {installed}: NDIF speaks with that of "
+            "today; upgrade nnsight"
+        )
+    if settings.calibrate:
+        raise UsageError(
+            "--nnsight-calibrate measures the noise of this machine, --nnsight-remote runs on "
+            "another; use one"
+        )
+    for spec in specs if settings.is_away else ():
+        if spec.kind != "hub":
+            raise UsageError(
+                f"NDIF runs models of the model hub, and {spec.public} is none; give a hub id, or "
+                "rehearse with --nnsight-remote=local"
+            )
+
+
+def remote_of(settings: Settings, say: Callable[[str], None], is_terminal: bool) -> Remote | None:
+    """Return where the model of a test runs, if not here.
+
+    ``say`` shows what nnsight tells of the queue: in one line that moves, or, where there
+    is no terminal, line by line.
+    """
+    if settings.remote is None:
+        return None
+    from pytest_nnsight.capture.remote import Remote
+
+    check_remote(settings, [])
+    where = True if settings.remote == "ndif" else settings.remote
+    return Remote(where, partial(_shown, say), settings.is_away and not is_terminal)
+
+
+@contextmanager
+def _shown(say: Callable[[str], None]) -> Iterator[None]:
+    """Write what is printed past the capture of output, as it comes."""
+    with redirect_stdout(cast(TextIO, _Saying(say))):
+        yield
+
+
+class _Saying(io.TextIOBase):
+    """A stream that hands on what is written to it."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def write(self, text: str) -> int:
+        self._say(text)
+        return len(text)
+
+    def isatty(self) -> bool:
+        return sys.__stderr__ is not None and sys.__stderr__.isatty()
