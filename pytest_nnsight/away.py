@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING
+
+import pytest
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.settings import Settings
@@ -41,11 +43,10 @@ def check_remote(settings: Settings, specs: list[ModelSpec]) -> None:
             )
 
 
-def remote_of(settings: Settings, say: Callable[[str], None], is_terminal: bool) -> Remote | None:
+def remote_of(settings: Settings, config: pytest.Config, is_terminal: bool) -> Remote | None:
     """Return where the model of a test runs, if not here.
 
-    ``say`` shows what nnsight tells of the queue: in one line that moves, or, where there
-    is no terminal, line by line.
+    nnsight tells of the queue in one line that moves, or, where there is no terminal, line by line.
     """
     if settings.remote is None:
         return None
@@ -53,25 +54,20 @@ def remote_of(settings: Settings, say: Callable[[str], None], is_terminal: bool)
 
     check_remote(settings, [])
     where = True if settings.remote == "ndif" else settings.remote
-    return Remote(where, partial(_shown, say), settings.is_away and not is_terminal)
+    return Remote(where, partial(_shown, config), settings.is_away and not is_terminal)
 
 
 @contextmanager
-def _shown(say: Callable[[str], None]) -> Iterator[None]:
-    """Write what is printed past the capture of output, as it comes."""
-    with redirect_stdout(cast(TextIO, _Saying(say))):
+def _shown(config: pytest.Config) -> Iterator[None]:
+    """Show what nnsight prints, as it comes, and nothing with ``-q``.
+
+    To show a word at a time would not do: pytest takes stdout back after each.
+    """
+    capture = config.pluginmanager.getplugin("capturemanager")
+    is_quiet = config.get_verbosity() < 0 or sys.__stderr__ is None
+    if capture is None or is_quiet:
+        with redirect_stdout(io.StringIO() if is_quiet else sys.stdout):
+            yield
+        return
+    with capture.global_and_fixture_disabled(), redirect_stdout(sys.__stderr__):
         yield
-
-
-class _Saying(io.TextIOBase):
-    """A stream that hands on what is written to it."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-
-    def write(self, text: str) -> int:
-        self._say(text)
-        return len(text)
-
-    def isatty(self) -> bool:
-        return sys.__stderr__ is not None and sys.__stderr__.isatty()

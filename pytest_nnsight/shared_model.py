@@ -199,7 +199,7 @@ def capture_of(model: LoadedModel, item: pytest.Item) -> Capture:
     watching = config.stash.get(WATCH, None)
     reached = None if watching is None else watching.reach
     settings = settings_of(item, config.stash[SETTINGS])
-    remote = remote_of(settings, saying(config), shows_bars(config))
+    remote = remote_of(settings, config, shows_bars(config))
     return Capture(
         model.model, model.identify, calibrates=calibrates, reached=reached, remote=remote
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import traceback
 import warnings
@@ -153,8 +154,7 @@ def readable_failures(where: bool | str) -> Iterator[None]:
 
 
 def _reason(error: Exception, where: bool | str) -> str | None:
-    frames = traceback.extract_tb(error.__traceback__)
-    if any(Path(frame.filename).parts[-2:] == ("schema", "request.py") for frame in frames):
+    if _is_of_packing(error):
         return (
             f"the trace cannot be sent ({_brief(error)}): an intervening function may use torch, "
             "numpy, plain values, and functions of its own file"
@@ -176,6 +176,18 @@ def _reason(error: Exception, where: bool | str) -> str | None:
         f"the connection to {host} failed ({_brief(error)}); check the network, and the host in "
         "NDIF_HOST or nnsight's own configuration, then run again"
     )
+
+
+def _is_of_packing(error: Exception) -> bool:
+    """Tell whether an error came from writing or reading what is sent.
+
+    nnsight takes its own frames out of a traceback, not those of the pickler.
+    """
+    if isinstance(error, pickle.PickleError):
+        return True
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    is_missing = isinstance(error, ModuleNotFoundError) and files[-1:] == [Path(__file__)]
+    return is_missing or any("cloudpickle" in file.parts for file in files)
 
 
 def _brief(error: Exception) -> str:
