@@ -14,7 +14,7 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture import visitor
 from pytest_nnsight.capture.prompts import Request
 from pytest_nnsight.capture.recorder import Recorder
-from pytest_nnsight.errors import UsageError
+from pytest_nnsight.errors import RemoteError, UsageError
 from pytest_nnsight.run import ROOT, Call, Environment, Leaf, numbers_per_token
 from pytest_nnsight.sketch import Measured, collect
 
@@ -56,7 +56,10 @@ class Remote:
                 model, request.arguments, keywords, errand, self.where, self.verbose, is_generation
             )
         if brought is None:
-            raise UsageError("the remote trace ended before the model had run; nothing came back")
+            raise RemoteError(
+                "the remote trace ended before the model had run, and nothing came back; "
+                "what intervenes may not stop it"
+            )
         recorder.entered = brought["entered"]
         recorder.margins = [torch.tensor(margins) for margins in brought["margins"]]
         recorder.finished = calls_of(brought, recorder.classes)

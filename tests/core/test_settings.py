@@ -162,6 +162,8 @@ def test_marker_takes_every_setting_of_one_test() -> None:
         "tokens": "close",
         "leaks": "warn",
         "store_tensors": True,
+        "model": ("gpt2",),
+        "remote": "local",
     }
     assert set(arguments) == set(MARKER_KEYS)
     changed = Settings().for_marker(arguments)

@@ -132,3 +132,14 @@ def test_what_cannot_be_sent(away: Capture) -> None:
     with pytest.raises(RemoteError, match=r"^the trace cannot be sent \(") as told:
         away.trace(CITY, intervene=write)
     assert str(told.value).endswith("no golden was written")
+
+
+@pytest.mark.feature("remote", "a trace that is stopped brings nothing back, which is told")
+@pytest.mark.nnsight(model="tiny:gpt2")
+def test_a_stopped_trace(away: Capture) -> None:
+    def stop(model: Any, tracer: Any) -> None:
+        model.transformer.h[0].output.sum()
+        tracer.stop()
+
+    with pytest.raises(RemoteError, match=r"^the remote trace ended before the model had run"):
+        away.trace(CITY, intervene=stop)
