@@ -27,8 +27,8 @@ def check_remote(settings: Settings, specs: list[ModelSpec]) -> None:
     installed = metadata.version("nnsight")
     if tuple(map(int, installed.split(".")[:2])) < (0, 8):
         raise UsageError(
-            f"--nnsight-remote needs nnsight 0.8, this is {installed}: NDIF speaks with that of "
-            "today; upgrade nnsight"
+            f"--nnsight-remote needs nnsight 0.8, this is {installed}, which sends traces in "
+            "another way; upgrade nnsight"
         )
     if settings.calibrate:
         raise UsageError(

@@ -19,7 +19,7 @@ from pytest_nnsight.nnsight_api.tree import envoys, torch_module, torch_paths
 from pytest_nnsight.nnsight_api.version import import_nnsight, version
 
 FIRST = (0, 8)
-"""The first nnsight that NDIF's servers of today speak with, and that can rehearse here."""
+"""The first nnsight that sends a trace by its source in this way, and can rehearse that here."""
 _PACKAGE = __name__.partition(".")[0]
 
 

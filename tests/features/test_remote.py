@@ -19,7 +19,7 @@ from pytest_nnsight.errors import RemoteError, UsageError
 from pytest_nnsight.run import Run
 
 CITY = "The Eiffel Tower is in the city of"
-LACK = "nothing that NDIF's servers of today take, and no rehearsal of a remote run in 0.5"
+LACK = "they send a trace in another way, which --nnsight-remote does not know, and refuses"
 FEW = ["model.embed_tokens", "model.layers.*", "lm_head"]
 
 

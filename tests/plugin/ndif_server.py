@@ -1,4 +1,4 @@
-"""A server that speaks with nnsight as NDIF does, for one tiny model, in a process of its own.
+"""A server that speaks with nnsight as NDIF is to, for one tiny model, in a process of its own.
 
 What runs there is the request that nnsight sent, read as nnsight's servers read it. As on NDIF, it
 may lead to no module but a few, this package not among them. ``python ndif_server.py FILE FATE``
