@@ -26,7 +26,6 @@ from pytest_nnsight.nnsight_api.loading import is_causal, load, wrap
 from pytest_nnsight.nnsight_api.mistakes import explain
 from pytest_nnsight.nnsight_api.remote import (
     Errand,
-    is_supported,
     readable_failures,
     run_remote,
 )
@@ -45,7 +44,6 @@ __all__ = [
     "is_own_forward",
     "is_own_hook",
     "is_skeleton",
-    "is_supported",
     "load",
     "named_modules",
     "readable_failures",

@@ -16,10 +16,8 @@ import torch
 
 from pytest_nnsight.errors import NnsightPluginError, RemoteError, one_line
 from pytest_nnsight.nnsight_api.tree import envoys, torch_module, torch_paths
-from pytest_nnsight.nnsight_api.version import import_nnsight, version
+from pytest_nnsight.nnsight_api.version import import_nnsight
 
-FIRST = (0, 8)
-"""The first nnsight that sends a trace by its source in this way, and can rehearse that here."""
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -205,8 +203,3 @@ def _host() -> str:
     from nnsight.schema.config import CONFIG
 
     return str(CONFIG.API.HOST)
-
-
-def is_supported() -> bool:
-    """Tell whether this nnsight can run tests remotely."""
-    return version() >= FIRST
