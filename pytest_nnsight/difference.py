@@ -31,13 +31,13 @@ class Side:
         """Read a model spec, and settings such as ``dtype=bfloat16,attn=eager``."""
         from pytest_nnsight.models.spec import LoadOptions, parse_spec
 
-        known = [field.name for field in fields(LoadOptions)]
+        known = [field.name for field in fields(LoadOptions) if field.name != "is_away"]
         given = dict(pair.partition("=")[::2] for pair in settings.split(",") if pair)
         for name in given:
             if name not in known:
                 raise UsageError(f"there is no setting {name!r}; nearest: {suggest(name, known)}")
         trusted = given.pop("trust_remote_code", "no") in ("yes", "true", "1")
-        return cls(parse_spec(spec), LoadOptions(trust_remote_code=trusted, **given))
+        return cls(parse_spec(spec), LoadOptions(trust_remote_code=trusted, is_away=False, **given))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,10 @@ class LeakError(NnsightPluginError):
     """A test that left the shared model changed, or a model that is not what was loaded."""
 
 
+class RemoteError(NnsightPluginError):
+    """A run that was to be made elsewhere, and of which nothing came back."""
+
+
 def suggest(wrong: str, right: Iterable[str], limit: int = 3) -> str:
     """Say which of the ``right`` words are nearest to the ``wrong`` one, or list the first few."""
     candidates = list(right)

@@ -64,6 +64,12 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
+def _place(text: str) -> str:
+    if text not in ("ndif", "local") and not text.startswith(("http://", "https://")):
+        raise ValueError("expected ndif, local or a host that begins with http:// or https://")
+    return text
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e6:
@@ -83,7 +89,7 @@ OPTIONS = (
     ),
     Option(
         "device_map",
-        "where the model goes, as accelerate takes it (default: auto)",
+        "where the model goes, as accelerate takes it, or meta for no weights (default: auto)",
         str,
         "auto",
         "MAP",
@@ -109,6 +115,15 @@ OPTIONS = (
         False,
         is_flag=True,
         in_marker=True,
+    ),
+    Option(
+        "remote",
+        "run on NDIF (or another host, --nnsight-remote=http://...), where summaries are made and "
+        "sent back; =local rehearses that here (default: no)",
+        _place,
+        metavar="ndif|local|URL",
+        in_marker=True,
+        bare="ndif",
     ),
     Option(
         "tolerance",

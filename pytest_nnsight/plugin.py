@@ -160,7 +160,7 @@ def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> Itera
     """The model with its spec; guarded from here on in a test that asks for it while it runs."""
     unguarded = nnsight_model if shared_model.named_model(request) is None else None
     with shared_model.guarded(unguarded, request):
-        yield shared_model.loaded_model(nnsight_model, request.config)
+        yield shared_model.loaded_model(nnsight_model, request.node)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def nnsight_capture(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest
         run = nnsight_capture.trace("The Eiffel Tower is in", modules="transformer.h.*")
         assert run == nnsight_golden
     """
-    return shared_model.capture_of(_nnsight_loaded.model, request.config)
+    return shared_model.capture_of(_nnsight_loaded.model, request.node)
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +182,7 @@ def nnsight_session_capture(nnsight_model: Any, request: pytest.FixtureRequest) 
     def run(nnsight_session_capture):
         return nnsight_session_capture.trace("The Eiffel Tower is in")
     """
-    return shared_model.capture_of(nnsight_model, request.config)
+    return shared_model.capture_of(nnsight_model, request.node)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ the projection is linear, the same holds for the difference of two tensors.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -60,14 +60,39 @@ def _fold(values: torch.Tensor) -> torch.Tensor:
     return buckets
 
 
-@lru_cache(maxsize=64)
+class Kept:
+    """Keeps the last 64 results of a function.
+
+    Unlike one of ``functools`` it can be sent to another process, without what it has kept.
+    """
+
+    def __init__(self, make: Callable[..., torch.Tensor]) -> None:
+        self.make = make
+        self.known: dict[tuple[object, ...], torch.Tensor] = {}
+
+    def __call__(self, *key: object) -> torch.Tensor:
+        """Return the result for these arguments."""
+        found = self.known.get(key)
+        if found is None:
+            found = self.make(*key)
+            if len(self.known) >= 64:
+                self.known.pop(next(iter(self.known)))
+            self.known[key] = found
+        return found
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[Callable[..., torch.Tensor]]]:
+        """Leave behind what was kept."""
+        return Kept, (self.make,)
+
+
+@Kept
 def _signs(tokens: int, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return random signs ``[tokens, count]``; those of a token depend on its index alone."""
     columns = -(-count // 64) * 64
     return _random_signs(_SEED + columns * 2, tokens, columns)[:, :count].to(device, dtype)
 
 
-@lru_cache(maxsize=64)
+@Kept
 def _mixing(tokens: int, numbers: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return the random signs ``[tokens, numbers, 61]`` that mix buckets into fewer numbers."""
     signs = _random_signs(_MIXING, tokens * numbers, 64)[:, :BUCKETS]

@@ -288,6 +288,6 @@ def first_tensor(value: Any) -> Any:
     return value if hasattr(value, "shape") else None
 
 
-def with_weights(run: Run, fingerprint: str) -> Run:
+def with_weights(run: Run, fingerprint: str | None) -> Run:
     """Return a run with the fingerprint of the weights that it was made with."""
     return replace(run, model=replace(run.model, weights=fingerprint))

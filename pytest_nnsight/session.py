@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nnsight.away import check_remote
 from pytest_nnsight.errors import NnsightPluginError, UsageError
 from pytest_nnsight.options import OPTIONS
 from pytest_nnsight.settings import Settings, golden_root, read_settings
@@ -72,6 +73,7 @@ def check(config: pytest.Config, settings: Settings) -> None:
             "name them: --nnsight-model NAME=SPEC"
         )
     LoadOptions(settings.device_map, settings.dtype, settings.attn, settings.trust_remote_code)
+    check_remote(settings, specs)
     golden_root(config.rootpath, settings)
     if settings.rebaseline or settings.calibrate:
         config.option.update_snapshots = True
@@ -183,7 +185,7 @@ def header(settings: Settings) -> list[str]:
     return [f"nnsight: models {', '.join(settings.model)}; {versions}"]
 
 
-def settings_of(item: pytest.Item, settings: Settings) -> Settings:
+def settings_of(item: pytest.Item | pytest.Session, settings: Settings) -> Settings:
     """Return the settings of one test, its markers' arguments among them."""
     for marker in reversed(list(item.iter_markers("nnsight"))):
         if marker.args:
@@ -208,7 +210,7 @@ def command_of(config: pytest.Config, test: str) -> str:
     return " ".join(words)
 
 
-_THAT_LOAD = ("model", "device_map", "dtype", "attn", "trust_remote_code", "golden_dir")
+_THAT_LOAD = ("model", "device_map", "dtype", "attn", "trust_remote_code", "remote", "golden_dir")
 
 
 def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:

@@ -21,6 +21,7 @@ class Settings:
     dtype: str = "auto"
     attn: str | None = None
     trust_remote_code: bool = False
+    remote: str | None = None
     tolerance: float | None = None
     exact: bool = False
     tokens: str = "auto"
@@ -37,6 +38,11 @@ class Settings:
     prune: str | None = None
     report: tuple[str, ...] = ()
     update_in_ci: bool = False
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the model runs elsewhere, and has no weights here."""
+        return self.remote not in (None, "local")
 
     def for_marker(self, arguments: Mapping[str, Any]) -> Settings:
         """Return the settings of one test, given ``@pytest.mark.nnsight(...)``'s arguments."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nnsight.away import remote_of
 from pytest_nnsight.errors import LeakError, UsageError
 from pytest_nnsight.session import (
     PASSED,
@@ -49,15 +50,20 @@ class LoadedModel:
     model: Any
     spec: ModelSpec | None
     guard: Guard | None
+    is_away: bool = False
+    """The model runs elsewhere; what its weights are is not known here."""
 
     def identify(self) -> tuple[ModelRecord, Environment]:
         """Describe the model and the machine as they are now."""
         from pytest_nnsight.models.identity import identify
 
-        return identify(self.model, self.spec)
+        model, environment = identify(self.model, self.spec)
+        return model, replace(environment, device="ndif") if self.is_away else environment
 
-    def fingerprint(self) -> tuple[str, dict[str, str]]:
+    def fingerprint(self) -> tuple[str | None, dict[str, str]]:
         """Read all weights as they are now; return one fingerprint and those per parameter."""
+        if self.is_away:
+            return None, {}
         from pytest_nnsight import nnsight_api
         from pytest_nnsight.fingerprint import fingerprint_parameters, weights_fingerprint
 
@@ -91,13 +97,13 @@ def load_requests(metafunc: pytest.Metafunc, settings: Settings) -> list[LoadReq
     return _requests(settings_of(metafunc.definition, settings))
 
 
-def _requests(settings: Settings) -> list[LoadRequest]:
-    if not settings.model:
+def _requests(own: Settings) -> list[LoadRequest]:
+    if not own.model:
         return []
     from pytest_nnsight.models.spec import LoadOptions, parse_spec
 
-    how = (settings.device_map, settings.dtype, settings.attn, settings.trust_remote_code)
-    return [LoadRequest(parse_spec(text), LoadOptions(*how)) for text in settings.model]
+    how = (own.device_map, own.dtype, own.attn, own.trust_remote_code, own.is_away)
+    return [LoadRequest(parse_spec(text), LoadOptions(*how)) for text in own.model]
 
 
 def _only_request(config: pytest.Config) -> LoadRequest | None:
@@ -197,22 +203,26 @@ def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
         item.add_report_section("teardown", "nnsight", text)
 
 
-def loaded_model(model: Any, config: pytest.Config) -> LoadedModel:
+def loaded_model(model: Any, item: pytest.Item | pytest.Session) -> LoadedModel:
     """Return a model with what is known of it."""
+    config = item.config
     shared = config.stash[SHARED].get(id(model))
     spec = config.stash[SPECS].get(id(model))
-    return LoadedModel(model, spec, shared.guard if shared else None)
+    is_away = settings_of(item, config.stash[SETTINGS]).is_away
+    return LoadedModel(model, spec, shared.guard if shared else None, is_away)
 
 
-def capture_of(model: Any, config: pytest.Config) -> Capture:
+def capture_of(model: Any, item: pytest.Item | pytest.Session) -> Capture:
     """Return the helper that captures runs of a model, and measures noise where asked to."""
     from pytest_nnsight.capture.capture import Capture
 
-    identify = loaded_model(model, config).identify
+    config = item.config
+    identify = loaded_model(model, item).identify
     calibrates = saying(config) if config.stash[SETTINGS].calibrate else None
     watching = config.stash.get(WATCH, None)
     reached = None if watching is None else watching.reach
-    return Capture(model, identify, calibrates=calibrates, reached=reached)
+    remote = remote_of(settings_of(item, config.stash[SETTINGS]), config, shows_bars(config))
+    return Capture(model, identify, calibrates=calibrates, reached=reached, remote=remote)
 
 
 def _release() -> None:

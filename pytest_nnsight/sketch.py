@@ -25,7 +25,7 @@ from pytest_nnsight.run import Summary
 
 _FEW = 16_384  # values of a tensor that is measured later, together with others of its shape
 # min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
-_STATISTICS = 9
+STATISTICS = 9
 _WORDS = 512  # of 64 bits, that are added up before they are weighted by where they stand
 _ODD = 6364136223846793005  # the multiplier of Knuth's MMIX generator
 _LARGEST_FLOAT32 = 3e38
@@ -72,9 +72,21 @@ def measure(tensor: torch.Tensor) -> Measured:
     as they are, to be compared exactly.
     """
     shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    values, exact = measurable(tensor)
+    if exact is not None:
+        return Measured(shape, dtype, exact=exact.clone())
+    if values is None:
+        return Measured(shape, dtype)
+    if values.numel() <= _FEW:
+        return Measured(shape, dtype, len(values), held=values.clone())
+    return Measured(shape, dtype, len(values), measured_numbers(values[None])[0])
+
+
+def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the values ``[tokens, values]`` to measure, or those to keep exactly, or neither."""
     tensor = tensor.detach()
     if tensor.device.type == "meta" or tensor.numel() == 0:
-        return Measured(shape, dtype)
+        return None, None
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     if tensor.device.type == "mps":  # has no float64
@@ -83,15 +95,12 @@ def measure(tensor: torch.Tensor) -> Measured:
         pairs = torch.view_as_real(tensor.resolve_conj())
         tensor = pairs.flatten(-2) if tensor.ndim else pairs
     elif not tensor.is_floating_point():
-        return Measured(shape, dtype, exact=tensor.clone())
+        return None, tensor
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
     if tensor.dtype == torch.float64 and not _fits_float32(tensor):
-        return Measured(shape, dtype, exact=tensor.clone())
-    values = tokens_of(tensor).contiguous()
-    if values.numel() <= _FEW:
-        return Measured(shape, dtype, len(values), held=values.clone())
-    return Measured(shape, dtype, len(values), _numbers(values[None])[0])
+        return None, tensor
+    return tokens_of(tensor).contiguous(), None
 
 
 def measure_held(measured: Sequence[Measured]) -> list[Measured]:
@@ -104,7 +113,7 @@ def measure_held(measured: Sequence[Measured]) -> list[Measured]:
     done = list(measured)
     for indices in groups.values():
         stacked = torch.stack([held for i in indices if (held := measured[i].held) is not None])
-        for index, numbers in zip(indices, _numbers(stacked), strict=True):
+        for index, numbers in zip(indices, measured_numbers(stacked), strict=True):
             done[index] = replace(measured[index], numbers=numbers, held=None)
     return done
 
@@ -125,14 +134,14 @@ def collect(measured: Sequence[Measured]) -> list[Summary]:
     return [_summary(item, host.get(index)) for index, item in enumerate(measured)]
 
 
-def _numbers(values: torch.Tensor) -> torch.Tensor:
+def measured_numbers(values: torch.Tensor) -> torch.Tensor:
     """Return ``[*statistics, *norms, *projections]`` of each tensor, as float64.
 
     ``values`` is ``[tensors, tokens, values]``. Under autocast as well in their own dtype.
     """
     if torch.is_autocast_enabled(values.device.type):
         with torch.autocast(values.device.type, enabled=False):
-            return _numbers(values)
+            return measured_numbers(values)
     high_bits, low_bits = _digests(values)
     norms = torch.linalg.vector_norm(values, dim=2)
     total, square = values.sum((1, 2)), norms.double().square().sum(1)
@@ -215,9 +224,9 @@ def _summary(item: Measured, numbers: np.ndarray | None) -> Summary:
         return _exact_summary(item)
     if numbers is None:
         return Summary(item.shape, item.dtype)
-    low, high, total, nan, inf, variance, square, *bits = (float(x) for x in numbers[:_STATISTICS])
-    norms = numbers[_STATISTICS : _STATISTICS + item.tokens]
-    sketch = numbers[_STATISTICS + item.tokens :]
+    low, high, total, nan, inf, variance, square, *bits = (float(x) for x in numbers[:STATISTICS])
+    norms = numbers[STATISTICS : STATISTICS + item.tokens]
+    sketch = numbers[STATISTICS + item.tokens :]
     elements = math.prod(item.shape) * (2 if item.dtype.startswith("complex") else 1)
     finite = int(elements - nan - inf)
     digest = f"{int(bits[0]) & 0xFFFFFFFF:08x}{int(bits[1]):08x}"

@@ -9,6 +9,8 @@ from typing import Any
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
 from pytest_nnsight.capture.gradients import Gradients, Objectives
+from pytest_nnsight.capture.remote import Remote
+from pytest_nnsight.capture.scanning import need_weights
 from pytest_nnsight.capture.steps import Wish as StepsWish
 from pytest_nnsight.capture.taking import Identify, Taking
 from pytest_nnsight.capture.wanted import Globs, Wanted
@@ -40,6 +42,8 @@ class Capture:
     """Where progress goes when each run is to be calibrated, see `calibration`."""
     reached: Callable[[str], None] | None = None
     """Is told the path of each module as its value is handed over."""
+    remote: Remote | None = None
+    """Where the model runs, if not here."""
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
@@ -110,6 +114,20 @@ class Capture:
         wanted = Wanted(modules, inputs, keep, operations, intervene)
         return self._measured(wanted, lambda own: self._taking(own).trace_each(prompts))
 
+    def scan(
+        self,
+        prompt: Any,
+        *,
+        modules: Globs = "**",
+        inputs: bool = True,
+        intervene: Intervene = None,
+    ) -> Run:
+        """Return structure, shapes and dtypes of what every module gives; nothing is computed.
+
+        Works without weights too. Raise `UsageError` for a model whose code asks for a number.
+        """
+        return self._taking(Wanted(modules, inputs, intervene=intervene)).scan(prompt)
+
     def generate(
         self,
         prompt: Any,
@@ -170,10 +188,12 @@ class Capture:
         return self.seed if seed is None else seed
 
     def _taking(self, wanted: Wanted) -> Taking:
-        return Taking(self.model, self.identify, wanted, self.reached)
+        return Taking(self.model, self.identify, wanted, self.reached, self.remote)
 
     def _measured(self, wanted: Wanted, take: Callable[[Wanted], list[Run]]) -> list[Run]:
         """Run once, and where noise is to be measured again under every benign change."""
+        if self.remote is None:
+            need_weights(self.model)
         first = take(wanted)
         if self.calibrates is None:
             return first

@@ -103,3 +103,21 @@ def _plainly(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_plainly, value))}]"
     return repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a record keeps them; an object, as a streamer, by its class alone."""
+    return {key: _as_plain(value) for key, value in sorted(settings.items())}
+
+
+def _as_plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    text = str(value)
+    return type(value).__name__ if " at 0x" in text else text
+
+
+def prompt_width(entered: Mapping[str, torch.Tensor], request: Request) -> int:
+    """Return how many ids of each returned row are the prompt, padding included."""
+    ids = entered.get("input_ids")
+    return max(request.rows) if ids is None else int(ids.shape[1])

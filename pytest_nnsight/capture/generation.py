@@ -99,15 +99,3 @@ def _given_ends(settings: Mapping[str, Any]) -> set[int]:
     """Return the ids that a test itself lets a generation end with."""
     value = settings.get("eos_token_id")
     return set(value if isinstance(value, list | tuple) else () if value is None else (value,))
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as a record keeps them; an object, as a streamer, by its class alone."""
-    return {key: _plain(value) for key, value in sorted(settings.items())}
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    text = str(value)
-    return type(value).__name__ if " at 0x" in text else text

@@ -191,6 +191,18 @@ def _check_length(module: torch.nn.Module, request: Request) -> None:
         )
 
 
+def check_budget(module: torch.nn.Module, request: Request, new_tokens: int) -> None:
+    """Raise `UsageError` where prompt and new tokens are more than the model takes."""
+    if not isinstance(new_tokens, int) or new_tokens < 1:
+        raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
+    limit, longest = position_limit(module), max(request.rows)
+    if limit is not None and longest + new_tokens > limit:
+        raise UsageError(
+            f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "
+            "(max_position_embeddings); shorten one of them"
+        )
+
+
 def position_limit(module: torch.nn.Module) -> int | None:
     """Return how many tokens a model takes, where its config says so."""
     config = getattr(module, "config", None)

@@ -51,6 +51,10 @@ class Recorder:
     margins: list[torch.Tensor] = field(default_factory=list)
     entered: dict[str, torch.Tensor] | None = None
     digests: dict[str, str] = field(default_factory=dict)
+    measures: Callable[[torch.Tensor], Measured] = measure
+    finished: tuple[Call, ...] | None = None
+    """The calls, where they were made elsewhere, with what is known of that place."""
+    surroundings: Mapping[str, str] = field(default_factory=dict)
     outputs: list[Output] | None = None
     """Where outputs are to be differentiated later, all of them."""
     steps: Steps | None = None
@@ -110,7 +114,7 @@ class Recorder:
         if path == ROOT and self.entered is None:
             self.entered = _whole_numbers(named)
             others = {name: value for name, value in named.items() if name not in self.entered}
-            self.digests = digests_of(others)
+            self.digests = digests_of(others) if self.measures is measure else {}
         if not self.captures_inputs or path not in self.captured or self._is_left_out():
             return
         structure, tensors = describe(named, "in")
@@ -151,7 +155,7 @@ class Recorder:
         known = self._seen.get(id(tensor))
         if known is not None and known[0]() is tensor and known[1] == version >= 0:
             return known[2]
-        item = measure(tensor)
+        item = self.measures(tensor)
         self.measured.append(item)
         self._held_bytes += item.held_bytes
         if self._held_bytes > _MOST_HELD:
@@ -174,6 +178,8 @@ class Recorder:
 
         Those of the first ``steps`` alone, where a row of a batch ended before the others.
         """
+        if self.finished is not None:
+            return self.finished
         summaries = collect(self.measured)
         calls = [call for call in self.calls if steps is None or call.step < steps]
         return tuple(call.close(self.classes[call.path], summaries) for call in calls)

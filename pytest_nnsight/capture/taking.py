@@ -6,22 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.entries import (
     intervention_code,
     intervention_name,
     pieces_of,
+    plain,
     prompt_digests,
     prompt_ids,
+    prompt_width,
     rows_of,
 )
-from pytest_nnsight.capture.generation import first_new, generated, plain, quiet_greedy, seeded
+from pytest_nnsight.capture.generation import first_new, generated, quiet_greedy, seeded
 from pytest_nnsight.capture.paths import check_called
-from pytest_nnsight.capture.prompts import Request, position_limit, read
+from pytest_nnsight.capture.prompts import Request, check_budget, read
 from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.remote import Remote, refuse
 from pytest_nnsight.capture.rows import Rows
+from pytest_nnsight.capture.scanning import asked, outline
 from pytest_nnsight.capture.wanted import Wanted, of_all, takes
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Prompt, Run
@@ -40,11 +42,16 @@ class Taking:
     identify: Identify
     wanted: Wanted
     reached: Callable[[str], None] | None = None
+    remote: Remote | None = None
 
     def trace(self, prompt: Any) -> Run:
         """Run one forward pass."""
         request = read(self.model, prompt, generates=False)
         recorder = self._recorder()
+        if self.remote is not None:
+            self.wanted.refuse_remotely()
+            self.remote.run(self.model, request, recorder, self.wanted.intervene)
+            return self._run("trace", request, recorder)
         watch = self.wanted.watch(self.model, recorder, recorder.receive)
         nnsight_api.run_trace(self.model, [self._invoke(request)], watch)
         if self.wanted.gradients is not None:
@@ -56,12 +63,26 @@ class Taking:
         """Generate, greedily or with a seed."""
         request = read(self.model, prompt, generates=True)
         recorder = self._recorder()
-        watch = self.wanted.watch(self.model, recorder, recorder.receive)
-        ids = self._ids([request], [self._invoke(request)], watch)
-        self._check_steps(recorder)
-        start = self._start(ids, _prompt_width(recorder, request))
+        self._check_budgets([request])
+        if self.remote is not None:
+            ids = self._remote_ids(request, recorder)
+        else:
+            watch = self.wanted.watch(self.model, recorder, recorder.receive)
+            ids = self._ids([self._invoke(request)], watch)
+            self._check_steps(recorder)
+        start = self._start(ids, prompt_width(recorder.entered or {}, request))
         text = self._text(ids, recorder, start, len(request.rows))
         return self._run("generate", request, recorder, text)
+
+    def scan(self, prompt: Any) -> Run:
+        """Find structure and shapes alone."""
+        request = read(self.model, prompt, generates=False)
+        recorder = self._recorder()
+        recorder.measures = outline
+        watch = self.wanted.watch(self.model, recorder, recorder.receive)
+        nnsight_api.run_scan(self.model, self._invoke(request), watch)
+        recorder.entered = {}
+        return self._run("scan", request, recorder)
 
     def trace_each(self, prompts: Sequence[Any]) -> list[Run]:
         """Run one forward pass over several prompts; one run for each of them."""
@@ -78,7 +99,8 @@ class Taking:
         """Generate for several prompts at once; one run for each of them, to its own end."""
         requests, invokes, rows = self._rows(prompts, generates=True)
         watch = self.wanted.watch(self.model, rows.recorders[0], rows.receive)
-        ids = self._ids(requests, invokes, watch)
+        self._check_budgets(requests)
+        ids = self._ids(invokes, watch)
         self._check_rows(rows)
         self._check_steps(rows.recorders[0])
         start = self._start(ids, rows.width)
@@ -101,6 +123,8 @@ class Taking:
         Interventions of their own give prompts invokes of their own, else they are one batch.
         """
         prompts = list(prompts)
+        if self.remote is not None:
+            refuse(each=True)
         requests = [read(self.model, prompt, generates) for prompt in prompts]
         if len(requests) < 2 or any(request.is_batch for request in requests):
             raise UsageError("give a list of two prompts or more, each a single one")
@@ -136,23 +160,27 @@ class Taking:
         most = self.wanted.settings.get("max_new_tokens")
         return most if isinstance(most, int) else 0
 
-    def _ids(
-        self,
-        requests: Sequence[Request],
-        invokes: list[nnsight_api.Invoke],
-        watch: nnsight_api.Watch,
-    ) -> Any:
-        """Generate; return the ids of each row with those of the prompt, ``None`` if stopped."""
-        module, settings = nnsight_api.torch_module(self.model), self.wanted.settings
+    def _check_budgets(self, requests: Sequence[Request]) -> None:
+        module = nnsight_api.torch_module(self.model)
         if not bool(getattr(module, "can_generate", lambda: False)()):
             raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
         for request in requests:
-            _check_budget(module, request, settings["max_new_tokens"])
+            check_budget(module, request, self.wanted.settings["max_new_tokens"])
+
+    def _ids(self, invokes: list[nnsight_api.Invoke], watch: nnsight_api.Watch) -> Any:
+        """Generate; return the ids of each row with those of the prompt, ``None`` if stopped."""
+        quiet = quiet_greedy(nnsight_api.torch_module(self.model), self.wanted.settings)
         with seeded(self.wanted.seed):
-            ids = nnsight_api.run_generate(
-                self.model, invokes, quiet_greedy(module, settings), watch
-            )
+            ids = nnsight_api.run_generate(self.model, invokes, quiet, watch)
         return None if ids is None else getattr(ids, "sequences", ids).detach().cpu()
+
+    def _remote_ids(self, request: Request, recorder: Recorder) -> Any:
+        """Generate where the model is."""
+        assert self.remote is not None
+        self.wanted.refuse_remotely()
+        wanted, module = self.wanted, nnsight_api.torch_module(self.model)
+        quiet = quiet_greedy(module, wanted.settings)
+        return self.remote.run(self.model, request, recorder, wanted.intervene, quiet, wanted.seed)
 
     def _text(self, ids: Any, recorder: Recorder, start: int, prompts: int) -> Generated:
         settings = self.wanted.settings
@@ -184,7 +212,11 @@ class Taking:
         row: int | None = None,
     ) -> Run:
         model, environment = self.identify()
+        if self.remote is not None:
+            environment = self.remote.environment(environment, recorder)
         prompt = self._prompt(request, recorder, row)
+        if kind == "scan":
+            prompt = asked(self.model, request, prompt)
         ended = row is not None and text is not None and text.token_ids[0]
         steps = len(ended) if ended else None
         calls = recorder.finish(steps)
@@ -213,26 +245,8 @@ class Taking:
     def _asked(self) -> dict[str, Any]:
         """Return what a record keeps of how a run was asked for."""
         wanted = self.wanted
-        asked = dict(wanted.settings)
+        told = dict(wanted.settings)
         if wanted.gradients is not None:
-            asked |= wanted.gradients.settings()
+            told |= wanted.gradients.settings()
         own = {"seed": wanted.seed, "steps": wanted.steps, "intervene_at": wanted.at}
-        return asked | {name: value for name, value in own.items() if value is not None}
-
-
-def _check_budget(module: torch.nn.Module, request: Request, new_tokens: Any) -> None:
-    if not isinstance(new_tokens, int) or new_tokens < 1:
-        raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
-    limit = position_limit(module)
-    longest = max(request.rows)
-    if limit is not None and longest + new_tokens > limit:
-        raise UsageError(
-            f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "
-            "(max_position_embeddings); shorten one of them"
-        )
-
-
-def _prompt_width(recorder: Recorder, request: Request) -> int:
-    """Return how many ids of each returned row are the prompt, padding included."""
-    entered = (recorder.entered or {}).get("input_ids")
-    return max(request.rows) if entered is None else int(entered.shape[1])
+        return told | {name: value for name, value in own.items() if value is not None}

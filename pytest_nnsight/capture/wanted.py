@@ -12,6 +12,7 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.gradients import Gradients
 from pytest_nnsight.capture.paths import matches, select
 from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.remote import refuse
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.steps import Wish as StepsWish
 from pytest_nnsight.capture.values import parameter_names
@@ -86,6 +87,16 @@ class Wanted:
             receive,
             None if self.gradients is None else self._differentiate,
             self._operations(model, receive),
+        )
+
+    def refuse_remotely(self) -> None:
+        """Raise `UsageError` for what does not come back from a remote run."""
+        refuse(
+            keep=self.keep,
+            gradient_of=self.gradients,
+            operations=self.operations,
+            steps=self.steps,
+            intervene_at=self.at,
         )
 
     def keeps(self, operation: str) -> bool:

@@ -262,7 +262,11 @@ def _from_structure(case: Case) -> Cause | None:
         return None
     moved = evidence.changed_versions(case.golden, case.received)
     weights = _changed_weights(case)[1]
-    return Cause("structure", moved or weights or "same weights, config and versions")
+    if case.golden.kind == "scan":
+        known = case.comparison.bits.reason or "same config and versions"
+    else:
+        known = weights or "same weights, config and versions"
+    return Cause("structure", moved or known)
 
 
 def _from_arithmetic(case: Case) -> Cause:

@@ -204,7 +204,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
 
     def _with_weights(self, run: Run) -> tuple[Run, dict[str, str]]:
         """Return a run with the fingerprint of the weights as they are now, and all of them."""
-        fingerprint, parameters = self.context.fingerprint()
+        fingerprint, parameters = self.context.weights([run])
         return with_weights(run, fingerprint), parameters
 
     def _exact(self, path: Path, text: str) -> dict[str, Distance]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ class GoldenContext:
     folder: Path
     test: str
     as_run: Callable[[Any], Run]
-    fingerprint: Callable[[], tuple[str, dict[str, str]]]
+    fingerprint: Callable[[], tuple[str | None, dict[str, str]]]
     explain: Callable[[Finding], list[str]]
     whole_tensors: Callable[[Run], Tensors]
     note: Callable[[Finding], None]
@@ -53,15 +53,22 @@ class GoldenContext:
         """Make ready what the test's assertions asked for; called once its call has passed."""
         if not self.pending:
             return
-        fingerprint, parameters = self.fingerprint()
+        fingerprint, parameters = self.weights(self.pending.values())
         for path, run in self.pending.items():
             check_inside(path, self.goldens)
             text = encode(self.to_write(path, run, fingerprint))
             self.sealed.append(partial(write_atomically, path, text))
             if self.settings.store_tensors and run.kept:
                 self.sealed.append(partial(write_tensors, path, text, self.whole_tensors(run)))
-        self.sealed.append(partial(write_weights, self.folder, parameters))
+        if parameters:
+            self.sealed.append(partial(write_weights, self.folder, parameters))
         self.pending.clear()
+
+    def weights(self, runs: Iterable[Run]) -> tuple[str | None, dict[str, str]]:
+        """Read the weights; nothing where no run has numbers, or where they are not at hand."""
+        if all(run.kind == "scan" for run in runs):
+            return None, {}
+        return self.fingerprint()
 
     def commit(self) -> None:
         """Write what was made ready; called once the test has passed its teardown too."""
@@ -69,7 +76,7 @@ class GoldenContext:
             write()
         self.sealed.clear()
 
-    def to_write(self, path: Path, run: Run, fingerprint: str) -> Run:
+    def to_write(self, path: Path, run: Run, fingerprint: str | None) -> Run:
         """Return what stands in the golden of a run: with weights, and noise measured before."""
         run = with_weights(run, fingerprint)
         try:

@@ -30,7 +30,7 @@ from pytest_nnsight.run import (
 )
 
 FORMAT = 1
-KINDS = ("trace", "generate", "tensors")
+KINDS = ("trace", "generate", "scan", "tensors")
 _STATISTICS = {"min": "minimum", "max": "maximum", "mean": "mean", "std": "std", "rms": "rms"}
 
 

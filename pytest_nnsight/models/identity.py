@@ -51,7 +51,7 @@ def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environme
     )
     environment = Environment(
         versions=_versions(),
-        device=_device(module),
+        device="meta" if nnsight_api.is_skeleton(model) else _device(module),
         dtype=_dtype(module),
         attention=str(getattr(config, "_attn_implementation", None) or "none"),
         threads=torch.get_num_threads(),

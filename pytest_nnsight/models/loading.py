@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.errors import LoadError, NnsightPluginError, one_line
-from pytest_nnsight.models import placement, tiny
+from pytest_nnsight.errors import LoadError, NnsightPluginError, UsageError, one_line
+from pytest_nnsight.models import placement, skeleton, tiny
 from pytest_nnsight.models.spec import LoadOptions, ModelSpec
 
 _TASKS = (
@@ -61,6 +61,8 @@ def load(
 
 
 def _load(spec: ModelSpec, options: LoadOptions) -> Any:
+    if options.device_map == skeleton.DEVICE:
+        return skeleton.build(spec, options, _auto_class)
     if spec.kind == "built-in":
         dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
         module, tokenizer = tiny.build(spec.source.partition(":")[2], dtype, options.attn)
@@ -86,9 +88,25 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
 
 def _open(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
     auto = "AutoModelForCausalLM" if spec.kind == "gguf" else _auto_class(spec, options)
+    if options.is_away:
+        if auto != "AutoModelForCausalLM":
+            raise UsageError(f"--nnsight-remote runs causal language models, not an {auto}")
+        return _undispatched(spec, keywords)
     if spec.kind != "gguf" and auto == "AutoModelForCausalLM":
         return nnsight_api.load(spec.source, revision=spec.revision, **keywords)
     return nnsight_api.wrap(*_from_pretrained(spec, auto, keywords))
+
+
+def _undispatched(spec: ModelSpec, keywords: dict[str, Any]) -> Any:
+    """Load a model as nnsight sends it elsewhere: its modules, its tokenizer and no weights."""
+    import transformers
+
+    place: dict[str, Any] = {"revision": spec.revision} if spec.revision else {}
+    trust = keywords["trust_remote_code"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        spec.source, trust_remote_code=trust, **place
+    )
+    return nnsight_api.load(spec.source, dispatch=False, tokenizer=tokenizer, **place, **keywords)
 
 
 def _from_pretrained(spec: ModelSpec, auto: str, keywords: dict[str, Any]) -> tuple[Any, Any]:

@@ -44,6 +44,8 @@ class LoadOptions:
     dtype: str = "auto"
     attn: str | None = None
     trust_remote_code: bool = False
+    is_away: bool = False
+    """The model runs elsewhere; here are its modules, without weights."""
 
     def __post_init__(self) -> None:
         parse_map(self.device_map)

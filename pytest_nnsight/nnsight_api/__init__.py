@@ -28,12 +28,19 @@ from pytest_nnsight.nnsight_api.leftovers import (
 from pytest_nnsight.nnsight_api.loading import is_causal, load, wrap
 from pytest_nnsight.nnsight_api.mistakes import explain
 from pytest_nnsight.nnsight_api.operations import STEP_INTO, Operation, operation_names
+from pytest_nnsight.nnsight_api.remote import (
+    Errand,
+    readable_failures,
+    run_remote,
+)
 from pytest_nnsight.nnsight_api.running import Receive, Watch, run_generate, run_trace
+from pytest_nnsight.nnsight_api.scanning import is_skeleton, run_scan, wrap_skeleton
 from pytest_nnsight.nnsight_api.tree import is_copy, named_modules, torch_module
 from pytest_nnsight.nnsight_api.version import version
 
 __all__ = [
     "STEP_INTO",
+    "Errand",
     "Intervention",
     "Invoke",
     "Operation",
@@ -46,14 +53,19 @@ __all__ = [
     "is_copy",
     "is_own_forward",
     "is_own_hook",
+    "is_skeleton",
     "load",
     "named_modules",
     "operation_names",
+    "readable_failures",
     "remove_cache_hooks",
     "run_generate",
+    "run_remote",
+    "run_scan",
     "run_trace",
     "set_edits",
     "torch_module",
     "version",
     "wrap",
+    "wrap_skeleton",
 ]

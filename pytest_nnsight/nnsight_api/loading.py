@@ -13,8 +13,11 @@ from pytest_nnsight.nnsight_api.version import import_nnsight, version
 _NAME_IS_TAKEN = "Module .* has (a submodule named|pre-defined a)"
 
 
-def load(path: str, **keywords: Any) -> Any:
-    """Load a causal language model by hub id or folder and dispatch it, as nnsight's users do."""
+def load(path: str, dispatch: bool = True, **keywords: Any) -> Any:
+    """Load a causal language model by hub id or folder, as nnsight's users do.
+
+    Where it is not to ``dispatch``, no weights are fetched.
+    """
     nnsight = import_nnsight()
     if keywords.get("revision") is None:
         keywords.pop("revision", None)
@@ -22,9 +25,9 @@ def load(path: str, **keywords: Any) -> Any:
         warnings.filterwarnings("ignore", message=_NAME_IS_TAKEN)
         if version() >= (0, 8):
             return nnsight.TransformersModel(
-                path, task="text-generation", dispatch=True, **keywords
+                path, task="text-generation", dispatch=dispatch, **keywords
             )
-        return nnsight.LanguageModel(path, dispatch=True, **keywords)
+        return nnsight.LanguageModel(path, dispatch=dispatch, **keywords)
 
 
 def wrap(module: torch.nn.Module, tokenizer: Any) -> Any:

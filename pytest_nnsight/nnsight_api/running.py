@@ -43,15 +43,15 @@ def run_trace(model: Any, invokes: Sequence[Invoke], watch: Watch) -> None:
 
     nnsight reads the source of its ``with``, which therefore stands on a line of its own.
     """
-    invokes = [_as_inputs(model, invoke) for invoke in invokes]
+    invokes = [adapted(model, invoke) for invoke in invokes]
     first, *others = invokes
-    with _quiet_forward(_is_open_ended(invokes, watch), watch.differentiate is not None):
+    with quiet_forward(_is_open_ended(invokes, watch), watch.differentiate is not None):
         if others or watch.operations:
             with model.trace() as tracer:
                 run_invokes(model, tracer, invokes, _begun_by(watch), watch.operations)
         else:
             with model.trace(*first.arguments, **first.keywords) as tracer:
-                _begin(model, tracer, watch)
+                begin(model, tracer, watch)
                 intervene_in(model, tracer, first)
                 _differentiate(model, tracer, watch)
     remove_cache_hooks(model)
@@ -66,22 +66,23 @@ def run_generate(
     With an intervention the ids are waited for in an invoke of their own: what stands behind an
     iteration over all steps is not run by nnsight 0.8.
     """
-    invokes = [_as_inputs(model, invoke) for invoke in invokes]
+    invokes = [adapted(model, invoke) for invoke in invokes]
     first, *others = invokes
     ids: list[Any] = []
-    with _quiet_forward(_is_open_ended(invokes, watch)):
+    with quiet_forward(_is_open_ended(invokes, watch)):
         if others or watch.operations or first.intervene is not None:
             with model.generate(**settings) as tracer:
                 run_invokes(model, tracer, invokes, _begun_by(watch), watch.operations, ids)
         else:
             with model.generate(*first.arguments, **first.keywords, **settings) as tracer:
-                _begin(model, tracer, watch)
+                begin(model, tracer, watch)
                 ids.append(tracer.result.save())
     remove_cache_hooks(model)
     return ids[0] if ids else None
 
 
-def _as_inputs(model: Any, invoke: Invoke) -> Invoke:
+def adapted(model: Any, invoke: Invoke) -> Invoke:
+    """Return an invoke with its inputs as this version of nnsight takes them."""
     arguments, keywords = as_inputs(model, invoke.arguments, invoke.keywords)
     return replace(invoke, arguments=arguments, keywords=keywords)
 
@@ -92,7 +93,7 @@ def _is_open_ended(invokes: Sequence[Invoke], watch: Watch) -> bool:
 
 
 @contextmanager
-def _quiet_forward(is_open_ended: bool, with_gradients: bool = False) -> Iterator[None]:
+def quiet_forward(is_open_ended: bool = False, with_gradients: bool = False) -> Iterator[None]:
     """Run without gradients as a rule, and without nnsight's advice on what it deprecates.
 
     Nor does it tell then of iterations that ended with the run, as they do by design.
@@ -108,11 +109,11 @@ def _quiet_forward(is_open_ended: bool, with_gradients: bool = False) -> Iterato
 def _begun_by(watch: Watch) -> Callable[[Any, Any], None]:
     """Return what is done behind the invokes of the prompts, where all of the batch is seen."""
 
-    def begin(model: Any, tracer: Any) -> None:
-        _begin(model, tracer, watch)
+    def both(model: Any, tracer: Any) -> None:
+        begin(model, tracer, watch)
         _differentiate(model, tracer, watch)
 
-    return begin
+    return both
 
 
 def _differentiate(model: Any, tracer: Any, watch: Watch) -> None:
@@ -120,7 +121,7 @@ def _differentiate(model: Any, tracer: Any, watch: Watch) -> None:
         watch.differentiate(model, tracer)
 
 
-def _begin(model: Any, tracer: Any, watch: Watch) -> None:
+def begin(model: Any, tracer: Any, watch: Watch) -> None:
     """Let ``watch`` see every value that ``tracer.cache`` would keep, at the moment it is there.
 
     nnsight's cache keeps all values to the end, by reference: memory grows with the model, and an

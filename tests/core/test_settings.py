@@ -22,6 +22,7 @@ CASES: dict[str, tuple[Any, tuple[str, Any], tuple[str, Any], tuple[str, Any]]] 
     "dtype": ("auto", ("float16", "float16"), ("float32", "float32"), ("float64", "float64")),
     "attn": (None, ("eager", "eager"), ("sdpa", "sdpa"), ("flash", "flash")),
     "trust_remote_code": (False, ("true", True), ("no", False), ("1", True)),
+    "remote": (None, ("ndif", "ndif"), ("local", "local"), ("http://a", "http://a")),
     "tolerance": (None, ("0.1", 0.1), ("0.2", 0.2), ("3e-1", 0.3)),
     "exact": (False, ("yes", True), ("no", False), ("1", True)),
     "tokens": ("auto", ("close", "close"), ("exact", "exact"), ("close", "close")),
@@ -162,6 +163,8 @@ def test_marker_takes_every_setting_of_one_test() -> None:
         "tokens": "close",
         "leaks": "warn",
         "store_tensors": True,
+        "model": ("gpt2",),
+        "remote": "local",
     }
     assert set(arguments) == set(MARKER_KEYS)
     changed = Settings().for_marker(arguments)

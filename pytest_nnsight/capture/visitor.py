@@ -1,0 +1,119 @@
+"""What runs where the model is, in the body of a remote trace: values -> their numbers.
+
+nnsight sends these functions, and all that they use, as source. The servers of NDIF let such code
+import torch, numpy and little more, and may run another Python: so nothing here may lead to a
+dataclass, a cache of ``functools``, ``weakref`` or ``hashlib``. What comes back are plain
+containers and a few tensors, which need no class of ours to be read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.weak import TensorWeakRef
+
+from pytest_nnsight.capture.values import by_name, describe
+from pytest_nnsight.nnsight_api.remote import surroundings, tap
+from pytest_nnsight.sketch import STATISTICS, measurable, measured_numbers
+
+
+def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
+    """Tap the values that ``plan`` asks for, then intervene; return where their numbers go."""
+    found: dict[str, Any] = {
+        "events": [],
+        "tensors": [],
+        "entered": None,
+        "margins": [],
+        "seen": {},
+    }
+
+    def receive(path: str, slot: str, value: Any) -> None:
+        with torch.no_grad():
+            _receive(found, plan, path, slot, value)
+
+    if plan["seed"] is not None:
+        torch.manual_seed(plan["seed"])
+    tap(model, tracer, plan["outputs"], plan["inputs"], receive)
+    if plan["intervene"] is not None:
+        if plan["takes_tracer"]:
+            plan["intervene"](model, tracer)
+        else:
+            plan["intervene"](model)
+    return found
+
+
+def end(model: Any, found: dict[str, Any], result: Any) -> dict[str, Any]:
+    """Return what was found as one thing to send back, once the model has run.
+
+    The numbers of all tensors lie in two: statistics as float64, norms and sketches as float32.
+    """
+    numbers = [item["numbers"] for item in found["tensors"] if item["numbers"] is not None]
+    heads = [each[:STATISTICS].double().cpu() for each in numbers]
+    rests = [each[STATISTICS:].float().cpu() for each in numbers]
+    tensors = [
+        (item["shape"], item["dtype"], item["tokens"], item["exact"]) for item in found["tensors"]
+    ]
+    ids = getattr(result, "sequences", result)
+    return {
+        "events": found["events"],
+        "tensors": tensors,
+        "heads": torch.stack(heads) if heads else None,
+        "rests": torch.cat(rests) if rests else None,
+        "entered": found["entered"],
+        "margins": [margin.tolist() for margin in found["margins"]],
+        "ids": ids.detach().cpu() if isinstance(ids, torch.Tensor) else None,
+        "surroundings": surroundings(model),
+    }
+
+
+def _receive(found: dict[str, Any], plan: dict[str, Any], path: str, slot: str, value: Any) -> None:
+    """Note one value as the model runs: where it was, what it is made of, which tensors."""
+    if slot == "inputs":
+        arguments, keywords = value
+        value = by_name(arguments, keywords, plan["parameters"][path])
+        if not path and found["entered"] is None:
+            found["entered"] = {
+                name: entry.detach().cpu().clone()
+                for name, entry in value.items()
+                if isinstance(entry, torch.Tensor)
+                and not entry.is_floating_point()
+                and entry.ndim == 2
+            }
+    elif not path:
+        _note_margin(found, value)
+    if path not in plan["captured"] or (slot == "inputs" and not plan["captures_inputs"]):
+        return
+    structure, tensors = describe(value, "in" if slot == "inputs" else "out")
+    leaves = [(at, _measure(found, tensor)) for at, tensor in tensors]
+    found["events"].append((path, slot, structure, leaves))
+
+
+def _measure(found: dict[str, Any], tensor: torch.Tensor) -> int:
+    """Return the number of a tensor; one that was seen before, unchanged, has one already."""
+    version = -1 if tensor.is_inference() else tensor._version
+    known = found["seen"].get(id(tensor))
+    if known is not None and known[0]() is tensor and known[1] == version >= 0:
+        return int(known[2])
+    values, exact = measurable(tensor)
+    item = {
+        "shape": tuple(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "tokens": 0 if values is None else len(values),
+        "numbers": None if values is None else measured_numbers(values[None])[0],
+        "exact": None if exact is None else exact.cpu().clone(),
+    }
+    found["tensors"].append(item)
+    number = len(found["tensors"]) - 1
+    found["seen"][id(tensor)] = (TensorWeakRef(tensor), version, number)
+    return number
+
+
+def _note_margin(found: dict[str, Any], value: Any) -> None:
+    """Keep the difference of the two highest logits of the last token."""
+    logits = value.get("logits") if hasattr(value, "get") else None
+    if logits is None and isinstance(value, tuple) and value:
+        logits = value[0]
+    if isinstance(logits, torch.Tensor) and logits.ndim == 3 and logits.shape[-1] > 1:
+        top = logits.detach()[:, -1].float().topk(2).values
+        found["margins"].append(top[:, 0] - top[:, 1])

@@ -1,0 +1,179 @@
+"""A server that speaks with nnsight as NDIF is to, for one tiny model, in a process of its own.
+
+What runs there is the request that nnsight sent, read as nnsight's servers read it. As on NDIF, it
+may lead to no module but a few, this package not among them. ``python ndif_server.py FILE FATE``
+writes its port to FILE; FATE is what becomes of each job: ``ends``, ``breaks`` (the connection,
+while it runs) or ``fails``. The bytes of requests and answers are noted in ``FILE.sizes``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+ALLOWED = {
+    *("torch", "numpy", "transformers", "nnsight", "cloudpickle", "copyreg", "builtins", "pickle"),
+    *("collections", "dataclasses", "typing", "functools", "math", "re", "operator", "json"),
+}
+PORT, FATE = Path(sys.argv[1]), sys.argv[2]
+
+
+def load_model() -> Any:
+    """Make the model, then forget this package: it is not installed on NDIF."""
+    import torch
+
+    from pytest_nnsight import nnsight_api
+    from pytest_nnsight.models import tiny
+
+    model = nnsight_api.wrap(*tiny.build("gpt2", torch.float32, None))
+    for name in [name for name in sys.modules if name.startswith("pytest_nnsight")]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, Absent())
+    return model
+
+
+class Absent:
+    """Finds nothing of this package."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name.partition(".")[0] == "pytest_nnsight":
+            raise ModuleNotFoundError(f"No module named {name!r} on the server")
+
+
+def run(model: Any, blob: bytes) -> dict[str, Any]:
+    """Run a request; return what it saved."""
+    from nnsight.intervention.serialization import CustomCloudUnpickler
+    from nnsight.schema.request import RequestModel
+    from nnsight.tracing import tracer as tracing
+
+    def checked(name: str) -> Any:
+        if name.partition(".")[0] not in ALLOWED:
+            raise ImportError(f"Module {name} is not whitelisted")
+        return __import__(name, fromlist=["_"])
+
+    class Unpickler(CustomCloudUnpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            checked(module)
+            return checked if name == "subimport" else super().find_class(module, name)
+
+    objects = model._remoteable_persistent_objects()
+    tracer = RequestModel.deserialize(blob, objects, compress=True, unpickler=Unpickler)
+    tracing.inc()
+    try:
+        frame = tracer.info.frame
+        before = dict(frame.f_locals)
+        tracer.execute(tracer.info.code)
+        return {k: v for k, v in frame.f_locals.items() if before.get(k) is not v}
+    finally:
+        tracing.dec()
+
+
+def answer(model: Any, blob: bytes, send: Callable[[Any], None]) -> None:
+    """Work on one job, and tell of it as NDIF does."""
+    import torch
+    import zstandard
+    from nnsight.schema.response import ResponseModel, Status
+
+    def tell(status: Status, description: str = "", data: Any = None) -> None:
+        send(ResponseModel(id="job-1", status=status, description=description, data=data))
+
+    tell(Status.QUEUED, "you are number 3")
+    tell(Status.RUNNING)
+    if FATE == "breaks":
+        send(None)
+        return
+    try:
+        if FATE == "fails":
+            raise RuntimeError("CUDA out of memory")
+        buffer = io.BytesIO()
+        torch.save(run(model, blob), buffer)
+    except Exception as error:
+        tell(Status.ERROR, f"Traceback (most recent call last):\n{type(error).__name__}: {error}")
+        return
+    result = zstandard.ZstdCompressor(level=6).compress(buffer.getvalue())
+    with PORT.with_suffix(".sizes").open("a") as sizes:
+        sizes.write(f"{len(blob)} {len(result)}\n")
+    tell(Status.COMPLETED, data=result)
+
+
+def frame_of(response: Any) -> bytes:
+    """Write one message as a frame of a websocket: a result in binary, all else as text."""
+    is_binary = response.data is not None
+    data = response.pickle() if is_binary else response.model_dump_json().encode()
+    return framed(data, 2 if is_binary else 1)
+
+
+def framed(data: bytes, kind: int) -> bytes:
+    size = len(data)
+    if size < 126:
+        return bytes([0x80 | kind, size]) + data
+    if size < 1 << 16:
+        return bytes([0x80 | kind, 126]) + size.to_bytes(2, "big") + data
+    return bytes([0x80 | kind, 127]) + size.to_bytes(8, "big") + data
+
+
+def serve() -> None:
+    """Serve until the process is ended."""
+    model = load_model()
+    jobs: queue.Queue[bytes] = queue.Queue()
+    alone = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+            self.send_response(101)
+            self.send_header("Upgrade", "websocket")
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Sec-WebSocket-Accept", accept)
+            self.end_headers()
+            self.wfile.write(framed(b'{"session_id": "one"}', 1))
+            self.close_connection = True
+            with alone:
+                answer(model, jobs.get(timeout=60), self.tell)
+
+        def tell(self, response: Any) -> None:
+            if response is None:
+                self.connection.close()
+            else:
+                self.wfile.write(frame_of(response))
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("ndif-api-key") != "a key":
+                self.reply(401, b'{"detail": "Missing or invalid API key"}')
+                return
+            head = f"Content-Type: {self.headers['Content-Type']}\n\n".encode()
+            parts = BytesParser().parsebytes(head + body).get_payload()
+            jobs.put(parts[1].get_payload(decode=True))
+            self.reply(200, b'{"id": "job-1", "status": "RECEIVED"}')
+
+        def reply(self, code: int, text: bytes) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    PORT.with_suffix(".tmp").write_text(str(server.server_port))
+    PORT.with_suffix(".tmp").rename(PORT)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,204 @@
+"""``--nnsight-remote``: what is sent, what comes back, what is said where nothing does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from project import TINY, Project
+
+from pytest_nnsight import nnsight_api
+
+pytestmark = pytest.mark.skipif(
+    nnsight_api.version() < (0, 8), reason="nnsight 0.7 and before: --nnsight-remote is refused"
+)
+AWAY = ("--nnsight-model", "tiny-gpt2=gpt2", "--nnsight-remote")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TESTS = """
+def test_trace(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("The Eiffel Tower") == nnsight_golden
+
+def half(value):
+    return value / 2
+
+def test_intervention(nnsight_capture, nnsight_golden):
+    def halve(model):
+        mlp = model.transformer.h[0].mlp
+        mlp.output[:] = half(mlp.output)
+
+    assert nnsight_capture.trace("The Eiffel Tower", intervene=halve) == nnsight_golden
+
+def test_generation(nnsight_capture, nnsight_golden):
+    run = nnsight_capture.generate("The Eiffel Tower", max_new_tokens=4)
+    assert len(run.token_ids) == 4
+    assert run == nnsight_golden
+"""
+# The name of a model for NDIF is asked of the model hub, which no test may reach.
+NAMED = """
+import pytest
+
+@pytest.fixture(autouse=True)
+def hub(nnsight_model):
+    from nnsight.modeling import huggingface
+    huggingface._ID_CACHE["gpt2"] = "gpt2"
+"""
+
+
+@pytest.fixture
+def away(project: Project, saved_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project whose model is known by its config and tokenizer, and has no weights here."""
+    project.test_file(TESTS)
+    (project.path / "conftest.py").write_text(NAMED)
+    home = project.path / "hf" / "hub" / "models--gpt2"
+    shutil.copytree(saved_gpt2, home / "snapshots" / COMMIT)
+    (home / "snapshots" / COMMIT / "model.safetensors").unlink()
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setenv("HF_HOME", str(project.path / "hf"))
+    monkeypatch.setenv("NDIF_API_KEY", "a key")
+    monkeypatch.setenv("NNSIGHT_CONFIG", str(project.path / "none.yaml"))
+    return project
+
+
+@contextmanager
+def served(project: Project, fate: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Start the server of `ndif_server`; give the file of the sizes of what it sends."""
+    port = project.path / f"port-{fate}"
+    command = [sys.executable, str(Path(__file__).with_name("ndif_server.py")), str(port), fate]
+    server = subprocess.Popen(command, env=dict(os.environ))
+    try:
+        while not port.exists():
+            assert server.poll() is None
+            time.sleep(0.05)
+        monkeypatch.setenv("NDIF_HOST", f"http://127.0.0.1:{port.read_text()}")
+        yield port.with_suffix(".sizes")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_rehearsal_meets_the_goldens_of_a_run_here_bit_by_bit(project: Project) -> None:
+    project.test_file(TESTS)
+    project.write_goldens(*TINY, passed=3)
+    before = project.goldens()
+    result = project.run(*TINY, "--nnsight-remote=local", "--nnsight-exact")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["3 goldens: 3 the same bit by bit"])
+    assert project.goldens() == before
+
+
+def test_runs_on_a_server_meet_the_goldens_of_a_run_here(
+    away: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
+    with served(away, "ends", monkeypatch) as sizes:
+        first = away.run(*AWAY, "--snapshot-update")
+        first.assert_outcomes(passed=3)
+        compared = away.run(*AWAY, "--nnsight-golden-from=cpu-float32")
+        compared.assert_outcomes(passed=3)
+    requests, answers = zip(
+        *(map(int, line.split()) for line in sizes.read_text().splitlines()), strict=True
+    )
+    assert max(requests) < 15_000
+    assert max(answers) < 40_000
+
+    shown = "\n".join(first.errlines)
+    for word in ("RECEIVED", r"QUEUED +\(.*\) you are number 3", "RUNNING", "COMPLETED"):
+        assert len(re.findall(word, shown)) == 3
+    compared.stdout.fnmatch_lines(["3 goldens: * the same bit by bit*"])
+
+    written = away.goldens()
+    assert [path for path in written if "ndif" in path] == [
+        f"tiny-gpt2/ndif-float32/test_it/test_{name}.json"
+        for name in ("generation", "intervention", "trace")
+    ]
+    golden = json.loads(away.golden("test_it/test_trace", variant="ndif-float32").read_text())
+    assert golden["model"]["weights"] is None
+    assert golden["environment"]["device"] == "ndif"
+    assert not (away.path / "golden" / "tiny-gpt2" / "ndif-float32" / "weights.json").exists()
+
+
+def test_a_run_that_is_lost_is_one_line_and_changes_no_golden(
+    away: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(away, "ends", monkeypatch):
+        away.run(*AWAY, "--snapshot-update", "-k", "trace").assert_outcomes(passed=1)
+    before = away.goldens()
+    assert len(before) == 1
+    for fate, line in (
+        ("breaks", "the connection to http://127.0.0.1:* failed (WebSocket*lost*); check the *"),
+        ("fails", "the run failed on http://127.0.0.1:* (RuntimeError: CUDA out of memory); no *"),
+    ):
+        with served(away, fate, monkeypatch):
+            result = away.run(*AWAY, "--snapshot-update", "--nnsight-rebaseline")
+        result.assert_outcomes(failed=3)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines([line])
+        assert "Traceback" not in "\n".join(result.outlines)
+        assert away.goldens() == before
+
+
+def test_a_closed_port_and_a_wrong_key_are_one_line(
+    away: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NDIF_HOST", "http://127.0.0.1:9")
+    closed = away.run(*AWAY, "--snapshot-update", "-k", "trace")
+    closed.assert_outcomes(failed=1)
+    assert closed.ret == pytest.ExitCode.TESTS_FAILED
+    closed.stdout.fnmatch_lines(
+        [
+            "the connection to http://127.0.0.1:9 failed (ConnectionRefusedError: *); check the "
+            "network, and the host in NDIF_HOST or nnsight's own configuration, then run again; "
+            "no golden was written (test_it.py:*)"
+        ]
+    )
+    monkeypatch.setenv("NDIF_API_KEY", "another")
+    with served(away, "ends", monkeypatch):
+        refused = away.run(*AWAY, "--snapshot-update", "-k", "trace")
+    refused.assert_outcomes(failed=1)
+    refused.stdout.fnmatch_lines(
+        [
+            "http://127.0.0.1:* refused the request (RemoteError: *Missing or invalid API key); "
+            "set the key with NDIF_API_KEY, *"
+        ]
+    )
+    assert away.goldens() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            (*TINY, "--nnsight-remote"),
+            "NDIF runs models of the model hub, and tiny:gpt2 is none; give a hub id, or rehearse "
+            "with --nnsight-remote=local",
+        ),
+        (
+            (*TINY, "--nnsight-remote=elsewhere"),
+            "--nnsight-remote: 'elsewhere' is not valid: expected ndif, local or a host that "
+            "begins with http:// or https://",
+        ),
+        (
+            (*TINY, "--nnsight-remote=local", "--nnsight-calibrate"),
+            "--nnsight-calibrate measures the noise of this machine, --nnsight-remote runs on "
+            "another; use one",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(
+    project: Project, arguments: tuple[str, ...], line: str
+) -> None:
+    project.test_file(TESTS)
+    result = project.run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {line}"])
