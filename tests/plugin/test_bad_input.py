@@ -53,8 +53,8 @@ def test_marker(nnsight_model):
 def test_compare_list(nnsight_golden):
     assert [1] == nnsight_golden
 
-def test_compare_text(nnsight_golden):
-    assert {"name": "text"} == nnsight_golden
+def test_compare_object(nnsight_golden):
+    assert {"name": [object()]} == nnsight_golden
 """
 LINES = {
     "glob": "modules='transformer.g.*' matches no module; nearest: transformer.h*(test_it.py:4)",
@@ -70,7 +70,7 @@ LINES = {
     "not_called": "transformer.wtf is not in this run; nearest: transformer.wte*",
     "no_text": "run.text needs nnsight_capture.generate, this run is a trace *",
     "compare_list": "golden: a golden compares a run or a dict of tensors, got list; *",
-    "compare_text": "golden: name is a str; a golden takes tensors, arrays, numbers *",
+    "compare_object": "golden: name[0] is a object; a golden takes tensors, arrays, numbers, *",
 }
 
 
