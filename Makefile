@@ -25,7 +25,8 @@ test-behaviour: $(READY)
 
 # What takes long: a part of the matrix, upgrade and bisect as a user runs them, runs that are ended.
 test-long: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long tests \
+		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 
 test-tiny: $(READY)
 	$(BIN)/pytest --nnsight-suite $(TINY)

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from project import TINY, Project
 
-pytestmark = pytest.mark.usefixtures("warm")
+from pytest_nnsight import nnsight_api
+
+pytestmark = [
+    pytest.mark.usefixtures("warm"),
+    pytest.mark.skipif(nnsight_api.version() < (0, 8), reason="pages are written for nnsight 0.8"),
+]
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs" / "features").glob("*.md")), ROOT / "README.md"]
