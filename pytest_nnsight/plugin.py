@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nnsight import failures, shared_model
 from pytest_nnsight import session as wiring
-from pytest_nnsight import shared_model
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import MARKER_KEYS
 from pytest_nnsight.session import GOLDENS, PASSED, SETTINGS
@@ -78,14 +78,14 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """Show a user's mistake in a fixture as one line."""
-    with wiring.one_line_failures(item):
+    with failures.one_line_failures(item):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Make the goldens of a test that has passed ready, while the model is at hand."""
-    with wiring.one_line_failures(item):
+    with failures.one_line_failures(item):
         result = yield
         if GOLDENS in item.stash:
             item.stash[GOLDENS].seal()
@@ -96,7 +96,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Write the goldens of a test once it has passed and left the model as it was."""
-    with wiring.one_line_failures(item):
+    with failures.one_line_failures(item):
         result = yield
         if GOLDENS in item.stash:
             item.stash[GOLDENS].commit()
@@ -107,8 +107,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Name the mistake below a failure that is a usual one, and a drift that nobody has named."""
     report = yield
-    wiring.say_drift(item, report)
-    wiring.explain(item, call, report)
+    failures.say_drift(item, report)
+    failures.explain(item, call, report)
     return report
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_nnsight.errors import UsageError, hide_home, visible
+from pytest_nnsight.failures import SECTION
 from pytest_nnsight.outcomes import FORMAT
 from pytest_nnsight.records import DETAILS, RECORD
-from pytest_nnsight.session import SECTION, command_of
+from pytest_nnsight.session import command_of
 
 PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
 _DEATH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED)\b.*")

@@ -8,10 +8,8 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -20,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nnsight.away import check_remote
-from pytest_nnsight.errors import NnsightPluginError, UsageError
+from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import OPTIONS
+from pytest_nnsight.progress import TERMINAL
 from pytest_nnsight.settings import Settings, golden_root, read_settings
 
 if TYPE_CHECKING:
@@ -30,11 +29,8 @@ if TYPE_CHECKING:
 SETTINGS = pytest.StashKey[Settings]()
 GOLDENS = pytest.StashKey[Any]()
 PASSED = pytest.StashKey[bool]()
-TERMINAL = pytest.StashKey[int]()
 WATCH = pytest.StashKey[Any]()
 SUITE_NODE = "nnsight-suite"
-SECTION = "nnsight: what went wrong"
-DRIFT = "nnsight: golden"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -221,81 +217,3 @@ def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:
     # beside it before what an environment of `upgrade` has above.
     module.obj = importlib.import_module(f"{__package__}.suite")
     yield from session.genitems(module)
-
-
-@contextmanager
-def one_line_failures(item: pytest.Item) -> Iterator[None]:
-    """Turn our own errors into failures without a traceback, with the line of the test."""
-    try:
-        yield
-    except NnsightPluginError as error:
-        raise pytest.fail.Exception(with_line(error, item), pytrace=False) from None
-
-
-def say_drift(item: pytest.Item, report: Any) -> None:
-    """Add a section with a drift that the failure itself does not say.
-
-    As where pytest explains no assertion: in doctests, in ``self.assertTrue(run == golden)``.
-    """
-    unsaid = item.stash[GOLDENS].unsaid if GOLDENS in item.stash else None
-    if unsaid is not None and report.failed:
-        report.sections.append((DRIFT, "\n".join(unsaid())))
-        report.user_properties = list(item.user_properties)
-
-
-def explain(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
-    """Add a section with the usual mistake that an error comes from, where it is one."""
-    model = getattr(item, "funcargs", {}).get("nnsight_model")
-    if model is None or call.excinfo is None or call.when != "call" or not report.failed:
-        return
-    from pytest_nnsight.nnsight_api import explain as explain_mistake
-
-    function = getattr(item, "function", None)
-    told = explain_mistake(call.excinfo.value, model, function) if function else None
-    if told is not None:
-        report.sections.append((SECTION, told))
-
-
-def with_line(error: Exception, item: pytest.Item) -> str:
-    """Return an error's message with the line of the test file that it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(item.path)]
-    return f"{error} ({item.path.name}:{lines[-1]})" if lines else str(error)
-
-
-@contextmanager
-def uncaptured(config: pytest.Config) -> Iterator[Callable[[str], None]]:
-    """Give a function that writes progress, with nothing captured where bars are to show."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    if capture is not None and shows_bars(config):
-        with _disabled(capture):
-            yield partial(print, end="", file=sys.__stderr__, flush=True)
-    else:
-        yield saying(config)
-
-
-@contextmanager
-def _disabled(capture: Any) -> Iterator[None]:
-    """Capture nothing for a while, and then leave stdout to who has taken it, as doctest does."""
-    taken = sys.stdout
-    with capture.global_and_fixture_disabled():
-        yield
-    sys.stdout = taken
-
-
-def saying(config: pytest.Config) -> Callable[[str], None]:
-    """Return a function that writes progress past the capture of output; from a worker too."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-
-    def say(text: str) -> None:
-        with _disabled(capture) if capture is not None else nullcontext():
-            print(text, end="", file=sys.__stderr__, flush=True)
-
-    return (lambda text: None) if config.get_verbosity() < 0 else say
-
-
-def shows_bars(config: pytest.Config) -> bool:
-    """Tell whether progress bars reach a person: a terminal, one worker at most, not ``-q``."""
-    is_one_of_many = getattr(config, "workerinput", {"workercount": 1})["workercount"] > 1
-    is_terminal = TERMINAL in config.stash and os.isatty(config.stash[TERMINAL])
-    return is_terminal and not is_one_of_many and config.get_verbosity() >= 0

@@ -13,14 +13,12 @@ import pytest
 
 from pytest_nnsight.away import remote_of
 from pytest_nnsight.errors import LeakError, UsageError
+from pytest_nnsight.progress import saying, shows_bars, uncaptured
 from pytest_nnsight.session import (
     PASSED,
     SETTINGS,
     WATCH,
-    saying,
     settings_of,
-    shows_bars,
-    uncaptured,
 )
 from pytest_nnsight.settings import Settings
 

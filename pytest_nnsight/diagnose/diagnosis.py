@@ -15,20 +15,13 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.compare.evidence import Fingerprints
-from pytest_nnsight.diagnose.location import GENERATED, Origin, locate
+from pytest_nnsight.diagnose import given
+from pytest_nnsight.diagnose.case import Case, Cause, first_of
+from pytest_nnsight.diagnose.location import locate
 from pytest_nnsight.run import Run
 
 _STRUCTURE = ("missing", "added", "container", "class", "shape", "dtype")
 _AS_NOISE = 30.0  # times the tolerance: other arithmetic alone does not go beyond
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Why a drift is there, what that is concluded from, and whether it is beyond doubt."""
-
-    name: str
-    evidence: str
-    is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +61,6 @@ class Finding:
     exact: dict[str, Distance] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """All there is to judge by."""
-
-    golden: Run
-    received: Run
-    comparison: Comparison
-    origin: Origin
-    before: Fingerprints | None
-    now: Fingerprints | None
-
-
 def diagnose(
     golden: Run,
     received: Run,
@@ -110,91 +91,6 @@ def _changed_alike(case: Case) -> str:
     return "" if count.startswith("1 of ") else count
 
 
-def _from_request(case: Case) -> Cause | None:
-    """The test asks for something else than the golden's, or the tokenizer reads it otherwise."""
-    start, golden, received = case.origin.start, case.golden, case.received
-    if start.kind not in ("ids", "settings", "kind", "tensors") or start.label == GENERATED:
-        return None
-    if start.kind in ("settings", "kind"):
-        return Cause("settings", "the test asks for something else than the golden's")
-    if start.kind == "tensors":
-        return Cause(
-            _kind_of_tensor(start.label) or "prompt", f"the model is given other {start.label}"
-        )
-    if golden.prompt.text is None or golden.prompt.text != received.prompt.text:
-        return Cause("prompt", "the test asks for another prompt than the golden's")
-    if isinstance(golden.prompt.text, list) and isinstance(golden.prompt.text[0], dict):
-        return Cause("tokenizer", "the same messages give other token ids: the chat template?")
-    return Cause("tokenizer", "the same text gives other token ids")
-
-
-def _from_choice(case: Case) -> Cause | None:
-    """Every call agrees up to a token that was chosen otherwise."""
-    flip = case.comparison.flip
-    if case.origin.where != GENERATED or flip is None:
-        return None
-    settings = evidence.changed_generation(case.golden, case.received)
-    if flip.is_near_tie:
-        return Cause("sampling", flip.closeness)
-    if settings:
-        return Cause("config", _first(settings))
-    if case.golden.prompt.generation.get("do_sample"):
-        return Cause("sampling", f"{flip.tokens}, drawn at random", is_certain=False)
-    return Cause(
-        "code", f"{flip.tokens}, though the logits agree: what chooses the token", is_certain=False
-    )
-
-
-def _from_numbers_given(case: Case) -> Cause | None:
-    """Another picture, sound or embedding: numbers, which may differ by what is allowed."""
-    before, now = case.golden.prompt.digests, case.received.prompt.digests
-    others = [name for name in before if before[name] != now.get(name, before[name])]
-    value = case.origin.value
-    if value is None or not others or not (value.enters or not value.fed_by):
-        return None
-    is_certain = value.enters  # the first value of a part of the model may be its own doing
-    return Cause("prompt", f"the model is given other {', '.join(others)}", is_certain)
-
-
-def _from_model_inputs(case: Case) -> Cause | None:
-    """Positions or a mask were wrong before any module computed with them."""
-    if case.origin.given:
-        return Cause("mask", case.origin.given)
-    value = case.origin.value
-    if value is None or not value.leaf.at.startswith("in"):
-        return None
-    is_whole = not value.leaf.summary.sketch  # numbers that name places, or say which are hidden
-    kind = _kind_of_tensor(value.leaf.at + (value.call.path if is_whole else ""))
-    if kind is None or (kind == "positions" and _is_of_other_rotary(case)):
-        return None
-    moved = evidence.changed_versions(case.golden, case.received)
-    name = value.leaf.at.removeprefix("in.")
-    other = f"input {name}" if name.isdigit() else name  # what `forward` takes without a name
-    text = f"{value.call.path} is given another {other}"
-    return Cause(kind, f"{text}; {moved}" if moved else text)
-
-
-def _is_of_other_rotary(case: Case) -> bool:
-    """Tell whether the drift starts with the tables of a rotary embedding that has other settings.
-
-    They are numbers, and made from positions, which are whole.
-    """
-    value = case.origin.value
-    names = (case.origin.where, value.leaf.at if value is not None else "")
-    is_table = any("rotary" in name or "position_embeddings" in name for name in names)
-    changed = evidence.changed_config(case.golden, case.received)
-    is_whole = value is not None and not value.leaf.summary.sketch
-    return is_table and not is_whole and any(map(evidence.is_rotary, changed))
-
-
-def _kind_of_tensor(name: str) -> str | None:
-    """Tell positions from masks by the name of an input and of the module that it enters."""
-    if "mask" in name:
-        return "mask"
-    words = ("position", "rotary", "wpe")
-    return "positions" if any(word in name for word in words) else None
-
-
 def _from_intervention(case: Case) -> Cause | None:
     before, now = case.golden.prompt, case.received.prompt
     if before.intervention is None or before.intervention_code == now.intervention_code:
@@ -215,13 +111,13 @@ def _from_model(case: Case) -> Cause | None:
         return None
     told = next((text for name, text in modules.items() if _has_class(case, name)), "")
     if own and config:
-        return Cause("config and weights", f"{_first(config)}; {weights}")
+        return Cause("config and weights", f"{first_of(config)}; {weights}")
     if own:
         return Cause("weights", weights)
     if config:
         only = not names and not evidence.changed_versions(case.golden, case.received)
-        explained = only or bool(told) or _is_of_other_rotary(case)
-        return Cause("config", _first(config), is_certain=explained)
+        explained = only or bool(told) or given.is_of_other_rotary(case)
+        return Cause("config", first_of(config), is_certain=explained)
     if told:
         return Cause("code", f"same config, but {told}")
     if weights:
@@ -291,15 +187,11 @@ def _from_arithmetic(case: Case) -> Cause:
     return Cause("code", f"same {known}, config and versions: {what}", is_certain=not is_own)
 
 
-def _first(changes: list[str], count: int = 3) -> str:
-    return "; ".join(changes[:count]) + (" ..." if len(changes) > count else "")
-
-
 _RULES: tuple[Callable[[Case], Cause | None], ...] = (
-    _from_request,
-    _from_choice,
-    _from_numbers_given,
-    _from_model_inputs,
+    given.from_request,
+    given.from_choice,
+    given.from_numbers_given,
+    given.from_model_inputs,
     _from_intervention,
     _from_model,
     _from_structure,

@@ -1,0 +1,92 @@
+"""The causes that lie in what a run was given: prompt, settings, numbers, a chosen token."""
+
+from __future__ import annotations
+
+from pytest_nnsight.compare import evidence
+from pytest_nnsight.diagnose.case import Case, Cause, first_of
+from pytest_nnsight.diagnose.location import GENERATED
+
+
+def from_request(case: Case) -> Cause | None:
+    """The test asks for something else than the golden's, or the tokenizer reads it otherwise."""
+    start, golden, received = case.origin.start, case.golden, case.received
+    if start.kind not in ("ids", "settings", "kind", "tensors") or start.label == GENERATED:
+        return None
+    if start.kind in ("settings", "kind"):
+        return Cause("settings", "the test asks for something else than the golden's")
+    if start.kind == "tensors":
+        return Cause(
+            _kind_of_tensor(start.label) or "prompt", f"the model is given other {start.label}"
+        )
+    if golden.prompt.text is None or golden.prompt.text != received.prompt.text:
+        return Cause("prompt", "the test asks for another prompt than the golden's")
+    if isinstance(golden.prompt.text, list) and isinstance(golden.prompt.text[0], dict):
+        return Cause("tokenizer", "the same messages give other token ids: the chat template?")
+    return Cause("tokenizer", "the same text gives other token ids")
+
+
+def from_choice(case: Case) -> Cause | None:
+    """Every call agrees up to a token that was chosen otherwise."""
+    flip = case.comparison.flip
+    if case.origin.where != GENERATED or flip is None:
+        return None
+    settings = evidence.changed_generation(case.golden, case.received)
+    if flip.is_near_tie:
+        return Cause("sampling", flip.closeness)
+    if settings:
+        return Cause("config", first_of(settings))
+    if case.golden.prompt.generation.get("do_sample"):
+        return Cause("sampling", f"{flip.tokens}, drawn at random", is_certain=False)
+    return Cause(
+        "code", f"{flip.tokens}, though the logits agree: what chooses the token", is_certain=False
+    )
+
+
+def from_numbers_given(case: Case) -> Cause | None:
+    """Another picture, sound or embedding: numbers, which may differ by what is allowed."""
+    before, now = case.golden.prompt.digests, case.received.prompt.digests
+    others = [name for name in before if before[name] != now.get(name, before[name])]
+    value = case.origin.value
+    if value is None or not others or not (value.enters or not value.fed_by):
+        return None
+    is_certain = value.enters  # the first value of a part of the model may be its own doing
+    return Cause("prompt", f"the model is given other {', '.join(others)}", is_certain)
+
+
+def from_model_inputs(case: Case) -> Cause | None:
+    """Positions or a mask were wrong before any module computed with them."""
+    if case.origin.given:
+        return Cause("mask", case.origin.given)
+    value = case.origin.value
+    if value is None or not value.leaf.at.startswith("in"):
+        return None
+    is_whole = not value.leaf.summary.sketch  # numbers that name places, or say which are hidden
+    kind = _kind_of_tensor(value.leaf.at + (value.call.path if is_whole else ""))
+    if kind is None or (kind == "positions" and is_of_other_rotary(case)):
+        return None
+    moved = evidence.changed_versions(case.golden, case.received)
+    name = value.leaf.at.removeprefix("in.")
+    other = f"input {name}" if name.isdigit() else name  # what `forward` takes without a name
+    text = f"{value.call.path} is given another {other}"
+    return Cause(kind, f"{text}; {moved}" if moved else text)
+
+
+def is_of_other_rotary(case: Case) -> bool:
+    """Tell whether the drift starts with the tables of a rotary embedding that has other settings.
+
+    They are numbers, and made from positions, which are whole.
+    """
+    value = case.origin.value
+    names = (case.origin.where, value.leaf.at if value is not None else "")
+    is_table = any("rotary" in name or "position_embeddings" in name for name in names)
+    changed = evidence.changed_config(case.golden, case.received)
+    is_whole = value is not None and not value.leaf.summary.sketch
+    return is_table and not is_whole and any(map(evidence.is_rotary, changed))
+
+
+def _kind_of_tensor(name: str) -> str | None:
+    """Tell positions from masks by the name of an input and of the module that it enters."""
+    if "mask" in name:
+        return "mask"
+    words = ("position", "rotary", "wpe")
+    return "positions" if any(word in name for word in words) else None
