@@ -41,8 +41,8 @@ test-features: $(READY)
 # The same on every nnsight that is supported, as a table: docs/coverage.md.
 coverage: $(READY)
 	mkdir -p build
-	-$(BIN)/pytest-nnsight upgrade --with nnsight==0.5.15 --with nnsight==0.6.3 --with nnsight==0.7.0 \
-		--with nnsight==0.8.1 --json build/coverage.json -- tests/features --coverage-to build/coverage \
+	-OMP_NUM_THREADS=1 $(BIN)/pytest-nnsight upgrade --with nnsight==0.5.15 --with nnsight==0.6.3 --with nnsight==0.7.0 \
+		--with nnsight==0.8.1 --json build/coverage.json -- -n 2 tests/features --coverage-to build/coverage \
 		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 	$(BIN)/python tests/features/table.py build/coverage docs/coverage.md
 
