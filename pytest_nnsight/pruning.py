@@ -9,6 +9,7 @@ import pytest
 from pytest_nnsight.binding import golden_path
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.golden.prune import remove, without_test
+from pytest_nnsight.session import settings_of
 from pytest_nnsight.settings import Settings, golden_root
 
 
@@ -25,29 +26,31 @@ class Prune:
         config.option.dist = "no"  # workers would collect what is not to be run
         self._root, self._settings = config.rootpath, settings
         self._folder = golden_root(config.rootpath, settings)
-        self._tests: set[str] = set()
+        self._tests: dict[str, set[str]] = {}
         self._lines: list[str] = []
 
     @pytest.hookimpl
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Note every test there is, before ``-k`` and others leave some out."""
+        """Note every test there is, by its models, before ``-k`` and others leave some out."""
         from pytest_nnsight.models.spec import parse_spec
 
-        names = [parse_spec(text).name for text in self._settings.model]
-        several = names if len(names) > 1 else [None]
-        self._tests = {golden_path(item.nodeid, name) for item in items for name in several}
-        self._names = names
+        self._tests = {parse_spec(text).name: set() for text in self._settings.model}
+        for item in items:
+            names = [parse_spec(text).name for text in settings_of(item, self._settings).model]
+            for name in names:
+                path = golden_path(item.nodeid, name if len(names) > 1 else None)
+                self._tests.setdefault(name, set()).add(path)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run no test; list, and remove where told."""
         if session.testsfailed:
             raise session.Interrupted("goldens are pruned only where every test file is collected")
-        files = {test.rpartition("/")[0] for test in self._tests}
+        files = {test.rpartition("/")[0] for tests in self._tests.values() for test in tests}
         found = []
-        for name in self._names:
+        for name, tests in self._tests.items():
             paths = without_test(
-                self._folder / name, self._tests, lambda file: file in files or not self._has(file)
+                self._folder / name, tests, lambda file: file in files or not self._has(file)
             )
             found += [(self._folder / name, path) for path in paths]
         for folder, path in found:

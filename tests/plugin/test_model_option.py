@@ -239,3 +239,39 @@ def test_code_that_comes_with_a_model_runs_only_where_allowed(
     refused.stdout.fnmatch_lines(["cannot load own: it brings its own code; read it, then allow *"])
     assert "Traceback" not in "\n".join(refused.outlines)
     project.run(model, "--nnsight-trust-remote-code").assert_outcomes(passed=1)
+
+
+MARKED = """
+@pytest.mark.nnsight(model="tiny:bert")
+def test_encoder(nnsight_model, nnsight_capture, nnsight_golden):
+    assert type(nnsight_model._module).__name__ == "BertForMaskedLM"
+    assert nnsight_capture.trace("Hello") == nnsight_golden
+
+@pytest.mark.nnsight(model=["tiny:gpt2", "tiny:llama"])
+def test_two(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("Hello") == nnsight_golden
+
+def test_of_the_session(nnsight_model):
+    assert type(nnsight_model._module).__name__ == "GPT2LMHeadModel"
+"""
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_marker_names_the_model_of_its_test(project: Project) -> None:
+    project.test_file(MARKED)
+    project.run(*TINY, "--snapshot-update").assert_outcomes(passed=4)
+    assert {path.rpartition("/cpu-float32/")[::2] for path in project.goldens()} == {
+        ("tiny-bert", "test_it/test_encoder.json"),
+        ("tiny-gpt2", "test_it/test_two.json"),
+        ("tiny-llama", "test_it/test_two.json"),
+    }
+    project.run(*TINY).assert_outcomes(passed=4)
+    project.run().assert_outcomes(passed=3, skipped=1)
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_wrong_model_of_a_marker_is_one_line(project: Project) -> None:
+    project.test_file(MARKED.replace("tiny:bert", "tiny:brt"))
+    result = project.run(*TINY)
+    result.stdout.fnmatch_lines(["*there is no built-in model 'tiny:brt'; nearest: tiny:bert*"])
+    result.stdout.no_fnmatch_line("*Traceback*")

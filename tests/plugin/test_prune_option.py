@@ -126,3 +126,20 @@ def test_nothing_is_pruned_where_a_file_cannot_be_collected(written: Project) ->
     result = written.run(*TINY, "--nnsight-prune=remove")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert written.goldens() == before
+
+
+def test_a_test_whose_marker_names_its_models_keeps_their_goldens(project: Project) -> None:
+    project.test_file("""
+@pytest.mark.nnsight(model=["tiny:gpt2", "tiny:llama"])
+def test_two(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("Hello", modules="lm_head") == nnsight_golden
+def test_one(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("Hello", modules="lm_head") == nnsight_golden
+""")
+    project.write_goldens(*TINY, passed=3)
+    kept = project.goldens()
+    stale = project.golden("test_it/test_one", "tiny-llama")
+    stale.write_text(project.golden("test_it/test_one").read_text())
+    result = project.run(*TINY, "--nnsight-prune=remove")
+    result.stdout.fnmatch_lines(["removed: golden/tiny-llama/cpu-float32/test_it/test_one.json"])
+    assert project.goldens() == kept
