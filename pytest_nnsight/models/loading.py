@@ -76,6 +76,8 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
     }
     if options.attn is not None:
         keywords["attn_implementation"] = options.attn
+    if options.is_away:
+        return _undispatched(spec, options, keywords)
     with placement.offload_folder(placed) as folder, warnings.catch_warnings():
         if folder.path is not None:
             keywords["offload_folder"] = folder.path
@@ -88,19 +90,18 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
 
 def _open(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
     auto = "AutoModelForCausalLM" if spec.kind == "gguf" else _auto_class(spec, options)
-    if options.is_away:
-        if auto != "AutoModelForCausalLM":
-            raise UsageError(f"--nnsight-remote runs causal language models, not an {auto}")
-        return _undispatched(spec, keywords)
     if spec.kind != "gguf" and auto == "AutoModelForCausalLM":
         return nnsight_api.load(spec.source, revision=spec.revision, **keywords)
     return nnsight_api.wrap(*_from_pretrained(spec, auto, keywords))
 
 
-def _undispatched(spec: ModelSpec, keywords: dict[str, Any]) -> Any:
+def _undispatched(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
     """Load a model as nnsight sends it elsewhere: its modules, its tokenizer and no weights."""
     import transformers
 
+    auto = _auto_class(spec, options)
+    if auto != "AutoModelForCausalLM":
+        raise UsageError(f"--nnsight-remote runs causal language models, not an {auto}")
     place: dict[str, Any] = {"revision": spec.revision} if spec.revision else {}
     trust = keywords["trust_remote_code"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(
