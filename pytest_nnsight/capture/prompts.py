@@ -24,6 +24,12 @@ class Request:
     rows: list[int]
     """Tokens of each prompt, without padding; one where it is no text."""
 
+    @property
+    def asked(self) -> Any:
+        """What was asked for, to be named in the record of another: its text, or its ids."""
+        ids = self.keywords.get("input_ids")
+        return self.text if self.text is not None or ids is None else ids.tolist()
+
 
 def read(model: Any, prompt: Any, generates: bool) -> Request:
     """Recognise text, texts, chat messages, token ids or a dict of tensors, or raise `UsageError`.

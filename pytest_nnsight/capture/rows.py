@@ -39,9 +39,9 @@ class Rows:
 
     def receive(self, path: str, slot: str, value: Any) -> None:
         """Take one value of the whole batch."""
-        if path == "" and slot == "inputs":
-            arguments, keywords = value
-            self._note(by_name(arguments, keywords, self.parameters))
+        if slot == "inputs" and (path == "" or self.mask is None):
+            arguments, keywords = value  # an encoder may run before the model itself is called
+            self._note(by_name(arguments, keywords, self.parameters if path == "" else ()))
         for row, recorder in enumerate(self.recorders):
             recorder.receive(path, slot, map_tensors(value, lambda t, row=row: self._cut(t)[row]))  # type: ignore[misc]
 

@@ -21,7 +21,7 @@ from pytest_nnsight.capture.generation import first_new, generated, quiet_greedy
 from pytest_nnsight.capture.paths import check_called
 from pytest_nnsight.capture.prompts import Request, check_budget, read
 from pytest_nnsight.capture.recorder import Recorder
-from pytest_nnsight.capture.remote import Remote, refuse
+from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.rows import Rows
 from pytest_nnsight.capture.scanning import asked, outline
 from pytest_nnsight.capture.wanted import Wanted, of_all, takes
@@ -87,18 +87,18 @@ class Taking:
     def trace_each(self, prompts: Sequence[Any]) -> list[Run]:
         """Run one forward pass over several prompts; one run for each of them."""
         requests, invokes, rows = self._rows(prompts, generates=False)
-        watch = self.wanted.watch(self.model, rows.recorders[0], rows.receive)
+        watch = self._watch_rows(rows)
         nnsight_api.run_trace(self.model, invokes, watch)
         self._check_rows(rows)
         return [
-            self._run("trace", request, recorder, row=row)
+            self._run("trace", request, recorder, row=row, beside=requests)
             for row, (request, recorder) in enumerate(zip(requests, rows.recorders, strict=True))
         ]
 
     def generate_each(self, prompts: Sequence[Any]) -> list[Run]:
         """Generate for several prompts at once; one run for each of them, to its own end."""
         requests, invokes, rows = self._rows(prompts, generates=True)
-        watch = self.wanted.watch(self.model, rows.recorders[0], rows.receive)
+        watch = self._watch_rows(rows)
         self._check_budgets(requests)
         ids = self._ids(invokes, watch)
         self._check_rows(rows)
@@ -107,7 +107,7 @@ class Taking:
         runs = []
         for row, (request, recorder) in enumerate(zip(requests, rows.recorders, strict=True)):
             text = self._text(None if ids is None else ids[row : row + 1], recorder, start, 1)
-            runs.append(self._run("generate", request, recorder, text, row))
+            runs.append(self._run("generate", request, recorder, text, row, requests))
         return runs
 
     def _recorder(self) -> Recorder:
@@ -124,7 +124,10 @@ class Taking:
         """
         prompts = list(prompts)
         if self.remote is not None:
-            refuse(each=True)
+            raise UsageError(
+                "trace_each and generate_each are not there with --nnsight-remote; capture each "
+                "prompt by itself"
+            )
         requests = [read(self.model, prompt, generates) for prompt in prompts]
         if len(requests) < 2 or any(request.is_batch for request in requests):
             raise UsageError("give a list of two prompts or more, each a single one")
@@ -137,6 +140,11 @@ class Taking:
         mask = invokes[0].keywords.get("attention_mask") if len(invokes) == 1 else None
         rows.mask = None if mask is None else mask.bool()
         return requests, invokes, rows
+
+    def _watch_rows(self, rows: Rows) -> nnsight_api.Watch:
+        """Watch a batch, and what an encoder is given: it may run before the model is called."""
+        names = [path for path in ("encoder", "model.encoder") if path in rows.recorders[0].classes]
+        return self.wanted.watch(self.model, rows.recorders[0], rows.receive, *names)
 
     def _invokes(self, requests: Sequence[Request], own: Sequence[Any]) -> list[nnsight_api.Invoke]:
         if len(own) != len(requests):
@@ -210,11 +218,12 @@ class Taking:
         recorder: Recorder,
         text: Generated | None = None,
         row: int | None = None,
+        beside: Sequence[Request] = (),
     ) -> Run:
         model, environment = self.identify()
         if self.remote is not None:
             environment = self.remote.environment(environment, recorder)
-        prompt = self._prompt(request, recorder, row)
+        prompt = self._prompt(request, recorder, row, beside)
         if kind == "scan":
             prompt = asked(self.model, request, prompt)
         ended = row is not None and text is not None and text.token_ids[0]
@@ -223,11 +232,18 @@ class Taking:
         check_called(recorder.captured, [call.path for call in calls])
         return Run(kind, model, environment, prompt, text, calls, kept=recorder.kept)
 
-    def _prompt(self, request: Request, recorder: Recorder, row: int | None) -> Prompt:
-        """Record what went in, by what really entered the model."""
-        intervene = self.wanted.intervene
+    def _prompt(
+        self, request: Request, recorder: Recorder, row: int | None, beside: Sequence[Request]
+    ) -> Prompt:
+        """Record what went in, by what really entered the model.
+
+        Prompts with interventions of their own may take values from each other: the record of one
+        names the others.
+        """
+        intervene, asked = self.wanted.intervene, self._asked()
         if row is not None and isinstance(intervene, list | tuple):
             intervene = intervene[row]
+            asked["beside"] = str([other.asked for other in beside if other is not request])
         token_ids = prompt_ids(recorder.entered or {}, request)
         others = {k: v for k, v in (recorder.entered or {}).items() if k != "input_ids"}
         return Prompt(
@@ -237,7 +253,7 @@ class Taking:
             tensors={name: rows_of(tensor) for name, tensor in sorted(others.items())},
             digests=prompt_digests(recorder.digests, request),
             is_batch=request.is_batch,
-            generation=plain(self._asked()),
+            generation=plain(asked),
             intervention=intervention_name(intervene),
             intervention_code=intervention_code(intervene),
         )

@@ -76,14 +76,17 @@ class Wanted:
         return recorder
 
     def watch(
-        self, model: Any, recorder: Recorder, receive: nnsight_api.Receive
+        self, model: Any, recorder: Recorder, receive: nnsight_api.Receive, *entered: str
     ) -> nnsight_api.Watch:
-        """Watch the captured modules, and always what enters and leaves the model itself."""
+        """Watch the captured modules, and always what enters and leaves the model itself.
+
+        Of the modules ``entered`` it is watched what they are given.
+        """
         captured = {"" if path == ROOT else path for path in recorder.captured}
         inputs = captured if self.inputs else set()
         return nnsight_api.Watch(
             [*{*captured, ""}],
-            [*{*inputs, ""}],
+            [*{*inputs, *entered, ""}],
             receive,
             None if self.gradients is None else self._differentiate,
             self._operations(model, receive),

@@ -41,6 +41,22 @@ def test_rows_of_an_encoder_decoder(nnsight_capture: Any, nnsight_golden: Any) -
         assert alone == nnsight_golden(name=f"prompt {number}")
 
 
+@pytest.mark.feature("batching", "an intervention for one prompt of an encoder-decoder")
+@pytest.mark.nnsight(model="tiny:t5")
+def test_own_intervention_of_an_encoder_decoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
+    def zero(model: Any) -> None:
+        model.encoder.block[1].layer[1].output[:] = 0
+
+    settings = {"max_new_tokens": 3, "modules": "encoder.block.*"}
+    runs = nnsight_capture.generate_each(PROMPTS[:2], intervene=[None, zero], **settings)
+    first = [next(leaf for leaf in run.calls[0].leaves if leaf.at == "out[0]") for run in runs]
+    assert [leaf.summary.shape for leaf in first] == [(1, 34, 64), (1, 14, 64)]
+    alone = nnsight_capture.generate(PROMPTS[1], intervene=zero, **settings)
+    assert runs[1].token_ids == alone.token_ids
+    assert runs[0].prompt.generation["beside"] == f"['{PROMPTS[1]}']"
+    assert runs[1] == nnsight_golden
+
+
 @pytest.mark.feature("batching", "generation, each row to its own end")
 def test_rows_of_a_generation(
     nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any
