@@ -129,3 +129,22 @@ def test_prompts_as_token_ids(capture_of: Callable[..., Capture], family: str) -
     alone = capture.trace([8, 9, 10], modules="lm_head", keep=True)
     torch.testing.assert_close(runs[1]["lm_head"].output, alone["lm_head"].output)
     assert [run.prompt.token_ids for run in runs] == [((5, 6, 7),), ((8, 9, 10),)]
+
+
+def test_only_those_that_take_the_barrier_are_waited_for(gpt2: Capture) -> None:
+    seen: dict[str, torch.Tensor] = {}
+
+    def read(model: Any, tracer: Any, barrier: Any) -> None:
+        seen["first"] = model.transformer.h[0].output[:, -1]
+        barrier()
+
+    def zero(model: Any) -> None:
+        model.transformer.h[0].mlp.output[:] = 0
+
+    def write(model: Any, tracer: Any, barrier: Any) -> None:
+        barrier()
+        model.transformer.h[0].output[:, -1] = seen["first"]
+
+    runs = gpt2.trace_each(["abc", "def", "ghi"], keep=True, intervene=[read, zero, write])
+    first, _, third = (run["transformer.h.0"].output[0, -1] for run in runs)
+    assert torch.equal(first, third)
