@@ -80,10 +80,10 @@ def _read_if_called(tracer: Any, read: Callable[[], None]) -> None:
 
 def _open_result(tracer: Any, ids: list[Any]) -> None:
     with tracer.invoke():
-        _read_result(tracer, ids)
+        read_result(tracer, ids)
 
 
-def _read_result(tracer: Any, ids: list[Any]) -> None:
+def read_result(tracer: Any, ids: list[Any]) -> None:
     """Wait for the ids; there are none where an intervention stops the run."""
     try:
         ids.append(tracer.result.save())

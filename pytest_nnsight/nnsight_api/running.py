@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight.nnsight_api.inputs import as_inputs
-from pytest_nnsight.nnsight_api.invokes import Invoke, intervene_in, run_invokes
+from pytest_nnsight.nnsight_api.invokes import Invoke, intervene_in, read_result, run_invokes
 from pytest_nnsight.nnsight_api.leftovers import remove_cache_hooks
 from pytest_nnsight.nnsight_api.operations import Operation
 from pytest_nnsight.nnsight_api.tree import envoys, torch_paths
@@ -64,19 +64,21 @@ def run_generate(
     or ``None`` where an intervention has stopped the run.
 
     With an intervention the ids are waited for in an invoke of their own: what stands behind an
-    iteration over all steps is not run by nnsight 0.8.
+    iteration over all steps is not run by nnsight 0.8. Before 0.7 it is, and a module is skipped in
+    all invokes or in none.
     """
     invokes = [adapted(model, invoke) for invoke in invokes]
     first, *others = invokes
     ids: list[Any] = []
     with quiet_forward(_is_open_ended(invokes, watch)):
-        if others or watch.operations or first.intervene is not None:
+        if others or watch.operations or (first.intervene is not None and version() >= (0, 7)):
             with model.generate(**settings) as tracer:
                 run_invokes(model, tracer, invokes, _begun_by(watch), watch.operations, ids)
         else:
             with model.generate(*first.arguments, **first.keywords, **settings) as tracer:
                 begin(model, tracer, watch)
-                ids.append(tracer.result.save())
+                intervene_in(model, tracer, first)
+                read_result(tracer, ids)
     remove_cache_hooks(model)
     return ids[0] if ids else None
 
