@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,43 @@ def main(source: Path, target: Path) -> None:
     for path in sorted(source.glob("nnsight-*.json")):
         version = path.stem.removeprefix("nnsight-")
         notes[version] = {row["test"]: row for row in json.loads(path.read_text())}
-    target.write_text(HEAD + table(notes), encoding="utf-8")
+    target.write_text(HEAD + _counts(notes) + table(notes), encoding="utf-8")
 
 
 def table(notes: Notes) -> str:
-    """Return one line for each test, a column for each version, and the reasons below."""
-    rows = {test: row for version in notes.values() for test, row in version.items()}
+    """Return one line for each thing shown, a column for each version, and the reasons below.
+
+    Tests of one thing on one model, as those of several parameters, are one line.
+    """
+    named: dict[tuple[str, str, str], list[str]] = {}
+    for rows in notes.values():
+        for test, row in sorted(rows.items()):
+            tests = named.setdefault((row["feature"], row["what"], row["model"]), [])
+            tests += [] if test in tests else [test]
     lines = [f"| feature | what | model | {' | '.join(notes)} |", "|---" * (3 + len(notes)) + "|"]
     reasons: list[str] = []
     before = ""
-    for test, row in sorted(rows.items(), key=lambda item: (item[1]["feature"], item[0])):
-        cells = [_cell(version.get(test), reasons) for version in notes.values()]
-        feature = "" if row["feature"] == before else row["feature"]
-        lines.append(f"| {feature} | {row['what']} | {row['model']} | {' | '.join(cells)} |")
-        before = row["feature"]
+    for (feature, what, model), tests in sorted(named.items(), key=lambda item: item[0][0]):
+        cells = [_cells([rows.get(t) for t in tests], reasons) for rows in notes.values()]
+        shown = "" if feature == before else feature
+        lines.append(f"| {shown} | {what} | {model} | {' | '.join(cells)} |")
+        before = feature
     told = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, "", *told]) + "\n"
+
+
+def _counts(notes: Notes) -> str:
+    """Return how many tests each version passed, left out and failed."""
+    counts = {v: Counter(row["outcome"] for row in rows.values()) for v, rows in notes.items()}
+    told = [
+        f"nnsight {v}: {c['passed']} passed, {c['skipped']} left out, {c['failed']} failed"
+        for v, c in counts.items()
+    ]
+    return "; ".join(told) + ".\n\n"
+
+
+def _cells(rows: list[dict[str, Any] | None], reasons: list[str]) -> str:
+    return ", ".join(dict.fromkeys(_cell(row, reasons) for row in rows))
 
 
 def _cell(row: dict[str, Any] | None, reasons: list[str]) -> str:

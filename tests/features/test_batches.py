@@ -22,7 +22,7 @@ def test_rows_equal_prompts_alone(
         assert run == golden
 
 
-@pytest.mark.feature("batching", "the same in an encoder, which is padded on the right")
+@pytest.mark.feature("batching", "a row equals its prompt alone in an encoder, padded on the right")
 @pytest.mark.nnsight(model="tiny:bert")
 def test_rows_of_an_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
     for number, run in enumerate(nnsight_capture.trace_each(PROMPTS)):
@@ -31,7 +31,9 @@ def test_rows_of_an_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
         assert nnsight_capture.trace(PROMPTS[number]) == nnsight_golden(name=f"prompt {number}")
 
 
-@pytest.mark.feature("batching", "the same in an encoder-decoder that generates")
+@pytest.mark.feature(
+    "batching", "a row equals its prompt alone in an encoder-decoder that generates"
+)
 @pytest.mark.nnsight(model="tiny:t5")
 def test_rows_of_an_encoder_decoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
     runs = nnsight_capture.generate_each(PROMPTS[:2], max_new_tokens=3, modules="**.block.*")

@@ -50,7 +50,7 @@ def test_scaled_dot_product(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("source operations", "the same at every step of a generation")
+@pytest.mark.feature("source operations", "attention at every step of a generation")
 @pytest.mark.nnsight(model="tiny:gpt2")
 def test_operations_of_a_generation(nnsight_capture: Any, nnsight_golden: Any) -> None:
     attention = "transformer.h.*.attn.source.attention_interface"
