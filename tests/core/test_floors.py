@@ -18,6 +18,7 @@ SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgr
 MEASURING = {
     "sketch",
     "projection",
+    "checksum",
     "fingerprint",
 }  # these run beside the model, the rest of the core on files
 CORE = {
@@ -28,7 +29,8 @@ CORE = {
     "outcomes": {"errors"},
     "fingerprint": {"errors"},
     "projection": {"errors", "run"},
-    "sketch": {"errors", "run", "settings", "projection"},
+    "checksum": {"errors", "projection"},
+    "sketch": {"errors", "run", "settings", "projection", "checksum"},
     "compare": {"errors", "run"},
     "diagnose": {"errors", "run", "compare"},
 }

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from pytest_nnsight.compare.distance import distance, read_norms
 from pytest_nnsight.projection import project
 from pytest_nnsight.run import Summary, numbers_per_token, token_count
-from pytest_nnsight.sketch import collect, measure, measure_held, pack_norms, tokens_of
+from pytest_nnsight.sketch import (
+    collect,
+    measure,
+    measure_held,
+    measured_numbers,
+    pack_norms,
+    tokens_of,
+)
 
 quick = settings(deadline=None, max_examples=50)
 BFLOAT16 = 2**-8  # the largest relative error of a number that is rounded to 8 bits
@@ -188,3 +195,25 @@ def test_one_tensor_that_needs_care_is_measured_with_care_inside_a_stack() -> No
     odd = 1000 + 1e-3 * normal(3, 50, seed=1)
     summary = summarize_all([normal(3, 50), odd, normal(3, 50, seed=2)])[1]
     assert summary.std == pytest.approx(float(odd.double().std(correction=0)), rel=1e-3)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(
+    "shape", [(256, 576), (100, 577), (7, 3001), (61, 1024), (300, 61), (1, 20001)]
+)
+def test_one_tensor_is_measured_as_many_are(shape: tuple[int, int], offset: int) -> None:
+    """One alone takes a shorter way; its checksum must be the same to the last bit."""
+    flat = normal(offset + shape[0] * shape[1])
+    alone = flat[offset:].reshape(1, *shape)
+    first, second = measured_numbers(alone)[0], measured_numbers(torch.cat([alone, alone]))[0]
+    assert torch.equal(first[7:9], second[7:9])
+    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, 1e-30, 7.0])
+def test_one_tensor_that_needs_care_has_it(value: float) -> None:
+    alone = torch.full((1, 100, 400), value) if value in (1e30, 1e-30, 7.0) else normal(1, 100, 400)
+    alone[0, 3, 4] = value
+    first, second = measured_numbers(alone)[0], measured_numbers(torch.cat([alone, alone]))[0]
+    torch.testing.assert_close(first, second, equal_nan=True)
+    assert bool(first[5].isfinite())  # the variance, which the short way leaves out

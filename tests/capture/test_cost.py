@@ -1,0 +1,77 @@
+"""What watching costs, counted rather than timed: passes over memory, and operations dispatched.
+
+A change that reads every value once more, or dispatches more for each call, fails here on any
+machine. `make bench` has the times.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.capture import Capture
+from pytest_nnsight.sketch import collect, measure
+
+VIEWS = {"view", "reshape", "slice", "detach", "unsqueeze", "squeeze", "select", "as_strided"}
+VIEWS |= {"unsafe_view", "expand", "transpose", "permute", "alias", "t"}
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations that torch dispatches, and the bytes that they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.__name__.partition(".")[0].lstrip("_")
+        self.operations[name] += 1
+        if name not in VIEWS:
+            self.bytes += sum(arg.nbytes for arg in args if isinstance(arg, torch.Tensor))
+        return function(*args, **(kwargs or {}))
+
+
+def counted(run: Callable[[], Any]) -> Counted:
+    run()  # signs and weights are made once
+    with Counted() as found:
+        run()
+    return found
+
+
+@pytest.mark.parametrize(("width", "most"), [(576, 6.9), (1536, 6.4), (8192, 6.3)])
+def test_a_large_tensor_is_read_few_times(width: int, most: float) -> None:
+    tensor = torch.randn(1, 256, width)
+    found = counted(lambda: collect([measure(tensor)]))
+    assert found.bytes / tensor.nbytes < most
+    assert found.operations.total() < 70
+
+
+def test_small_tensors_of_one_shape_are_measured_together() -> None:
+    """One token's tensors cost their dispatch: a hundred take as many operations as one."""
+    one = counted(lambda: collect([measure(torch.ones(1, 1, 64))])).operations
+    many = counted(lambda: collect([measure(torch.ones(1, 1, 64)) for _ in range(100)])).operations
+    assert many.total() - one.total() < 99 * 5
+
+
+@pytest.mark.skipif(nnsight_api.version() < (0, 8), reason="its trace runs in another thread")
+def test_a_call_of_a_generation_costs_a_few_operations(gpt2: Capture) -> None:
+    def plain() -> None:
+        module = nnsight_api.torch_module(gpt2.model)
+        ids = torch.tensor([[44, 73, 80]])
+        module.generate(  # type: ignore[operator]
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False
+        )
+
+    calls = len(gpt2.generate([44, 73, 80], max_new_tokens=8).calls)
+    ours = counted(lambda: gpt2.generate([44, 73, 80], max_new_tokens=8)).operations.total()
+    more = ours - counted(plain).operations.total()
+    assert more / calls < 12
