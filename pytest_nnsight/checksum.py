@@ -23,10 +23,9 @@ def checksums(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     words = flat.view(torch.int64)
     whole = words.shape[1] // _WORDS * _WORDS
     rows, rest = words[:, :whole].view(len(words), -1, _WORDS), words[:, whole:]
-    weights = torch.arange(max(rows.shape[1], _WORDS), device=values.device) * _ODD
-    by_row = (rows.sum(2) * (weights[: rows.shape[1]] * 2 + 1)).sum(1)
-    by_column = rows.sum(1) * (weights[:_WORDS] * 6 + 2)
-    total = by_row + by_column.sum(1) + (rest * (weights[: rest.shape[1]] * 10 + 3)).sum(1)
+    by_row = (rows.sum(2) * _of_rows(rows.shape[1], values.device)).sum(1)
+    by_column = (rows.sum(1) * _of_columns(values.device)).sum(1)
+    total = by_row + by_column + (rest * _of_rest(rest.shape[1], values.device)).sum(1)
     return (total >> 32).double(), (total & 0xFFFFFFFF).double()
 
 
@@ -38,11 +37,23 @@ def checksum(values: torch.Tensor) -> int:
     words = flat.view(torch.int64)
     whole = words.numel() // _WORDS * _WORDS
     rows, rest = words[:whole].view(-1, _WORDS), words[whole:]
-    total = int(torch.dot(rest, _weights(len(rest), 10, 3, values.device)))
+    total = int(torch.dot(rest, _of_rest(len(rest), values.device)))
     if whole:
-        total += int(torch.dot(rows.sum(1), _weights(len(rows), 2, 1, values.device)))
-        total += int(torch.dot(rows.sum(0), _weights(_WORDS, 6, 2, values.device)))
+        total += int(torch.dot(rows.sum(1), _of_rows(len(rows), values.device)))
+        total += int(torch.dot(rows.sum(0), _of_columns(values.device)))
     return (total + 2**63) % 2**64 - 2**63  # as 64 bits with a sign overflow
+
+
+def _of_rows(count: int, device: torch.device) -> torch.Tensor:
+    return _weights(count, 2, 1, device)
+
+
+def _of_columns(device: torch.device) -> torch.Tensor:
+    return _weights(_WORDS, 6, 2, device)
+
+
+def _of_rest(count: int, device: torch.device) -> torch.Tensor:
+    return _weights(count, 10, 3, device)
 
 
 @Kept

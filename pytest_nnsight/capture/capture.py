@@ -151,10 +151,9 @@ class Capture:
         without, all are recorded, and ``intervene`` is called once, at the beginning. Further
         keywords go to transformers' ``generate``.
         """
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation}
-        wanted = Wanted(modules, inputs, keep, operations, intervene).generating(
-            settings, self._seed(settings, seed), steps, intervene_at
-        )
+        wanted = Wanted(modules, inputs, keep, operations, intervene)
+        settings = {"max_new_tokens": max_new_tokens, **generation}
+        wanted = self._generating(wanted, settings, seed, steps, intervene_at)
         return self._measured(wanted, lambda own: [self._taking(own).generate(prompt)])[0]
 
     def generate_each(
@@ -176,16 +175,23 @@ class Capture:
 
         As `trace_each` and `generate`.
         """
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation}
-        wanted = Wanted(modules, inputs, keep, operations, intervene).generating(
-            settings, self._seed(settings, seed), steps, intervene_at
-        )
+        wanted = Wanted(modules, inputs, keep, operations, intervene)
+        settings = {"max_new_tokens": max_new_tokens, **generation}
+        wanted = self._generating(wanted, settings, seed, steps, intervene_at)
         return self._measured(wanted, lambda own: self._taking(own).generate_each(prompts))
 
-    def _seed(self, settings: dict[str, Any], seed: int | None) -> int | None:
-        if not settings["do_sample"]:
-            return None
-        return self.seed if seed is None else seed
+    def _generating(
+        self,
+        wanted: Wanted,
+        settings: dict[str, Any],
+        seed: int | None,
+        steps: StepsWish,
+        at: StepsWish,
+    ) -> Wanted:
+        """Add what a generation is asked for: greedy, or with a seed where it is sampled."""
+        settings = {"do_sample": False, **settings}
+        own = self.seed if seed is None else seed
+        return wanted.generating(settings, own if settings["do_sample"] else None, steps, at)
 
     def _taking(self, wanted: Wanted) -> Taking:
         return Taking(self.model, self.identify, wanted, self.reached, self.remote)

@@ -13,7 +13,7 @@ import torch
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.entries import digests_of
 from pytest_nnsight.capture.steps import Steps
-from pytest_nnsight.capture.values import by_name, describe, map_tensors
+from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.sketch import Measured, collect, measure, measure_held
 
@@ -112,7 +112,7 @@ class Recorder:
         arguments, keywords = value
         named = by_name(arguments, keywords, self.parameters[path])
         if path == ROOT and self.entered is None:
-            self.entered = _whole_numbers(named)
+            self.entered = whole_numbers(named)
             others = {name: value for name, value in named.items() if name not in self.entered}
             self.digests = digests_of(others) if self.measures is measure else {}
         if not self.captures_inputs or path not in self.captured or self._is_left_out():
@@ -125,8 +125,8 @@ class Recorder:
         return self.steps is not None and self.step not in self.steps
 
     def _receive_output(self, path: str, value: Any) -> None:
-        if path == ROOT:
-            self._note_margin(value)
+        if path == ROOT and (margin := margin_of(value)) is not None:
+            self.margins.append(margin)
         if path in self.captured:
             self._record_output(path, value)
         if path == ROOT:
@@ -164,15 +164,6 @@ class Recorder:
         self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
         return index
 
-    def _note_margin(self, value: Any) -> None:
-        """Keep the difference of the two highest logits of the last token, on the device."""
-        logits = value.get("logits") if hasattr(value, "get") else None
-        if logits is None and isinstance(value, tuple) and value:
-            logits = value[0]
-        if isinstance(logits, torch.Tensor) and logits.ndim == 3 and logits.shape[-1] > 1:
-            top = logits.detach()[:, -1].float().topk(2).values
-            self.margins.append(top[:, 0] - top[:, 1])
-
     def finish(self, steps: int | None = None) -> tuple[Call, ...]:
         """Bring all numbers to the host at once and return the calls in execution order.
 
@@ -197,12 +188,3 @@ class _OpenCall:
     def close(self, module_class: str, summaries: list[Summary]) -> Call:
         leaves = tuple(Leaf(at, summaries[index]) for at, index in self.leaves)
         return Call(self.path, self.visit, module_class, self.output, leaves, self.inputs)
-
-
-def _whole_numbers(named: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Copy the whole numbers among what a model is given: ids, mask, positions."""
-    return {
-        name: value.detach().cpu().clone()
-        for name, value in named.items()
-        if isinstance(value, torch.Tensor) and not value.is_floating_point() and value.ndim == 2
-    }

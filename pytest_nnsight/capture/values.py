@@ -94,3 +94,26 @@ def rebuild(container: tuple[Any, ...] | list[Any], items: list[Any]) -> Any:
     """Return ``items`` in a container of the same type; a named tuple takes them one by one."""
     kind: Any = type(container)
     return kind(*items) if hasattr(container, "_fields") else kind(items)
+
+
+def whole_numbers(named: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Copy the whole numbers among what a model is given: ids, mask, positions."""
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in named.items()
+        if isinstance(value, torch.Tensor) and not value.is_floating_point() and value.ndim == 2
+    }
+
+
+def margin_of(value: Any) -> torch.Tensor | None:
+    """Return the difference of the two highest logits of each row's last token, on the device.
+
+    ``None`` where a model gives no logits.
+    """
+    logits = value.get("logits") if hasattr(value, "get") else None
+    if logits is None and isinstance(value, tuple) and value:
+        logits = value[0]
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 3 or logits.shape[-1] < 2:
+        return None
+    top = logits.detach()[:, -1].float().topk(2).values
+    return top[:, 0] - top[:, 1]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.weak import TensorWeakRef
 
-from pytest_nnsight.capture.values import by_name, describe
+from pytest_nnsight.capture.values import by_name, describe, margin_of, whole_numbers
 from pytest_nnsight.nnsight_api.remote import surroundings, tap
 from pytest_nnsight.sketch import STATISTICS, measurable, measured_numbers
 
@@ -73,15 +73,9 @@ def _receive(found: dict[str, Any], plan: dict[str, Any], path: str, slot: str, 
         arguments, keywords = value
         value = by_name(arguments, keywords, plan["parameters"][path])
         if not path and found["entered"] is None:
-            found["entered"] = {
-                name: entry.detach().cpu().clone()
-                for name, entry in value.items()
-                if isinstance(entry, torch.Tensor)
-                and not entry.is_floating_point()
-                and entry.ndim == 2
-            }
-    elif not path:
-        _note_margin(found, value)
+            found["entered"] = whole_numbers(value)
+    elif not path and (margin := margin_of(value)) is not None:
+        found["margins"].append(margin)
     if path not in plan["captured"] or (slot == "inputs" and not plan["captures_inputs"]):
         return
     structure, tensors = describe(value, "in" if slot == "inputs" else "out")
@@ -107,13 +101,3 @@ def _measure(found: dict[str, Any], tensor: torch.Tensor) -> int:
     number = len(found["tensors"]) - 1
     found["seen"][id(tensor)] = (TensorWeakRef(tensor), version, number)
     return number
-
-
-def _note_margin(found: dict[str, Any], value: Any) -> None:
-    """Keep the difference of the two highest logits of the last token."""
-    logits = value.get("logits") if hasattr(value, "get") else None
-    if logits is None and isinstance(value, tuple) and value:
-        logits = value[0]
-    if isinstance(logits, torch.Tensor) and logits.ndim == 3 and logits.shape[-1] > 1:
-        top = logits.detach()[:, -1].float().topk(2).values
-        found["margins"].append(top[:, 0] - top[:, 1])
