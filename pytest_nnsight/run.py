@@ -6,6 +6,7 @@ compare by value. Tensors that a test asked to keep ride along in `Run.kept`, ou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,6 @@ ROOT = "<model>"
 
 NORM_FLOOR = 0.1
 """A token counts as at least this share of the median token, or noise near zero would blow up."""
-
 
 BUCKETS = 61
 """How many numbers the projection of a tensor has; one a token where it has more tokens."""
@@ -39,12 +39,12 @@ def token_count(shape: tuple[int, ...]) -> int:
 class Summary:
     """What is kept of one tensor.
 
-    ``minimum`` to ``rms`` are over the finite elements and ``None`` where there are none, or where
+    ``minimum`` to ``std`` are over the finite elements and ``None`` where there are none, or where
     the tensor has no elements. ``norms`` are the L2 norms of the tokens (see `sketch.tokens_of`)
-    as little-endian bfloat16, and ``sketch`` the projections of the tokens, token by token, as
-    little-endian float32; integers and booleans have neither. ``digest`` is a checksum of the exact
-    values, as hexadecimal digits. ``noise`` is the largest drift seen between runs that should be
-    equal, where that was measured.
+    and ``sketch`` the projections of the tokens, token by token, both as `packing` writes them;
+    integers and booleans have neither, nor has what float32 cannot hold. ``digest`` is a checksum
+    of the exact values, as hexadecimal digits. ``noise`` is the largest drift seen between runs
+    that should be equal, where that was measured.
     """
 
     shape: tuple[int, ...]
@@ -53,13 +53,19 @@ class Summary:
     maximum: float | None = None
     mean: float | None = None
     std: float | None = None
-    rms: float | None = None
     nan: int = 0
     inf: int = 0
     norms: bytes = b""
     sketch: bytes = b""
     digest: str = ""
     noise: float = 0.0
+
+    @property
+    def rms(self) -> float | None:
+        """The root mean square of the finite elements; that of whole numbers is not kept."""
+        if self.mean is None or self.std is None:
+            return None
+        return math.hypot(self.mean, self.std)
 
 
 @dataclass(frozen=True, slots=True)

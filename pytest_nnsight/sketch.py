@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from pytest_nnsight.checksum import checksum, checksums
+from pytest_nnsight.packing import Packed, pack
 from pytest_nnsight.projection import project
 from pytest_nnsight.run import Summary
 
 _FEW = 16_384  # values of a tensor that is measured later, together with others of its shape
 # min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
 STATISTICS = 9
-_LARGEST_FLOAT32 = 3e38
 _SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
 
 
@@ -130,7 +130,13 @@ def collect(measured: Sequence[Measured]) -> list[Summary]:
         flat = torch.cat(parts).cpu().numpy()
         ends = np.cumsum([len(part) for part in parts])
         host.update(zip(indices, np.split(flat, ends[:-1]), strict=True))
-    return [_summary(item, host.get(index)) for index, item in enumerate(measured)]
+    tokens = [measured[index].tokens + STATISTICS for index in host]
+    kept = pack([(n[STATISTICS:at], n[at:]) for n, at in zip(host.values(), tokens, strict=True)])
+    packed = dict(zip(host, kept, strict=True))
+    return [
+        _summary(item, host.get(index), packed.get(index, (b"", b"")))
+        for index, item in enumerate(measured)
+    ]
 
 
 def measured_numbers(values: torch.Tensor) -> torch.Tensor:
@@ -221,22 +227,18 @@ def _fits_float32(tensor: torch.Tensor) -> bool:
     return largest == 0 or 1e-30 < largest < 1e30
 
 
-def _summary(item: Measured, numbers: np.ndarray | None) -> Summary:
+def _summary(item: Measured, numbers: np.ndarray | None, packed: Packed) -> Summary:
     if item.exact is not None:
         return _exact_summary(item)
     if numbers is None:
         return Summary(item.shape, item.dtype)
     low, high, total, nan, inf, variance, square, *bits = (float(x) for x in numbers[:STATISTICS])
-    norms = numbers[STATISTICS : STATISTICS + item.tokens]
-    sketch = numbers[STATISTICS + item.tokens :]
     elements = math.prod(item.shape) * (2 if item.dtype.startswith("complex") else 1)
     finite = int(elements - nan - inf)
     digest = f"{int(bits[0]) & 0xFFFFFFFF:08x}{int(bits[1]):08x}"
     if not finite:
         return Summary(item.shape, item.dtype, nan=int(nan), inf=int(inf), digest=digest)
     mean, square = total / finite, square / finite
-    # A mask of the lowest float32 there is; it is compared by its exact values.
-    fits = max(norms.max(), np.abs(sketch).max()) < _LARGEST_FLOAT32
     return Summary(
         shape=item.shape,
         dtype=item.dtype,
@@ -244,11 +246,10 @@ def _summary(item: Measured, numbers: np.ndarray | None) -> Summary:
         maximum=high,
         mean=mean,
         std=math.sqrt(max(square - mean * mean, 0.0) if math.isnan(variance) else variance),
-        rms=math.sqrt(square),
         nan=int(nan),
         inf=int(inf),
-        norms=pack_norms(norms) if fits else b"",
-        sketch=_float32_bytes(sketch) if fits else b"",
+        norms=packed[0],
+        sketch=packed[1],
         digest=digest,
     )
 
@@ -270,21 +271,7 @@ def _exact_summary(item: Measured) -> Summary:
         maximum=float(finite.max()) if len(finite) else None,
         mean=float(shares.mean()) * scale if len(finite) else None,
         std=float(shares.std(correction=0)) * scale if is_float and len(finite) else None,
-        rms=float(shares.square().mean().sqrt()) * scale if is_float and len(finite) else None,
         nan=int(numbers.isnan().sum()),
         inf=int(numbers.isinf().sum()),
         digest=digest,
     )
-
-
-def pack_norms(norms: np.ndarray) -> bytes:
-    """Write norms as bfloat16, two bytes each, little-endian: good to 0.4 %, in float32's range."""
-    with np.errstate(over="ignore"):
-        bits = norms.astype("<f4").view("<u4")
-    rounded = bits + 0x7FFF + (bits >> 16 & 1)
-    return np.where(np.isfinite(norms), rounded >> 16, bits >> 16).astype("<u2").tobytes()
-
-
-def _float32_bytes(values: np.ndarray) -> bytes:
-    with np.errstate(over="ignore"):
-        return values.astype("<f4").tobytes()

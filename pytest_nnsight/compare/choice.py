@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_nnsight.compare.distance import Distance, read_norms
+from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.packing import read_norms
 from pytest_nnsight.run import ROOT, Run
 
 _SIGMAS = 4.5  # of one logit's noise; the difference of two has 1.4 times as much

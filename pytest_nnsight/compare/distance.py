@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pytest_nnsight.packing import read_norms, unpack
 from pytest_nnsight.run import NORM_FLOOR, Summary, numbers_per_token
 
 
@@ -36,7 +37,7 @@ class Distance:
     each: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
-_LAST_BITS = 1e-6
+_LAST_BITS = 3e-6  # of float32, and of the steps in which a projection is kept
 SAME = Distance(is_same=True)
 APART = Distance(math.inf, math.inf)
 
@@ -56,9 +57,9 @@ def distance(golden: Summary, received: Summary) -> Distance:
         both_without_numbers = golden.minimum is None and received.minimum is None
         return Distance() if both_without_numbers else APART
     norms = np.maximum(read_norms(golden.norms), read_norms(received.norms))
-    change = _floats(golden.sketch) - _floats(received.sketch)
+    before, now = unpack([(summary.norms, summary.sketch) for summary in (golden, received)])
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.square(change.reshape(len(norms), -1)).sum(1)
+        squares = np.square(before - now).sum(1)
     apart = _of_tokens(norms, squares)
     # A checksum shows every small change, a projection every large one, such as values that changed
     # sign or place. Its own last bits depend on what it was computed together with.
@@ -110,16 +111,6 @@ def _error(each: np.ndarray) -> float:
     carrying = total**2 / float(np.square(squares).sum())
     carrying = min(len(each), carrying + (carrying - 1.0) * 2.0 / numbers)
     return 1.0 / math.sqrt(2.0 * numbers * carrying)
-
-
-def read_norms(data: bytes) -> np.ndarray:
-    """Read norms as they are kept: little-endian bfloat16."""
-    bits = np.frombuffer(data, "<u2").astype("<u4") << 16
-    return bits.view("<f4").astype(np.float64)
-
-
-def _floats(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, "<f4").astype(np.float64)
 
 
 def telling_statistics(golden: Summary, received: Summary) -> tuple[str, str]:

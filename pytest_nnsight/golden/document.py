@@ -16,6 +16,7 @@ from pytest_nnsight.golden.numbers import (
     to_runs,
 )
 from pytest_nnsight.golden.storage import LARGEST_FILE
+from pytest_nnsight.packing import sketch_size
 from pytest_nnsight.run import (
     Call,
     Environment,
@@ -31,7 +32,7 @@ from pytest_nnsight.run import (
 
 FORMAT = 1
 KINDS = ("trace", "generate", "scan", "tensors")
-_STATISTICS = {"min": "minimum", "max": "maximum", "mean": "mean", "std": "std", "rms": "rms"}
+_STATISTICS = {"min": "minimum", "max": "maximum", "mean": "mean", "std": "std"}
 
 
 def encode(run: Run) -> str:
@@ -81,7 +82,7 @@ def encode(run: Run) -> str:
     }
     lines = [f"{json.dumps(key)}: {_json(value)}," for key, value in head.items()]
     known: dict[int, str] = {}
-    calls = [_json(_call_to_json(call, known)) for call in run.calls]
+    calls = [_json(_call_to_json(call, run.environment.dtype, known)) for call in run.calls]
     body = ",\n".join(calls)
     return "{\n" + "\n".join(lines) + '\n"calls": [\n' + body + "\n]\n}\n"
 
@@ -99,22 +100,28 @@ def _sorted(value: Any) -> Any:
     return value
 
 
-def _call_to_json(call: Call, known: dict[int, str]) -> dict[str, Any]:
-    line: dict[str, Any] = {"path": call.path, "visit": call.visit, "class": call.module_class}
+def _call_to_json(call: Call, dtype: str, known: dict[int, str]) -> dict[str, Any]:
+    """Write a call; a first visit goes without saying, as does ``dtype``, which is the model's."""
+    line: dict[str, Any] = {"path": call.path}
+    if call.visit:
+        line["visit"] = call.visit
+    line["class"] = call.module_class
     if call.inputs is not None:
         line["in"] = call.inputs
     line["out"] = call.output
-    line["tensors"] = [_leaf_to_json(call, leaf, known) for leaf in call.leaves]
+    line["tensors"] = [_leaf_to_json(call, leaf, dtype, known) for leaf in call.leaves]
     return line
 
 
-def _leaf_to_json(call: Call, leaf: Leaf, known: dict[int, str]) -> dict[str, Any]:
+def _leaf_to_json(call: Call, leaf: Leaf, dtype: str, known: dict[int, str]) -> dict[str, Any]:
     """Write a tensor; one that stands earlier in the file is written as where it stands."""
     summary = leaf.summary
     if id(summary) in known:
         return {"at": leaf.at, "same": known[id(summary)]}
     known[id(summary)] = f"{call.path}#{call.visit} {leaf.at}"
-    line: dict[str, Any] = {"at": leaf.at, "shape": summary.shape, "dtype": summary.dtype}
+    line: dict[str, Any] = {"at": leaf.at, "shape": summary.shape}
+    if summary.dtype != dtype:
+        line["dtype"] = summary.dtype
     for name, attribute in _STATISTICS.items():
         value = getattr(summary, attribute)
         if value is not None:
@@ -224,7 +231,7 @@ def _run(document: Mapping[str, Any]) -> Run:
             margins=tuple(from_base64(margins, None) for margins in output["margins"]),
             pieces=_texts(output["pieces"]),
         ),
-        calls=tuple(_call(line, known) for line in document["calls"]),
+        calls=tuple(_call(line, str(environment["dtype"]), known) for line in document["calls"]),
         calibration=tuple(str(name) for name in document["calibration"]),
     )
 
@@ -237,22 +244,22 @@ def _texts(value: Any) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(str(piece) for piece in row) for row in value)
 
 
-def _call(line: Mapping[str, Any], known: dict[str, Summary]) -> Call:
-    path, visit = str(line["path"]), int(line["visit"])
+def _call(line: Mapping[str, Any], dtype: str, known: dict[str, Summary]) -> Call:
+    path, visit = str(line["path"]), int(line.get("visit", 0))
     leaves = []
     for tensor in line["tensors"]:
         at = str(tensor["at"])
         if "same" in tensor:
             summary = known[tensor["same"]]
         else:
-            summary = _summary(tensor)
+            summary = _summary(tensor, dtype)
             known[f"{path}#{visit} {at}"] = summary
         leaves.append(Leaf(at, summary))
     inputs = line.get("in")
     return Call(path, visit, str(line["class"]), str(line["out"]), tuple(leaves), inputs)
 
 
-def _summary(tensor: Mapping[str, Any]) -> Summary:
+def _summary(tensor: Mapping[str, Any], dtype: str) -> Summary:
     shape = tuple(int(size) for size in tensor["shape"])
     if any(size < 0 for size in shape):
         raise ValueError("a shape has a negative size")
@@ -262,12 +269,12 @@ def _summary(tensor: Mapping[str, Any]) -> Summary:
     }
     tokens = token_count(shape)
     norms = from_base64(tensor.get("norms", ""), 2 * tokens)
-    sketch = from_base64(tensor.get("sketch", ""), 4 * tokens * numbers_per_token(tokens))
+    sketch = from_base64(tensor.get("sketch", ""), sketch_size(tokens * numbers_per_token(tokens)))
     if bool(norms) != bool(sketch):
         raise ValueError("a tensor has norms and a sketch, or neither")
     return Summary(
         shape=shape,
-        dtype=str(tensor["dtype"]),
+        dtype=str(tensor.get("dtype", dtype)),
         nan=int(tensor.get("nan", 0)),
         inf=int(tensor.get("inf", 0)),
         norms=norms,

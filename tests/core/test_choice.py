@@ -19,7 +19,8 @@ from builders import (
 
 from pytest_nnsight.compare.choice import Flip, first_flip, flip_place
 from pytest_nnsight.compare.comparison import compare
-from pytest_nnsight.compare.distance import Distance, read_norms
+from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.packing import read_norms
 from pytest_nnsight.run import ROOT, Generated, Leaf, Prompt, Run
 
 GREEDY = Prompt("Hello", ((1, 2, 3),), generation={"do_sample": False})

@@ -80,7 +80,7 @@ def test_unknown_kind_is_damage() -> None:
         decode(encode(make_rich_run()).replace('"generate"', '"movie"'), NAME)
 
 
-@pytest.mark.parametrize(("tokens", "size"), [(1, 244), (7, 4 * 7 * 9), (100, 400)])
+@pytest.mark.parametrize(("tokens", "size"), [(1, 184), (7, 1 + 3 * 7 * 9), (100, 301)])
 def test_numbers_that_do_not_fit_their_tensor_are_damage(tokens: int, size: int) -> None:
     summary = make_summary(shape=(1, tokens, 64))
     assert (len(summary.norms), len(summary.sketch)) == (2 * tokens, size)

@@ -26,12 +26,13 @@ CORE = {
     "options": {"errors"},
     "settings": {"errors", "options"},
     "run": {"errors"},
+    "packing": set(),
     "outcomes": {"errors"},
     "fingerprint": {"errors"},
     "projection": {"errors", "run"},
     "checksum": {"errors", "projection"},
-    "sketch": {"errors", "run", "settings", "projection", "checksum"},
-    "compare": {"errors", "run"},
+    "sketch": {"errors", "run", "settings", "projection", "checksum", "packing"},
+    "compare": {"errors", "run", "packing"},
     "diagnose": {"errors", "run", "compare"},
 }
 COMPARE = {  # the modules of one room, each with those of the room that it may import

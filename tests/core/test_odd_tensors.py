@@ -12,8 +12,9 @@ from builders import make_call, make_run, normal, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.compare.distance import Distance, distance, read_norms
+from pytest_nnsight.compare.distance import Distance, distance
 from pytest_nnsight.golden.document import decode, encode
+from pytest_nnsight.packing import read_norms, unpack
 from pytest_nnsight.run import Summary
 
 quick = settings(deadline=None, max_examples=50)
@@ -21,10 +22,6 @@ quick = settings(deadline=None, max_examples=50)
 
 def apart(x: torch.Tensor, y: torch.Tensor) -> Distance:
     return distance(summarize(x), summarize(y))
-
-
-def numbers(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, "<f4")
 
 
 def kept(summary: Summary) -> Summary:
@@ -44,7 +41,7 @@ def test_nan_and_inf_are_counted_and_left_out_of_the_statistics() -> None:
     assert summary.mean == pytest.approx(float(rest.mean()), rel=1e-9)
     assert summary.std == pytest.approx(float(rest.std(correction=0)), rel=1e-9)
     assert summary.rms == pytest.approx(float(rest.square().mean().sqrt()), rel=1e-9)
-    assert np.isfinite(numbers(summary.sketch)).all()
+    assert np.isfinite(unpack([(summary.norms, summary.sketch)])[0]).all()
     assert np.isfinite(read_norms(summary.norms)).all()
 
 

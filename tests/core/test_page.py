@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from builders import drifted, make_pass
 from test_session_lines import DRIFT, SAME, case, report_of
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.golden.document import decode
+from pytest_nnsight.packing import pack, read_norms, unpack
 from pytest_nnsight.report import page
 from pytest_nnsight.report.detail import detail
 from pytest_nnsight.report.page import page_of
@@ -124,9 +124,10 @@ def moved(summary: Summary) -> Summary:
     """Return a summary in which every number differs, as after an upgrade."""
     if not summary.sketch or summary.mean is None or summary.std is None:
         return summary
-    sketch = (np.frombuffer(summary.sketch, "<f4") * 1.0012345).astype("<f4").tobytes()
+    numbers = unpack([(summary.norms, summary.sketch)])[0].flatten() * 1.0012345
+    norms, sketch = pack([(read_norms(summary.norms), numbers)])[0]
     changes = {"mean": summary.mean * 1.01234, "std": summary.std * 1.01234, "digest": "other"}
-    return replace(summary, sketch=sketch, **changes)
+    return replace(summary, norms=norms, sketch=sketch, **changes)
 
 
 def test_ten_traces_of_the_trained_model_stay_below_a_megabyte() -> None:

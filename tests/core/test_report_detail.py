@@ -20,6 +20,7 @@ from builders import (
 )
 
 from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.packing import pack, read_norms, unpack
 from pytest_nnsight.report.detail import detail
 from pytest_nnsight.report.maps import MOST_TOKENS, token_maps
 from pytest_nnsight.report.modules import depth, module_rows, part_of, worst
@@ -125,9 +126,10 @@ def test_a_map_has_a_row_for_each_layer_and_a_column_for_each_token() -> None:
 
 def test_one_token_that_drifts_is_one_column() -> None:
     before = make_summary(shape=(1, 7, 64))
-    sketch = np.frombuffer(before.sketch, "<f4").reshape(7, -1).copy()
-    sketch[3] *= 1.5
-    now = replace(before, sketch=sketch.astype("<f4").tobytes(), digest="other")
+    numbers = unpack([(before.norms, before.sketch)])[0]
+    numbers[3] *= 1.5
+    _, sketch = pack([(read_norms(before.norms), numbers.flatten())])[0]
+    now = replace(before, sketch=sketch, digest="other")
     golden, received = make_run(make_call("h.0", before)), make_run(make_call("h.0", now))
     found = token_maps(golden, compare(golden, received))[0]
     assert np.flatnonzero(read_map(found["drift"], 1)[0]).tolist() == [3]

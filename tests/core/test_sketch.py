@@ -12,7 +12,8 @@ from builders import normal, summarize, summarize_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.compare.distance import distance, read_norms
+from pytest_nnsight.compare.distance import distance
+from pytest_nnsight.packing import pack_norms, read_norms, unpack
 from pytest_nnsight.projection import project
 from pytest_nnsight.run import Summary, numbers_per_token, token_count
 from pytest_nnsight.sketch import (
@@ -20,7 +21,6 @@ from pytest_nnsight.sketch import (
     measure,
     measure_held,
     measured_numbers,
-    pack_norms,
     tokens_of,
 )
 
@@ -29,7 +29,7 @@ BFLOAT16 = 2**-8  # the largest relative error of a number that is rounded to 8 
 
 
 def sketch_of(summary: Summary) -> np.ndarray:
-    return np.frombuffer(summary.sketch, "<f4")
+    return unpack([(summary.norms, summary.sketch)])[0].flatten()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_summary_keeps_the_projection_and_the_norm_of_each_token(tokens: int) 
     x = normal(1, tokens, 200)
     summary = summarize(x)
     assert len(summary.norms) == 2 * tokens
-    assert len(summary.sketch) == 4 * tokens * numbers_per_token(tokens)
+    assert len(summary.sketch) == 1 + 3 * tokens * numbers_per_token(tokens)
     expected = project(x[0].double()).flatten().numpy()
     np.testing.assert_allclose(sketch_of(summary), expected, atol=2e-5)
 

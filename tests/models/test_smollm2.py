@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from pytest_nnsight.golden.document import encode
+
 TEXT = (
     "A lighthouse keeper writes one line into the log every evening: the wind, the height of the "
     "sea, the ships that passed, and whether the lamp was lit in time. On the first day of winter "
@@ -22,6 +26,15 @@ def test_every_module_on_256_tokens(
     run = nnsight_capture.trace(ids)
     assert len(run.calls) == 396
     assert run == nnsight_golden
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(10, 300_000), (256, 1_000_000)])
+def test_a_golden_of_every_module_is_small(
+    nnsight_model: Any, nnsight_capture: Any, tokens: int, most: int
+) -> None:
+    """In bytes; of every module's inputs and outputs."""
+    ids = nnsight_model.tokenizer(TEXT * 6)["input_ids"][:tokens]
+    assert len(encode(nnsight_capture.trace(ids)).encode()) <= most
 
 
 def test_every_module_at_each_of_16_steps(nnsight_capture: Any, nnsight_golden: Any) -> None:
