@@ -22,6 +22,8 @@ from pytest_nnsight.run import BUCKETS, numbers_per_token
 
 _SEED = 0x6E6E7369676874
 _MIXING = _SEED + 1
+_NARROW = 512  # values of a token, for which a table of all signs is faster than many products
+_MOST_KEPT = 64 * 1024 * 1024  # bytes of signs
 
 
 def project(values: torch.Tensor) -> torch.Tensor:
@@ -29,39 +31,63 @@ def project(values: torch.Tensor) -> torch.Tensor:
 
     Linear in ``values``.
     """
-    tokens = values.shape[-2]
+    tokens, width = values.shape[-2:]
     numbers = numbers_per_token(tokens)
+    if numbers == 1:
+        one = Projection(tokens, width, values.dtype, values.device)
+        many = values.reshape(-1, tokens, width)
+        return torch.stack([one(tensor) for tensor in many]).view(*values.shape[:-1], 1)
     buckets = _fold(values)
     if numbers == BUCKETS:
         return buckets
     mixing = _mixing(tokens, numbers, values.dtype, values.device)
-    if numbers == 1:
-        return (buckets * mixing[:, 0]).sum(-1, keepdim=True)
     mixed = torch.matmul(buckets[..., None, :], mixing.mT)[..., 0, :]
     return mixed.mul_(numbers**-0.5)
+
+
+class Projection:
+    """The projection of tensors ``[tokens, width]``, one at a time, where a token has one number.
+
+    As `project`, with all at hand that does not depend on the values.
+    """
+
+    def __init__(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.rows, self.tail = divmod(width, BUCKETS)
+        many = 1 << (tokens - 1).bit_length()  # prompts of any length share a few tables
+        self.table: torch.Tensor | None = None
+        if width <= _NARROW:
+            self.table = _table(many, width, dtype, device)[:tokens]
+            return
+        signs = _signs(many, self.rows + 1, dtype, device)[:tokens]
+        self.signs, self.last = signs[:, None, : self.rows], signs[:, self.rows :]
+        self.mixing = _mixing(many, 1, dtype, device)[:tokens, 0]
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the number of each token, ``[tokens]``."""
+        if self.table is not None:
+            return _dot(values, self.table)
+        main = values[:, : values.shape[1] - self.tail]
+        buckets = torch.bmm(self.signs, main.view(len(values), self.rows, BUCKETS))[:, 0]
+        if self.tail:
+            buckets[:, : self.tail].addcmul_(values[:, -self.tail :], self.last)
+        return _dot(buckets, self.mixing)
+
+
+def _dot(values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    product: torch.Tensor = torch.linalg.vecdot(values, others)
+    return product
 
 
 def _fold(values: torch.Tensor) -> torch.Tensor:
     """Add the elements of each token up in 61 buckets with signs: ``[..., tokens, 61]``."""
     tokens, width = values.shape[-2:]
-    rows = width // BUCKETS
-    if tokens < BUCKETS:
-        signed = values * _signs(tokens, width, values.dtype, values.device)
-        padded = torch.nn.functional.pad(signed, (0, -width % BUCKETS))
-        return padded.view(*padded.shape[:-1], -1, BUCKETS).sum(-2)
-    signs = _signs(tokens, rows + 1, values.dtype, values.device)
-    tail = values[..., rows * BUCKETS :] * signs[:, rows:]
-    if not rows:
-        return torch.nn.functional.pad(tail, (0, BUCKETS - width))
-    main = values[..., : rows * BUCKETS]
-    main = main.view(*main.shape[:-1], rows, BUCKETS)
-    buckets = torch.matmul(signs[:, None, :rows], main)[..., 0, :]
-    buckets[..., : tail.shape[-1]] += tail
-    return buckets
+    signed = values * _signs(tokens, width, values.dtype, values.device)
+    padded = torch.nn.functional.pad(signed, (0, -width % BUCKETS))
+    return padded.view(*padded.shape[:-1], -1, BUCKETS).sum(-2)
 
 
 class Kept:
-    """Keeps the last 64 results of a function.
+    """Keeps the last results of a function, up to 64 MB of them.
 
     Unlike one of ``functools`` it can be sent to another process, without what it has kept.
     """
@@ -75,14 +101,26 @@ class Kept:
         found = self.known.get(key)
         if found is None:
             found = self.make(*key)
-            if len(self.known) >= 64:
-                self.known.pop(next(iter(self.known)))
             self.known[key] = found
+            while sum(kept.nbytes for kept in self.known.values()) > _MOST_KEPT:
+                self.known.pop(next(iter(self.known)))
         return found
 
     def __reduce__(self) -> tuple[type[Kept], tuple[Callable[..., torch.Tensor]]]:
         """Leave behind what was kept."""
         return Kept, (self.make,)
+
+
+@Kept
+def _table(tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the sign ``[tokens, width]`` of each element, where a token has one number.
+
+    The product of its sign on the way to a bucket and of that of the bucket.
+    """
+    cpu = torch.device("cpu")
+    signs = _signs(tokens, width // BUCKETS + 1, torch.float32, cpu)
+    mixing = _mixing(tokens, 1, torch.float32, cpu)
+    return (signs[:, :, None] * mixing).flatten(1)[:, :width].contiguous().to(device, dtype)
 
 
 @Kept

@@ -1,129 +1,180 @@
-"""Tensor -> summary, by a handful of cheap operations on the tensor's own device.
+"""Tensors -> summaries, the work put off until there is enough of it.
 
-A *token* is one vector of a tensor: the last axis of ``[batch, token, channel]``, and likewise of
-``[token, channel]`` and ``[batch, head, token, channel]`` (there heads and channels together).
-Each token is projected by itself and its norm is kept beside, so that one massive token (22,500
-among 75s in SmolLM2) does not hide the others.
-
-Tensors of few values, such as one token's, are copied and measured together later: a handful of
-small operations costs its dispatch, not its arithmetic.
-`docs/decisions/0004-a-projection-for-each-token.md` has the reasons for the rest.
+On a CPU an operation on a small tensor costs its dispatch rather than its arithmetic, and one on a
+large tensor finds neither its code nor its tables in the cache, after a matrix product of the model
+has gone through it. So tensors are copied as they come, those of one shape beside each other, and
+measured together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
 
-from pytest_nnsight.checksum import checksum, checksums
+from pytest_nnsight.measurement import (
+    STATISTICS,
+    Gauge,
+    Large,
+    measurable,
+    measured_numbers,
+    tokens_of,
+)
 from pytest_nnsight.packing import Packed, pack
-from pytest_nnsight.projection import project
-from pytest_nnsight.run import Summary
+from pytest_nnsight.run import BUCKETS, Summary
 
-_FEW = 16_384  # values of a tensor that is measured later, together with others of its shape
-# min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
-STATISTICS = 9
-_SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
+_STACK_BYTES = 2 * 1024 * 1024  # which stay in the cache while they are measured
+_LARGE = 256 * 1024  # bytes of a tensor that is measured as it comes, on a CPU
+_MOST_ROWS = 256
+_MOST_HELD = 64 * 1024 * 1024  # bytes of all that waits to be measured
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Measured:
-    """The numbers of one tensor, still on its device; `collect` turns many into summaries.
+    """What is known of one tensor, still on its device.
 
-    Instead of numbers it may hold the tensor's values ``[tokens, values]``, to be measured with
-    others (`measure_held`), or an ``exact`` copy.
+    Its ``numbers``, as of `measured_numbers` or of a `Gauge`, or an ``exact`` copy, or neither.
     """
 
     shape: tuple[int, ...]
     dtype: str
     tokens: int = 0
     numbers: torch.Tensor | None = None
-    held: torch.Tensor | None = None
+    large: Large | None = None
     exact: torch.Tensor | None = None
 
-    @property
-    def held_bytes(self) -> int:
-        """The memory of the values that wait to be measured."""
-        return 0 if self.held is None else self.held.nbytes
 
+@dataclass(slots=True)
+class Summaries:
+    """Takes tensors one by one, without waiting for their device; gives a summary of each.
 
-def tokens_of(tensor: torch.Tensor) -> torch.Tensor:
-    """View ``tensor`` as ``[tokens, values]``: axes 0 and -2 count tokens, the rest are values."""
-    if tensor.ndim < 2:
-        return tensor.reshape(1, -1)
-    if tensor.ndim == 2:
-        return tensor
-    if tensor.ndim == 3:
-        return tensor.reshape(-1, tensor.shape[-1])
-    moved = tensor.movedim(-2, 1)
-    return moved.reshape(moved.shape[0] * moved.shape[1], -1)
-
-
-def measure(tensor: torch.Tensor) -> Measured:
-    """Reduce one tensor to its numbers without waiting for its device.
-
-    Half types are measured in float32, complex numbers as pairs. Integers and booleans are copied
-    as they are, to be compared exactly.
+    Without numbers it keeps what a tensor is: its shape and dtype.
     """
-    shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-    values, exact = measurable(tensor)
-    if exact is not None:
-        return Measured(shape, dtype, exact=exact.clone())
-    if values is None:
-        return Measured(shape, dtype)
-    if values.numel() <= _FEW:
-        return Measured(shape, dtype, len(values), held=values.clone())
-    return Measured(shape, dtype, len(values), measured_numbers(values[None])[0])
+
+    has_numbers: bool = True
+    _measured: list[Measured] = field(default_factory=list)
+    _stacks: dict[tuple[torch.Size, torch.dtype, torch.device], _Stack] = field(
+        default_factory=dict
+    )
+    _gauges: dict[torch.Size, Gauge] = field(default_factory=dict)
+    _held: int = 0
+
+    def add(self, tensor: torch.Tensor) -> int:
+        """Take a tensor as it is now; return the number of its summary."""
+        item = Measured(tuple(tensor.shape), _name(tensor.dtype))
+        self._measured.append(item)
+        if self.has_numbers and not self._is_gauged(item, tensor):
+            values, exact = measurable(tensor)
+            if values is not None:
+                self._measure(item, values)
+            elif exact is not None:
+                item.exact = exact.clone()
+        return len(self._measured) - 1
+
+    def finish(self) -> list[Summary]:
+        """Measure what waits for it, and return the summary of each tensor."""
+        for stack in self._stacks.values():
+            stack.measure()
+        self._stacks.clear()
+        return collect(self._measured)
+
+    def _is_gauged(self, item: Measured, tensor: torch.Tensor) -> bool:
+        """Measure a tensor that is large enough to be measured as it comes."""
+        is_plain = tensor.dtype is torch.float32 and tensor.is_cpu and tensor.is_contiguous()
+        if not is_plain or tensor.nbytes <= _LARGE:
+            return False
+        values = tokens_of(tensor)
+        if len(values) < BUCKETS:  # and more numbers a token
+            return False
+        gauge = self._gauges.get(values.shape)
+        if gauge is None:
+            gauge = self._gauges[values.shape] = Gauge(*values.shape)
+        item.large = gauge.measure(values)
+        item.tokens = len(values)
+        return item.large is not None
+
+    def _measure(self, item: Measured, values: torch.Tensor) -> None:
+        item.tokens = len(values)
+        if values.nbytes > _STACK_BYTES // 2:
+            item.numbers = measured_numbers(values[None])[0]
+            return
+        key = (values.shape, values.dtype, values.device)
+        stack = self._stacks.get(key)
+        if stack is None:
+            stack = self._stacks[key] = _Stack()
+        self._held += stack.add(item, values)
+        if self._held > _MOST_HELD:
+            for stack in self._stacks.values():
+                stack.measure()
+            self._stacks.clear()
+            self._held = 0
 
 
-def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Return the values ``[tokens, values]`` to measure, or those to keep exactly, or neither."""
-    tensor = tensor.detach()
-    if tensor.device.type == "meta" or tensor.numel() == 0:
-        return None, None
-    if tensor.layout is not torch.strided:
-        tensor = tensor.to_dense()
-    if tensor.device.type == "mps":  # has no float64
-        tensor = tensor.cpu()
-    if tensor.is_complex():
-        pairs = torch.view_as_real(tensor.resolve_conj())
-        tensor = pairs.flatten(-2) if tensor.ndim else pairs
-    elif not tensor.is_floating_point():
-        return None, tensor
-    if tensor.dtype not in (torch.float32, torch.float64):
-        tensor = tensor.float()
-    if tensor.dtype == torch.float64 and not _fits_float32(tensor):
-        return None, tensor
-    return tokens_of(tensor).contiguous(), None
+@dataclass(slots=True)
+class _Stack:
+    """Tensors of one shape that wait to be measured, copied beside each other.
+
+    It has room for twice as many each time, as long as they fit the cache.
+    """
+
+    rows: Sequence[torch.Tensor] = ()
+    values: torch.Tensor | None = None
+    items: list[Measured] = field(default_factory=list)
+
+    def add(self, item: Measured, values: torch.Tensor) -> int:
+        """Copy a tensor; return how many bytes more are held now."""
+        more = 0
+        if len(self.items) == len(self.rows):
+            self.measure()
+            more = self._make_room(values)
+        self.rows[len(self.items)].copy_(values)
+        self.items.append(item)
+        return more
+
+    def measure(self) -> None:
+        """Measure all that was copied, and forget it."""
+        if self.values is not None and self.items:
+            numbers = measured_numbers(self.values[: len(self.items)]).unbind()
+            for item, of_one in zip(self.items, numbers, strict=True):
+                item.numbers = of_one
+            self.items.clear()
+
+    def _make_room(self, values: torch.Tensor) -> int:
+        most = min(_MOST_ROWS, _STACK_BYTES // values.nbytes)
+        had, count = len(self.rows), min(max(4, 2 * len(self.rows)), most)
+        if count > had:
+            with torch.inference_mode(False):  # else it could not be written to outside of it
+                self.values = values.new_empty((count, *values.shape))
+            self.rows = self.values.unbind()
+        return (len(self.rows) - had) * values.nbytes
 
 
-def measure_held(measured: Sequence[Measured]) -> list[Measured]:
-    """Measure the tensors that wait for it, those of one shape in one go."""
-    groups: dict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = {}
-    for index, item in enumerate(measured):
-        if item.held is not None:
-            key = (item.held.shape, item.held.dtype, item.held.device)
-            groups.setdefault(key, []).append(index)
-    done = list(measured)
-    for indices in groups.values():
-        stacked = torch.stack([held for i in indices if (held := measured[i].held) is not None])
-        for index, numbers in zip(indices, measured_numbers(stacked), strict=True):
-            done[index] = replace(measured[index], numbers=numbers, held=None)
-    return done
+def summarize(tensors: Iterable[torch.Tensor]) -> list[Summary]:
+    """Return the summary of each tensor."""
+    summaries = Summaries()
+    for tensor in tensors:
+        summaries.add(tensor)
+    return summaries.finish()
+
+
+@cache
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def collect(measured: Sequence[Measured]) -> list[Summary]:
     """Bring the numbers of many tensors to the host, one transfer a device, as summaries."""
-    measured = measure_held(measured)
     host: dict[int, np.ndarray] = {}
     by_device: dict[torch.device, list[int]] = {}
     for index, item in enumerate(measured):
-        if item.numbers is not None:
+        if item.large is not None:
+            host[index] = item.large.numbers()
+        elif item.numbers is not None:
             by_device.setdefault(item.numbers.device, []).append(index)
     for indices in by_device.values():
         parts = [numbers for i in indices if (numbers := measured[i].numbers) is not None]
@@ -139,94 +190,6 @@ def collect(measured: Sequence[Measured]) -> list[Summary]:
     ]
 
 
-def measured_numbers(values: torch.Tensor) -> torch.Tensor:
-    """Return ``[*statistics, *norms, *projections]`` of each tensor, as float64.
-
-    ``values`` is ``[tensors, tokens, values]``. Under autocast as well in their own dtype.
-    """
-    if torch.is_autocast_enabled(values.device.type):
-        with torch.autocast(values.device.type, enabled=False):
-            return measured_numbers(values)
-    if len(values) == 1 and values.device.type == "cpu":
-        numbers = _numbers_of_one(values)
-        if numbers is not None:
-            return numbers
-    high_bits, low_bits = checksums(values)
-    norms = torch.linalg.vector_norm(values, dim=2)
-    total, square = values.sum((1, 2)), norms.double().square().sum(1)
-    low, high = values.amin((1, 2)), values.amax((1, 2))  # aminmax over an axis is 20 times slower
-    zero = torch.zeros(len(values), dtype=torch.float64, device=values.device)
-    nan = inf = zero
-    variance = zero + torch.nan
-    # The check waits for the device, which costs nothing on a CPU; elsewhere always take the
-    # careful way, whose extra passes are cheap there.
-    if values.device.type != "cpu" or _needs_care(values, norms, total, low, high):
-        finite = values.isfinite()
-        nan, inf = values.isnan().sum((1, 2)).double(), values.isinf().sum((1, 2)).double()
-        low = values.masked_fill(~finite, torch.inf).amin((1, 2))
-        high = values.masked_fill(~finite, -torch.inf).amax((1, 2))
-        known = values.masked_fill(~finite, 0.0).double()
-        total, square = known.sum((1, 2)), known.square().sum((1, 2))
-        count = finite.sum((1, 2)).double()
-        centred = (known - (total / count)[:, None, None]).masked_fill(~finite, 0.0)
-        variance = centred.square().sum((1, 2)) / count
-        values = _with_marks(values, known)
-        norms = torch.linalg.vector_norm(values, dim=2)
-    norms = norms.double()
-    head = [low.double(), high.double(), total.double(), nan, inf, variance]
-    head += [square, high_bits, low_bits]
-    return torch.cat([torch.stack(head, 1), norms, project(values).flatten(1).double()], 1)
-
-
-def _numbers_of_one(values: torch.Tensor) -> torch.Tensor | None:
-    """Return the numbers of one tensor, or ``None`` where they need care.
-
-    The same as for many, in a third of the operations: on a CPU each costs its dispatch, which for
-    a few hundred thousand values is more than to read them.
-    """
-    norms = torch.linalg.vector_norm(values[0], dim=1).double()
-    total, square = values.sum().item(), torch.dot(norms, norms).item()
-    low, high = (bound.item() for bound in torch.aminmax(values))
-    largest, count = max(abs(low), abs(high)), values.numel()
-    in_range = largest == 0 or _SMALLEST < largest < _LARGEST  # not so for NaN
-    if not in_range or not (total / count) ** 2 * count <= 0.99 * square:
-        return None
-    digest = checksum(values)
-    bits = (float(digest >> 32), float(digest & 0xFFFFFFFF))
-    head = [low, high, total, 0.0, 0.0, math.nan, square, *bits]
-    projections = project(values).flatten().double()
-    return torch.cat([torch.tensor(head, dtype=torch.float64), norms, projections])[None]
-
-
-def _with_marks(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Replace Inf and NaN by numbers as large as the largest, so that their places show."""
-    largest = known.abs().amax((1, 2), keepdim=True)
-    mark = torch.where(largest > 0, largest, 1.0)
-    marked = torch.where(values.isinf(), mark * values.double().sign(), known)
-    return torch.where(values.isnan(), 2 * mark, marked)
-
-
-def _needs_care(
-    values: torch.Tensor,
-    norms: torch.Tensor,
-    total: torch.Tensor,
-    low: torch.Tensor,
-    high: torch.Tensor,
-) -> bool:
-    """Tell whether float32 is not enough: NaN, Inf, squares out of range, mean far above std."""
-    largest = torch.maximum(low.abs(), high.abs())
-    in_range = (largest > _SMALLEST) & (largest < _LARGEST) | (largest == 0)
-    square, mean = norms.square().sum(1), total / values[0].numel()
-    is_centred = mean.square() * values[0].numel() <= 0.99 * square
-    return not bool((in_range & is_centred).all())
-
-
-def _fits_float32(tensor: torch.Tensor) -> bool:
-    """Tell whether the numbers of a float64 tensor survive as float32, as norms are kept."""
-    largest = float(torch.where(tensor.isfinite(), tensor, 0.0).abs().max())
-    return largest == 0 or 1e-30 < largest < 1e30
-
-
 def _summary(item: Measured, numbers: np.ndarray | None, packed: Packed) -> Summary:
     if item.exact is not None:
         return _exact_summary(item)
@@ -235,7 +198,7 @@ def _summary(item: Measured, numbers: np.ndarray | None, packed: Packed) -> Summ
     low, high, total, nan, inf, variance, square, *bits = (float(x) for x in numbers[:STATISTICS])
     elements = math.prod(item.shape) * (2 if item.dtype.startswith("complex") else 1)
     finite = int(elements - nan - inf)
-    digest = f"{int(bits[0]) & 0xFFFFFFFF:08x}{int(bits[1]):08x}"
+    digest = f"{int(bits[0]):08x}{int(bits[1]):08x}"
     if not finite:
         return Summary(item.shape, item.dtype, nan=int(nan), inf=int(inf), digest=digest)
     mean, square = total / finite, square / finite

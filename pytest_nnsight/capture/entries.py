@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight.capture.prompts import Request
-from pytest_nnsight.sketch import collect, measure
+from pytest_nnsight.sketch import summarize
 
 Rows = tuple[tuple[int, ...], ...]
 
@@ -61,7 +61,7 @@ def digests_of(named: Mapping[str, Any]) -> dict[str, str]:
 
 def _digest(tensor: torch.Tensor) -> str:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return f"{dtype} {list(tensor.shape)} {collect([measure(tensor)])[0].digest}"
+    return f"{dtype} {list(tensor.shape)} {summarize([tensor])[0].digest}"
 
 
 def pieces_of(model: Any, token_ids: Rows) -> tuple[tuple[str, ...], ...]:
@@ -99,7 +99,7 @@ def intervention_code(intervene: Callable[..., Any] | None) -> str:
 def _plainly(value: Any) -> str:
     """Write a value so that equal values give equal text in every process."""
     if isinstance(value, torch.Tensor):
-        return f"{value.dtype} {tuple(value.shape)} {collect([measure(value)])[0].digest}"
+        return f"{value.dtype} {tuple(value.shape)} {summarize([value])[0].digest}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_plainly, value))}]"
     return repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__

@@ -15,9 +15,7 @@ from pytest_nnsight.capture.entries import digests_of
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.sketch import Measured, collect, measure, measure_held
-
-_MOST_HELD = 64 * 1024 * 1024  # bytes of small tensors that wait to be measured together
+from pytest_nnsight.sketch import Summaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +44,11 @@ class Recorder:
     kept_paths: set[str]
     reached: Callable[[str], None] | None = None
     calls: list[_OpenCall] = field(default_factory=list)
-    measured: list[Measured] = field(default_factory=list)
+    summaries: Summaries = field(default_factory=Summaries)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)
     entered: dict[str, torch.Tensor] | None = None
     digests: dict[str, str] = field(default_factory=dict)
-    measures: Callable[[torch.Tensor], Measured] = measure
     finished: tuple[Call, ...] | None = None
     """The calls, where they were made elsewhere, with what is known of that place."""
     surroundings: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +59,6 @@ class Recorder:
     step: int = 0
     keeps: Callable[[str], bool] | None = None
     """Tells of an operation whether its values are kept."""
-    _held_bytes: int = 0
     _visits: Counter[str] = field(default_factory=Counter)
     _inputs: dict[str, list[tuple[str, list[tuple[str, int]]]]] = field(default_factory=dict)
     _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
@@ -114,7 +110,7 @@ class Recorder:
         if path == ROOT and self.entered is None:
             self.entered = whole_numbers(named)
             others = {name: value for name, value in named.items() if name not in self.entered}
-            self.digests = digests_of(others) if self.measures is measure else {}
+            self.digests = digests_of(others) if self.summaries.has_numbers else {}
         if not self.captures_inputs or path not in self.captured or self._is_left_out():
             return
         structure, tensors = describe(named, "in")
@@ -155,12 +151,7 @@ class Recorder:
         known = self._seen.get(id(tensor))
         if known is not None and known[0]() is tensor and known[1] == version >= 0:
             return known[2]
-        item = self.measures(tensor)
-        self.measured.append(item)
-        self._held_bytes += item.held_bytes
-        if self._held_bytes > _MOST_HELD:
-            self.measured, self._held_bytes = measure_held(self.measured), 0
-        index = len(self.measured) - 1
+        index = self.summaries.add(tensor)
         self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
         return index
 
@@ -171,7 +162,7 @@ class Recorder:
         """
         if self.finished is not None:
             return self.finished
-        summaries = collect(self.measured)
+        summaries = self.summaries.finish()
         calls = [call for call in self.calls if steps is None or call.step < steps]
         return tuple(call.close(self.classes[call.path], summaries) for call in calls)
 

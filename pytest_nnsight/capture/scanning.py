@@ -5,19 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.entries import Rows, pieces_of, rows_of
 from pytest_nnsight.capture.prompts import Request
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import Prompt
-from pytest_nnsight.sketch import Measured
-
-
-def outline(tensor: torch.Tensor) -> Measured:
-    """Keep what a tensor is, and none of its numbers."""
-    return Measured(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
 def asked(model: Any, request: Request, prompt: Prompt) -> Prompt:

@@ -23,7 +23,7 @@ from pytest_nnsight.capture.prompts import Request, check_budget, read
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.rows import Rows
-from pytest_nnsight.capture.scanning import asked, outline
+from pytest_nnsight.capture.scanning import asked
 from pytest_nnsight.capture.wanted import Wanted, of_all, takes
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Prompt, Run
@@ -78,7 +78,7 @@ class Taking:
         """Find structure and shapes alone."""
         request = read(self.model, prompt, generates=False)
         recorder = self._recorder()
-        recorder.measures = outline
+        recorder.summaries.has_numbers = False
         watch = self.wanted.watch(self.model, recorder, recorder.receive)
         nnsight_api.run_scan(self.model, self._invoke(request), watch)
         recorder.entered = {}

@@ -11,7 +11,7 @@ import torch
 from pytest_nnsight.capture.values import describe, rebuild
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import Call, Environment, Leaf, ModelRecord, Prompt, Run
-from pytest_nnsight.sketch import collect, measure
+from pytest_nnsight.sketch import summarize
 
 
 def run_of_tensors(values: Mapping[str, Any], model: ModelRecord, environment: Environment) -> Run:
@@ -51,7 +51,7 @@ def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _call(name: str, value: Any) -> Call:
     structure, tensors = describe(_as_tensors(name, value))
-    summaries = collect([measure(tensor) for _, tensor in tensors])
+    summaries = summarize(tensor for _, tensor in tensors)
     leaves = tuple(Leaf(at, summary) for (at, _), summary in zip(tensors, summaries, strict=True))
     return Call(name, 0, type(value).__name__, structure, leaves)
 

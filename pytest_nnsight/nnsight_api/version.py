@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 from typing import Any
 
 
+@cache
 def version() -> tuple[int, int]:
     """Return nnsight's major and minor version."""
     major, minor = metadata.version("nnsight").split(".")[:2]

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
-from pytest_nnsight.sketch import collect, measure
+from pytest_nnsight.sketch import summarize
 
 VIEWS = {"view", "reshape", "slice", "detach", "unsqueeze", "squeeze", "select", "as_strided"}
 VIEWS |= {"unsafe_view", "expand", "transpose", "permute", "alias", "t"}
@@ -50,15 +50,16 @@ def counted(run: Callable[[], Any]) -> Counted:
 @pytest.mark.parametrize(("width", "most"), [(576, 6.9), (1536, 6.4), (8192, 6.3)])
 def test_a_large_tensor_is_read_few_times(width: int, most: float) -> None:
     tensor = torch.randn(1, 256, width)
-    found = counted(lambda: collect([measure(tensor)]))
+    found = counted(lambda: summarize([tensor]))
     assert found.bytes / tensor.nbytes < most
     assert found.operations.total() < 70
 
 
 def test_small_tensors_of_one_shape_are_measured_together() -> None:
     """One token's tensors cost their dispatch: a hundred take as many operations as one."""
-    one = counted(lambda: collect([measure(torch.ones(1, 1, 64))])).operations
-    many = counted(lambda: collect([measure(torch.ones(1, 1, 64)) for _ in range(100)])).operations
+    tensors = torch.randn(100, 1, 1, 64).unbind()
+    one = counted(lambda: summarize(tensors[:1])).operations
+    many = counted(lambda: summarize(tensors)).operations
     assert many.total() - one.total() < 99 * 5
 
 

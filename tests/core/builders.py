@@ -25,7 +25,7 @@ from pytest_nnsight.run import (
     Run,
     Summary,
 )
-from pytest_nnsight.sketch import collect, measure
+from pytest_nnsight.sketch import summarize as summaries_of
 
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.2.0", "nnsight": "0.8.1"}
 CONFIG = {"hidden_size": 64, "model_type": "gpt2", "rope": {"theta": 1e4, "kind": "default"}}
@@ -41,12 +41,12 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 def summarize(tensor: torch.Tensor) -> Summary:
     """Summarise one tensor as a capture would."""
-    return collect([measure(tensor)])[0]
+    return summaries_of([tensor])[0]
 
 
 def summarize_all(tensors: Sequence[torch.Tensor]) -> list[Summary]:
     """Summarise many tensors in one go, as a capture would."""
-    return collect([measure(tensor) for tensor in tensors])
+    return summaries_of(tensors)
 
 
 def make_summary(noise: float = 0.0, shape: tuple[int, ...] = (1, 7, 64), seed: int = 0) -> Summary:

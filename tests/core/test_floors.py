@@ -17,6 +17,7 @@ EDGE |= {"cli", "suite", "difference", "away", "failures", "progress"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
 MEASURING = {
     "sketch",
+    "measurement",
     "projection",
     "checksum",
     "fingerprint",
@@ -31,7 +32,8 @@ CORE = {
     "fingerprint": {"errors"},
     "projection": {"errors", "run"},
     "checksum": {"errors", "projection"},
-    "sketch": {"errors", "run", "settings", "projection", "checksum", "packing"},
+    "measurement": {"errors", "projection", "checksum"},
+    "sketch": {"errors", "run", "settings", "measurement", "packing"},
     "compare": {"errors", "run", "packing"},
     "diagnose": {"errors", "run", "compare"},
 }

@@ -13,16 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nnsight.compare.distance import distance
+from pytest_nnsight.measurement import Gauge, measured_numbers, tokens_of
 from pytest_nnsight.packing import pack_norms, read_norms, unpack
 from pytest_nnsight.projection import project
 from pytest_nnsight.run import Summary, numbers_per_token, token_count
-from pytest_nnsight.sketch import (
-    collect,
-    measure,
-    measure_held,
-    measured_numbers,
-    tokens_of,
-)
+from pytest_nnsight.sketch import Summaries
 
 quick = settings(deadline=None, max_examples=50)
 BFLOAT16 = 2**-8  # the largest relative error of a number that is rounded to 8 bits
@@ -136,8 +131,8 @@ def test_summary_does_not_depend_on_what_is_collected_with_it() -> None:
     assert summarize_all(tensors) == [summarize(x) for x in tensors]
 
 
-def test_collect_of_nothing_is_nothing() -> None:
-    assert collect([]) == []
+def test_the_summaries_of_nothing_are_none() -> None:
+    assert Summaries().finish() == []
 
 
 def test_tensors_measured_together_are_measured_as_each_alone() -> None:
@@ -162,20 +157,37 @@ def test_tensors_measured_together_are_measured_as_each_alone() -> None:
         assert distance(alone, together).is_same
 
 
-def test_only_small_tensors_wait_to_be_measured_together() -> None:
-    small, large = measure(normal(16, 1024)), measure(normal(17, 1024))
-    assert (small.held_bytes, small.numbers) == (4 * 16 * 1024, None)
-    assert (large.held_bytes, large.held) == (0, None)
-    done = measure_held([small, large])
-    assert [item.held_bytes for item in done] == [0, 0]
-    assert collect(done) == collect([small, large])
+@pytest.mark.parametrize("shape", [(64, 1024), (65, 1024), (5, 8), (600, 600)])
+def test_a_tensor_is_the_same_among_any_number_of_its_shape(shape: tuple[int, int]) -> None:
+    """Small ones wait for others of their shape, in stacks that grow and are emptied."""
+    tensors = [normal(1, *shape, seed=seed) for seed in range(15)]
+    for tensor, together in zip(tensors, summarize_all(tensors), strict=True):
+        alone = summarize(tensor)
+        assert (alone.digest, alone.minimum) == (together.digest, together.minimum)
+        assert alone.mean == pytest.approx(together.mean, abs=1e-6)
+        assert distance(alone, together).is_same
+
+
+def test_what_waits_is_measured_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_nnsight.sketch._MOST_HELD", 10_000)
+    tensors = [normal(1, tokens, 50, seed=tokens) for tokens in range(1, 40)]
+    assert summarize_all(tensors) == [summarize(tensor) for tensor in tensors]
+
+
+def test_a_stack_begun_in_inference_mode_goes_on_outside() -> None:
+    first, second, summaries = normal(3, 5), normal(3, 5, seed=1), Summaries()
+    with torch.inference_mode():
+        summaries.add(first)
+    summaries.add(second)
+    assert summaries.finish() == summarize_all([first, second])
 
 
 def test_a_change_in_place_after_measuring_is_not_seen() -> None:
     for tensor in (normal(40, 8), normal(40, 600), torch.arange(7), normal(3).double() * 1e40):
-        measured, before = measure(tensor), summarize(tensor)
+        before, summaries = summarize(tensor), Summaries()
+        summaries.add(tensor)
         tensor.zero_()
-        assert collect([measured])[0] == before
+        assert summaries.finish() == [before]
 
 
 def test_autocast_does_not_change_what_is_measured() -> None:
@@ -199,21 +211,34 @@ def test_one_tensor_that_needs_care_is_measured_with_care_inside_a_stack() -> No
 
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize(
-    "shape", [(256, 576), (100, 577), (7, 3001), (61, 1024), (300, 61), (1, 20001)]
+    "shape", [(256, 576), (100, 577), (200, 3001), (61, 1074), (1100, 61), (90, 1031)]
 )
-def test_one_tensor_is_measured_as_many_are(shape: tuple[int, int], offset: int) -> None:
-    """One alone takes a shorter way; its checksum must be the same to the last bit."""
+def test_a_large_tensor_is_measured_as_many_are(shape: tuple[int, int], offset: int) -> None:
+    """It takes a shorter way; its checksum must be the same to the last bit."""
     flat = normal(offset + shape[0] * shape[1])
-    alone = flat[offset:].reshape(1, *shape)
-    first, second = measured_numbers(alone)[0], measured_numbers(torch.cat([alone, alone]))[0]
-    assert torch.equal(first[7:9], second[7:9])
-    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-4, equal_nan=True)
+    alone = flat[offset:].reshape(*shape)
+    gauged = Gauge(*shape).measure(alone)
+    assert gauged is not None
+    short, other = torch.from_numpy(gauged.numbers()), measured_numbers(alone[None])[0]
+    assert torch.equal(short[7:9], other[7:9])
+    torch.testing.assert_close(short, other, rtol=1e-6, atol=1e-4, equal_nan=True)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, 1e-30, 7.0])
-def test_one_tensor_that_needs_care_has_it(value: float) -> None:
-    alone = torch.full((1, 100, 400), value) if value in (1e30, 1e-30, 7.0) else normal(1, 100, 400)
-    alone[0, 3, 4] = value
-    first, second = measured_numbers(alone)[0], measured_numbers(torch.cat([alone, alone]))[0]
-    torch.testing.assert_close(first, second, equal_nan=True)
-    assert bool(first[5].isfinite())  # the variance, which the short way leaves out
+def test_a_large_tensor_that_needs_care_has_it(value: float) -> None:
+    alone = torch.full((100, 700), value) if value in (1e30, 1e-30, 7.0) else normal(100, 700)
+    alone[3, 4] = value
+    assert Gauge(100, 700).measure(alone) is None
+    numbers = measured_numbers(torch.stack([alone, normal(100, 700, seed=1)]))
+    torch.testing.assert_close(numbers[0], measured_numbers(alone[None])[0], equal_nan=True)
+    assert numbers[:, 5].isfinite().tolist() == [True, False]  # the variance, left out otherwise
+
+
+@pytest.mark.parametrize("width", [1, 61, 64, 192, 512, 513, 1031, 1536])
+def test_a_projection_of_one_number_a_token_has_a_sign_for_each_element(width: int) -> None:
+    """Whichever way it is taken, its square is right on average."""
+    tokens = normal(400, width)
+    numbers = project(tokens[None])[0, :, 0]
+    assert float(numbers.square().sum() / tokens.square().sum()) == pytest.approx(1, abs=0.45)
+    ones = project(torch.eye(width).repeat(-(-61 // width), 1)[None])
+    assert ones.abs().unique().tolist() == [1]

@@ -1,0 +1,188 @@
+"""Tensors of one shape -> their numbers, by a handful of cheap operations on their own device.
+
+A *token* is one vector of a tensor: the last axis of ``[batch, token, channel]``, and likewise of
+``[token, channel]`` and ``[batch, head, token, channel]`` (there heads and channels together).
+Each token is projected by itself and its norm is kept beside, so that one massive token (22,500
+among 75s in SmolLM2) does not hide the others.
+`docs/decisions/0004-a-projection-for-each-token.md` has the reasons for the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pytest_nnsight.checksum import Checksum, checksums, split
+from pytest_nnsight.projection import Projection, project
+
+# min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
+STATISTICS = 9
+_SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
+
+
+def tokens_of(tensor: torch.Tensor) -> torch.Tensor:
+    """View ``tensor`` as ``[tokens, values]``: axes 0 and -2 count tokens, the rest are values."""
+    if tensor.ndim < 2:
+        return tensor.reshape(1, -1)
+    if tensor.ndim == 2:
+        return tensor
+    if tensor.ndim == 3:
+        return tensor.reshape(-1, tensor.shape[-1])
+    moved = tensor.movedim(-2, 1)
+    return moved.reshape(moved.shape[0] * moved.shape[1], -1)
+
+
+def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the values ``[tokens, values]`` to measure, or those to keep exactly, or neither.
+
+    Half types are measured in float32, complex numbers as pairs. Integers and booleans are kept
+    as they are, to be compared exactly.
+    """
+    tensor = tensor.detach()
+    if tensor.device.type == "meta" or tensor.numel() == 0:
+        return None, None
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.device.type == "mps":  # has no float64
+        tensor = tensor.cpu()
+    if tensor.is_complex():
+        pairs = torch.view_as_real(tensor.resolve_conj())
+        tensor = pairs.flatten(-2) if tensor.ndim else pairs
+    elif not tensor.is_floating_point():
+        return None, tensor
+    if tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.float()
+    if tensor.dtype == torch.float64 and not _fits_float32(tensor):
+        return None, tensor
+    return tokens_of(tensor), None
+
+
+def measured_numbers(values: torch.Tensor) -> torch.Tensor:
+    """Return ``[*statistics, *norms, *projections]`` of each tensor, as float64.
+
+    ``values`` is ``[tensors, tokens, values]``. Under autocast as well in their own dtype.
+    """
+    if torch.is_autocast_enabled(values.device.type):
+        with torch.autocast(values.device.type, enabled=False):
+            return measured_numbers(values)
+    values = values.contiguous()
+    # To ask whether the quick way will do waits for the device, which costs nothing on a CPU;
+    # elsewhere always take the careful way, whose extra passes are cheap there.
+    quick = values.device.type == "cpu"
+    return _quick_numbers(values) if quick else _careful_numbers(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Large:
+    """What is known of one large tensor, its sums still to be put together."""
+
+    low: float
+    high: float
+    total: float
+    checksum: int
+    norms: np.ndarray
+    projected: np.ndarray
+
+    def numbers(self) -> np.ndarray:
+        """Return ``[*statistics, *norms, *projections]``."""
+        norms = self.norms.astype(np.float64)
+        bits = split(self.checksum)
+        head = [self.low, self.high, self.total, 0.0, 0.0, np.nan, norms @ norms, *bits]
+        return np.concatenate([head, norms, self.projected])
+
+
+class Gauge:
+    """Measures large tensors of one shape, in float32 and on a CPU, one after another.
+
+    In as few operations as can be: behind a matrix product of the model, neither their code nor
+    what they need besides the tensor is in the cache.
+    """
+
+    def __init__(self, tokens: int, width: int) -> None:
+        self.project = Projection(tokens, width, torch.float32, torch.device("cpu"))
+        self.checksum = Checksum(tokens * width)
+
+    def measure(self, values: torch.Tensor) -> Large | None:
+        """Measure ``[tokens, values]``; return ``None`` where float32 is not enough."""
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.measure(values)
+        norms = torch.linalg.vector_norm(values, dim=1).numpy()
+        bounds = torch.aminmax(values)
+        low, high, total = bounds[0].item(), bounds[1].item(), values.sum().item()
+        largest, square = max(abs(low), abs(high)), float(norms @ norms)
+        is_in_range = largest == 0 or _SMALLEST < largest < _LARGEST  # not so for NaN
+        if not is_in_range or not _is_centred(total, square, values.numel()):
+            return None
+        projected = self.project(values).numpy()
+        return Large(low, high, total, self.checksum(values), norms, projected)
+
+
+def _quick_numbers(values: torch.Tensor) -> torch.Tensor:
+    """Return the numbers of each tensor on a CPU, the careful way only where that is needed.
+
+    It is for NaN and Inf, squares out of range, and a mean far above the deviation.
+    """
+    norms = torch.linalg.vector_norm(values, dim=2)
+    bounds = (values.amin((1, 2)), values.amax((1, 2)))  # aminmax over an axis is 20 times slower
+    head = np.zeros((len(values), STATISTICS))
+    low, high, total, *_, variance, square, _, _ = head.T
+    low[:], high[:] = (bound.numpy() for bound in bounds)
+    total[:], variance[:] = values.sum((1, 2)).numpy(), np.nan
+    square[:] = np.square(norms.numpy(), dtype=np.float64).sum(1)
+    head[:, 7:] = np.stack([bits.numpy() for bits in checksums(values)], 1)
+    numbers = torch.cat([torch.from_numpy(head), norms, project(values).flatten(1)], 1)
+    largest = np.maximum(np.abs(low), np.abs(high))
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_sound = (largest > _SMALLEST) & (largest < _LARGEST) | (largest == 0)
+        is_sound &= _is_centred(total, square, values[0].numel())
+    if not is_sound.all():
+        unsound = torch.from_numpy(~is_sound)
+        numbers[unsound] = _careful_numbers(values[unsound])
+    return numbers
+
+
+def _is_centred(total: Any, square: Any, count: int) -> Any:
+    """Tell whether the deviation can be had from the mean and the squares in float32."""
+    return (total / count) ** 2 * count <= 0.99 * square
+
+
+def _careful_numbers(values: torch.Tensor) -> torch.Tensor:
+    """Return the numbers of each tensor, by float64 and without what is not finite."""
+    finite = values.isfinite()
+    nan, inf = values.isnan().sum((1, 2)), values.isinf().sum((1, 2))
+    low = values.masked_fill(~finite, torch.inf).amin((1, 2))
+    high = values.masked_fill(~finite, -torch.inf).amax((1, 2))
+    known = values.masked_fill(~finite, 0.0).double()
+    total, square = known.sum((1, 2)), known.square().sum((1, 2))
+    count = finite.sum((1, 2)).double()
+    centred = (known - (total / count)[:, None, None]).masked_fill(~finite, 0.0)
+    variance = centred.square().sum((1, 2)) / count
+    marked = _with_marks(values, known)
+    norms = torch.linalg.vector_norm(marked, dim=2)
+    return _joined([low, high, total, nan, inf, variance, square], values, norms, marked)
+
+
+def _joined(
+    head: list[torch.Tensor], values: torch.Tensor, norms: torch.Tensor, projected: torch.Tensor
+) -> torch.Tensor:
+    """Put the numbers of each tensor in one row."""
+    columns = torch.stack([column.double() for column in (*head, *checksums(values))], 1)
+    return torch.cat([columns, norms.double(), project(projected).flatten(1).double()], 1)
+
+
+def _with_marks(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Replace Inf and NaN by numbers as large as the largest, so that their places show."""
+    largest = known.abs().amax((1, 2), keepdim=True)
+    mark = torch.where(largest > 0, largest, 1.0)
+    marked = torch.where(values.isinf(), mark * values.double().sign(), known)
+    return torch.where(values.isnan(), 2 * mark, marked)
+
+
+def _fits_float32(tensor: torch.Tensor) -> bool:
+    """Tell whether the numbers of a float64 tensor survive as float32, as norms are kept."""
+    largest = float(torch.where(tensor.isfinite(), tensor, 0.0).abs().max())
+    return largest == 0 or 1e-30 < largest < 1e30
