@@ -9,7 +9,7 @@ among 75s in SmolLM2) does not hide the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
@@ -75,38 +75,23 @@ def measured_numbers(values: torch.Tensor) -> torch.Tensor:
     return _quick_numbers(values) if quick else _careful_numbers(values)
 
 
-@dataclass(frozen=True, slots=True)
-class Large:
-    """What is known of one large tensor, its sums still to be put together."""
-
-    low: float
-    high: float
-    total: float
-    checksum: int
-    norms: np.ndarray
-    projected: np.ndarray
-
-    def numbers(self) -> np.ndarray:
-        """Return ``[*statistics, *norms, *projections]``."""
-        norms = self.norms.astype(np.float64)
-        bits = split(self.checksum)
-        head = [self.low, self.high, self.total, 0.0, 0.0, np.nan, norms @ norms, *bits]
-        return np.concatenate([head, norms, self.projected])
-
-
 class Gauge:
     """Measures large tensors of one shape, in float32 and on a CPU, one after another.
 
     In as few operations as can be: behind a matrix product of the model, neither their code nor
-    what they need besides the tensor is in the cache.
+    what they need besides the tensor is in the cache. What is small is put together in the end.
     """
 
     def __init__(self, tokens: int, width: int) -> None:
+        self.tokens = tokens
         self.project = Projection(tokens, width, torch.float32, torch.device("cpu"))
         self.checksum = Checksum(tokens * width)
+        self.heads: list[tuple[float, ...]] = []
+        self.norms: list[np.ndarray] = []
+        self.projected: list[np.ndarray] = []
 
-    def measure(self, values: torch.Tensor) -> Large | None:
-        """Measure ``[tokens, values]``; return ``None`` where float32 is not enough."""
+    def measure(self, values: torch.Tensor) -> bool:
+        """Measure ``[tokens, values]``; return ``False`` where float32 is not enough for that."""
         if torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return self.measure(values)
@@ -116,9 +101,20 @@ class Gauge:
         largest, square = max(abs(low), abs(high)), float(norms @ norms)
         is_in_range = largest == 0 or _SMALLEST < largest < _LARGEST  # not so for NaN
         if not is_in_range or not _is_centred(total, square, values.numel()):
-            return None
-        projected = self.project(values).numpy()
-        return Large(low, high, total, self.checksum(values), norms, projected)
+            return False
+        bits = split(self.checksum(values))
+        self.projected.append(self.project(values).numpy())
+        self.norms.append(norms)
+        self.heads.append((low, high, total, 0.0, 0.0, math.nan, 0.0, *bits))
+        return True
+
+    def numbers(self) -> np.ndarray:
+        """Return those of all tensors, as `measured_numbers`."""
+        if not self.heads:
+            return np.empty((0, STATISTICS + 2 * self.tokens))
+        heads, norms = np.array(self.heads), np.array(self.norms, np.float64)
+        heads[:, 6] = np.square(norms).sum(1)
+        return np.concatenate([heads, norms, self.projected], 1)
 
 
 def _quick_numbers(values: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from pytest_nnsight.run import BUCKETS, numbers_per_token
 _SEED = 0x6E6E7369676874
 _MIXING = _SEED + 1
 _NARROW = 512  # values of a token, for which a table of all signs is faster than many products
+_FOLDED = 8192  # values of a single token, up to which one large product is faster than many sums
 _MOST_KEPT = 64 * 1024 * 1024  # bytes of signs
 
 
@@ -81,6 +82,9 @@ def _dot(values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 def _fold(values: torch.Tensor) -> torch.Tensor:
     """Add the elements of each token up in 61 buckets with signs: ``[..., tokens, 61]``."""
     tokens, width = values.shape[-2:]
+    if tokens == 1 and width <= _FOLDED:
+        folded = torch.mm(values.reshape(-1, width), _folding(width, values.dtype, values.device))
+        return folded.view(*values.shape[:-1], BUCKETS)
     signed = values * _signs(tokens, width, values.dtype, values.device)
     padded = torch.nn.functional.pad(signed, (0, -width % BUCKETS))
     return padded.view(*padded.shape[:-1], -1, BUCKETS).sum(-2)
@@ -121,6 +125,15 @@ def _table(tokens: int, width: int, dtype: torch.dtype, device: torch.device) ->
     signs = _signs(tokens, width // BUCKETS + 1, torch.float32, cpu)
     mixing = _mixing(tokens, 1, torch.float32, cpu)
     return (signs[:, :, None] * mixing).flatten(1)[:, :width].contiguous().to(device, dtype)
+
+
+@Kept
+def _folding(width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the signs of one token as a matrix ``[width, 61]``, each in the column it falls to."""
+    places = torch.arange(width)
+    matrix = torch.zeros(width, BUCKETS)
+    matrix[places, places % BUCKETS] = _signs(1, width, torch.float32, torch.device("cpu"))[0]
+    return matrix.to(device, dtype)
 
 
 @Kept

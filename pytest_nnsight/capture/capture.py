@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -200,7 +202,8 @@ class Capture:
         """Run once, and where noise is to be measured again under every benign change."""
         if self.remote is None:
             need_weights(self.model)
-        first = take(wanted)
+        with _uncollected():
+            first = take(wanted)
         if self.calibrates is None:
             return first
         again = wanted.without_keeping()
@@ -208,3 +211,19 @@ class Capture:
             calibrate(self.model, run, lambda row=row: take(again)[row], self.calibrates)  # type: ignore[misc]
             for row, run in enumerate(first)
         ]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Put off the garbage collector.
+
+    The records of a run, tens of thousands at once, would set it off again and again, and each time
+    that it takes its time it goes through all of torch and transformers.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ from pytest_nnsight.capture.entries import digests_of
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.sketch import Summaries
+from pytest_nnsight.summaries import Summaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,9 @@ class Recorder:
     keeps: Callable[[str], bool] | None = None
     """Tells of an operation whether its values are kept."""
     _visits: Counter[str] = field(default_factory=Counter)
-    _inputs: dict[str, list[tuple[str, list[tuple[str, int]]]]] = field(default_factory=dict)
+    _inputs: defaultdict[str, list[tuple[str, list[tuple[str, int]]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
 
     def receive(self, path: str, slot: str, value: Any) -> None:
@@ -70,11 +72,12 @@ class Recorder:
             self.reached(path)
         if path not in self.classes:
             self._note_operation(path)
-        with torch.no_grad():
-            if slot == "inputs":
-                self._receive_inputs(path, value)
-            else:
-                self._receive_output(path, value)
+        receive = self._receive_inputs if slot == "inputs" else self._receive_output
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                receive(path, value)
+        else:
+            receive(path, value)
 
     def _note_operation(self, path: str) -> None:
         """Capture an operation inside of a forward, which is known once it runs."""
@@ -106,6 +109,9 @@ class Recorder:
 
     def _receive_inputs(self, path: str, value: Any) -> None:
         arguments, keywords = value
+        if len(arguments) == 1 and not keywords and path != ROOT:
+            self._receive_only(path, arguments[0])
+            return
         named = by_name(arguments, keywords, self.parameters[path])
         if path == ROOT and self.entered is None:
             self.entered = whole_numbers(named)
@@ -115,7 +121,22 @@ class Recorder:
             return
         structure, tensors = describe(named, "in")
         leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
-        self._inputs.setdefault(path, []).append((structure, leaves))
+        self._inputs[path].append((structure, leaves))
+
+    def _receive_only(self, path: str, value: Any) -> None:
+        """Take the one argument that most modules have, in as few steps as can be."""
+        if not self.captures_inputs or path not in self.captured:
+            return
+        if self.steps is not None and self._is_left_out():
+            return
+        name = self.parameters[path][0] if self.parameters[path] else "0"
+        if type(value) is torch.Tensor:
+            taken = f"{{{name}=tensor}}", [(f"in.{name}", self._measure(value))]
+        else:
+            structure, tensors = describe(value, f"in.{name}")
+            leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
+            taken = f"{{{name}={structure}}}", leaves
+        self._inputs[path].append(taken)
 
     def _is_left_out(self) -> bool:
         return self.steps is not None and self.step not in self.steps
@@ -124,22 +145,25 @@ class Recorder:
         if path == ROOT and (margin := margin_of(value)) is not None:
             self.margins.append(margin)
         if path in self.captured:
-            self._record_output(path, value)
+            visit = self._visits[path]
+            self._visits[path] = visit + 1
+            if self.steps is None or not self._is_left_out():
+                self._record_output(path, visit, value)
         if path == ROOT:
             self.step += 1
 
-    def _record_output(self, path: str, value: Any) -> None:
-        visit = self._visits[path]
-        self._visits[path] += 1
-        if self._is_left_out():
-            return
-        structure, tensors = describe(value)
-        if self.outputs is not None:
-            self.outputs.append(Output(path, visit, structure, tuple(tensors)))
-        leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
+    def _record_output(self, path: str, visit: int, value: Any) -> None:
+        if type(value) is torch.Tensor and self.outputs is None:
+            structure, leaves = "tensor", [("out", self._measure(value))]
+        else:
+            structure, tensors = describe(value)
+            if self.outputs is not None:
+                self.outputs.append(Output(path, visit, structure, tuple(tensors)))
+            leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
         inputs: str | None = None
-        if self._inputs.get(path):
-            inputs, input_leaves = self._inputs[path].pop()
+        waiting = self._inputs.get(path)
+        if waiting:
+            inputs, input_leaves = waiting.pop()
             leaves = input_leaves + leaves
         self.calls.append(_OpenCall(path, visit, structure, leaves, inputs, self.step))
         if path in self.kept_paths:
@@ -167,8 +191,9 @@ class Recorder:
         return tuple(call.close(self.classes[call.path], summaries) for call in calls)
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenCall:
+class _OpenCall(NamedTuple):
+    """A call whose tensors are still being measured; there are many, made while the model runs."""
+
     path: str
     visit: int
     output: str

@@ -15,8 +15,8 @@ from pytest_nnsight.capture import visitor
 from pytest_nnsight.capture.prompts import Request
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.errors import RemoteError, UsageError
-from pytest_nnsight.run import ROOT, Call, Environment, Leaf, numbers_per_token
-from pytest_nnsight.sketch import Measured, collect
+from pytest_nnsight.run import ROOT, Call, Environment, Leaf, Summary, numbers_per_token
+from pytest_nnsight.sketch import Block, exact_summary, summarize_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _plan(
 
 def calls_of(brought: Mapping[str, Any], classes: Mapping[str, str]) -> tuple[Call, ...]:
     """Make calls of what a remote trace brought back, as `Recorder` does of values."""
-    summaries = collect(_measured(brought))
+    summaries = _summaries(brought)
     waiting: dict[str, list[tuple[str, list[Leaf]]]] = {}
     visits: dict[str, int] = {}
     calls = []
@@ -130,15 +130,19 @@ def calls_of(brought: Mapping[str, Any], classes: Mapping[str, str]) -> tuple[Ca
     return tuple(calls)
 
 
-def _measured(brought: Mapping[str, Any]) -> list[Measured]:
-    """Take the numbers of each tensor apart again."""
-    measured, row, at = [], 0, 0
-    for shape, dtype, tokens, exact in brought["tensors"]:
-        numbers = None
+def _summaries(brought: Mapping[str, Any]) -> dict[int, Summary]:
+    """Take the numbers of each tensor apart again, and make its summary."""
+    blocks, others = [], {}
+    row = at = 0
+    for place, (shape, dtype, tokens, exact) in enumerate(brought["tensors"]):
         if tokens:
             size = tokens + tokens * numbers_per_token(tokens)
             rest = brought["rests"][at : at + size].double()
-            numbers = torch.cat([brought["heads"][row], rest])
+            numbers = torch.cat([brought["heads"][row], rest])[None]
+            blocks.append(Block(tuple(shape), dtype, tokens, [place], numbers))
             row, at = row + 1, at + size
-        measured.append(Measured(tuple(shape), dtype, tokens, numbers, exact=exact))
-    return measured
+        elif exact is not None:
+            others[place] = exact_summary(tuple(shape), dtype, exact)
+        else:
+            others[place] = Summary(tuple(shape), dtype)
+    return summarize_blocks(blocks) | others

@@ -16,6 +16,7 @@ EDGE = {"plugin", "session", "shared_model", "binding", "pruning", "reporting", 
 EDGE |= {"cli", "suite", "difference", "away", "failures", "progress"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
 MEASURING = {
+    "summaries",
     "sketch",
     "measurement",
     "projection",
@@ -34,6 +35,7 @@ CORE = {
     "checksum": {"errors", "projection"},
     "measurement": {"errors", "projection", "checksum"},
     "sketch": {"errors", "run", "settings", "measurement", "packing"},
+    "summaries": {"errors", "run", "measurement", "sketch"},
     "compare": {"errors", "run", "packing"},
     "diagnose": {"errors", "run", "compare"},
 }

@@ -17,7 +17,7 @@ from pytest_nnsight.measurement import Gauge, measured_numbers, tokens_of
 from pytest_nnsight.packing import pack_norms, read_norms, unpack
 from pytest_nnsight.projection import project
 from pytest_nnsight.run import Summary, numbers_per_token, token_count
-from pytest_nnsight.sketch import Summaries
+from pytest_nnsight.summaries import Summaries
 
 quick = settings(deadline=None, max_examples=50)
 BFLOAT16 = 2**-8  # the largest relative error of a number that is rounded to 8 bits
@@ -169,7 +169,7 @@ def test_a_tensor_is_the_same_among_any_number_of_its_shape(shape: tuple[int, in
 
 
 def test_what_waits_is_measured_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_nnsight.sketch._MOST_HELD", 10_000)
+    monkeypatch.setattr("pytest_nnsight.summaries._MOST_HELD", 10_000)
     tensors = [normal(1, tokens, 50, seed=tokens) for tokens in range(1, 40)]
     assert summarize_all(tensors) == [summarize(tensor) for tensor in tensors]
 
@@ -217,9 +217,9 @@ def test_a_large_tensor_is_measured_as_many_are(shape: tuple[int, int], offset: 
     """It takes a shorter way; its checksum must be the same to the last bit."""
     flat = normal(offset + shape[0] * shape[1])
     alone = flat[offset:].reshape(*shape)
-    gauged = Gauge(*shape).measure(alone)
-    assert gauged is not None
-    short, other = torch.from_numpy(gauged.numbers()), measured_numbers(alone[None])[0]
+    gauge = Gauge(*shape)
+    assert gauge.measure(alone)
+    short, other = torch.from_numpy(gauge.numbers())[0], measured_numbers(alone[None])[0]
     assert torch.equal(short[7:9], other[7:9])
     torch.testing.assert_close(short, other, rtol=1e-6, atol=1e-4, equal_nan=True)
 
@@ -228,7 +228,7 @@ def test_a_large_tensor_is_measured_as_many_are(shape: tuple[int, int], offset: 
 def test_a_large_tensor_that_needs_care_has_it(value: float) -> None:
     alone = torch.full((100, 700), value) if value in (1e30, 1e-30, 7.0) else normal(100, 700)
     alone[3, 4] = value
-    assert Gauge(100, 700).measure(alone) is None
+    assert not Gauge(100, 700).measure(alone)
     numbers = measured_numbers(torch.stack([alone, normal(100, 700, seed=1)]))
     torch.testing.assert_close(numbers[0], measured_numbers(alone[None])[0], equal_nan=True)
     assert numbers[:, 5].isfinite().tolist() == [True, False]  # the variance, left out otherwise
