@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
+from pytest_nnsight.blocksums import block_sums
+
 
 def fingerprint_parameters(model: torch.nn.Module) -> dict[str, str]:
     """Return the digest of each parameter and saved buffer, by name."""
-    return {name: digest(tensor) for name, tensor in saved_tensors(model).items()}
+    return digests(saved_tensors(model))
 
 
 def weights_fingerprint(parameters: Mapping[str, str]) -> str:
@@ -74,6 +77,17 @@ def _put_off(model: torch.nn.Module) -> dict[str, Mapping[str, torch.Tensor]]:
     return found
 
 
+def digests(
+    tensors: Mapping[str, torch.Tensor], wanted: Iterable[str] | None = None
+) -> dict[str, str]:
+    """Return the digest of each tensor, or of those wanted, with as many threads as torch has."""
+    names = [*(tensors if wanted is None else wanted)]
+    if torch.get_num_threads() == 1:
+        return {name: digest(tensors[name]) for name in names}
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return dict(zip(names, threads.map(lambda name: digest(tensors[name]), names), strict=True))
+
+
 def digest(tensor: torch.Tensor) -> str:
     """Return 16 hex digits over dtype, shape and exact bytes.
 
@@ -81,7 +95,18 @@ def digest(tensor: torch.Tensor) -> str:
     """
     found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     if tensor.device.type != "meta" and tensor.numel():
-        plain = tensor.dequantize() if tensor.is_quantized else tensor
-        raw = plain.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        found.update(raw.numpy().data)
+        for numbers in block_sums(_bytes_of(tensor.detach())):
+            found.update(numbers.tobytes())
     return found.hexdigest()[:16]
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """View a tensor as its bytes; only what does not lie in one piece is copied."""
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.device.type == "mps":  # which lacks some of the dtypes
+        tensor = tensor.cpu()
+    plain = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return (torch.view_as_real(plain).reshape(-1) if plain.is_complex() else plain).view(
+        torch.uint8
+    )

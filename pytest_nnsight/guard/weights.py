@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.fingerprint import digest, saved_tensors
+from pytest_nnsight.fingerprint import digests, saved_tensors
 from pytest_nnsight.guard.leak import Leak, PutBack, listed
 
 _SAMPLED = 64  # values of each tensor
@@ -38,9 +38,7 @@ class Weights:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._marks = self._look()
-        self.digests = {
-            name: digest(tensor) for name, tensor in saved_tensors(self._module).items()
-        }
+        self.digests = digests(saved_tensors(self._module))
 
     def keep(self) -> PutBack:
         """Keep which tensors the modules hold, and where the values of each lie.
@@ -90,11 +88,9 @@ class Weights:
         if not names:
             return []
         tensors, before = saved_tensors(self._module), dict(self.digests)
-        for name in names:
-            self.digests.pop(name, None)
-            if name in tensors:
-                self.digests[name] = digest(tensors[name])
-        self.digests = {name: self.digests[name] for name in tensors}
+        kept = {name: digest for name, digest in before.items() if name not in names}
+        found = kept | digests(tensors, tensors.keys() - kept.keys())
+        self.digests = {name: found[name] for name in tensors}
         return [name for name in names if self.digests.get(name) != before.get(name)]
 
     def _look(self) -> dict[str, tuple[object, ...]]:

@@ -21,6 +21,7 @@ MEASURING = {
     "measurement",
     "projection",
     "checksum",
+    "blocksums",
     "fingerprint",
 }  # these run beside the model, the rest of the core on files
 CORE = {
@@ -30,7 +31,8 @@ CORE = {
     "run": {"errors"},
     "packing": set(),
     "outcomes": {"errors"},
-    "fingerprint": {"errors"},
+    "blocksums": set(),
+    "fingerprint": {"errors", "blocksums"},
     "projection": {"errors", "run"},
     "checksum": {"errors", "projection"},
     "measurement": {"errors", "projection", "checksum"},
