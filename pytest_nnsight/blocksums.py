@@ -4,8 +4,9 @@ Bytes are taken as words of 64 bits, in blocks of 127 rows of 1021 words, a mega
 is in the cache, each of its rows and each of its columns is added up. Whole numbers add up the same
 in any order and on any device. Both sizes are primes, which no matrix has: rows, columns and heads
 of a matrix that change places meet in no row and no column of a block. What shows in no sum are
-changes at the four corners of a rectangle of a block that cancel along each of its sides. It is no
-protection against malice.
+changes at the four corners of a rectangle of a block that cancel along each of its sides, as those
+of two rows of an identity matrix whose width is a multiple of 1021. It is no protection against
+malice.
 
 A multiplication for each word would tell those as well, but takes numpy and torch three times as
 long as a sum; what reads as fast as memory gives are sums alone.

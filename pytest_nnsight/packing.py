@@ -16,7 +16,7 @@ _BITS = 23  # of a number, without its sign
 _LARGEST = 2**_BITS - 1
 _LARGEST_FLOAT32 = 3e38
 _LEAST = 2.0**-24  # of the largest norm: float32 loses the squares of what is far smaller
-_AT_ONCE = 2**16  # numbers, of which half a dozen copies stay small
+_AT_ONCE = 2**14  # numbers, of which half a dozen copies stay in the cache
 Packed = tuple[bytes, bytes]
 """Norms and sketch; both empty where there are none."""
 
@@ -35,10 +35,23 @@ def pack(tensors: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Packed]:
     return [packed for part in _parts(sizes) for packed in _pack(tensors[part])]
 
 
-def unpack(packed: Sequence[Packed]) -> list[np.ndarray]:
-    """Read the projections ``[tokens, numbers]`` of many tensors, each of which has some."""
-    sizes = [len(sketch) // 3 for _, sketch in packed]
-    return [numbers for part in _parts(sizes) for numbers in _unpack(packed[part])]
+def unpack(packed: Sequence[Packed]) -> tuple[np.ndarray, np.ndarray]:
+    """Read the norms ``[tensors, tokens]`` and the projections ``[tensors, tokens, numbers]``.
+
+    Of tensors that have as many tokens and numbers, each of them some.
+    """
+    norms = read_norms(b"".join(norms for norms, _ in packed)).reshape(len(packed), -1)
+    data = np.frombuffer(b"".join(sketch for _, sketch in packed), np.uint8)
+    data = data.reshape(len(packed), -1)
+    powers = data[:, :1].view(np.int8).astype(np.int32)
+    whole = np.zeros((len(packed), data.shape[1] // 3, 4), np.uint8)
+    whole[:, :, 1:] = data[:, 1:].reshape(len(packed), -1, 3)
+    counts = whole.view("<i4") >> 8  # from the upper bytes, so that the sign comes along
+    with np.errstate(invalid="ignore", over="ignore"):
+        scales = np.maximum(norms, _LEAST * norms.max(1, keepdims=True))
+        steps = np.ldexp(scales, powers - _BITS)
+        numbers: np.ndarray = counts.reshape(*norms.shape, -1) * steps[:, :, None]
+    return norms, numbers
 
 
 def pack_norms(norms: np.ndarray) -> bytes:
@@ -89,24 +102,6 @@ def _pack(tensors: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Packed]:
         both = kept[2 * token : 2 * (token + of_one)], sketch
         yield both if fits[index] else (b"", b"")
         number, token = number + count, token + of_one
-
-
-def _unpack(packed: Sequence[Packed]) -> Iterator[np.ndarray]:
-    tokens = np.array([len(norms) // 2 for norms, _ in packed])
-    counts = np.array([len(sketch) // 3 for _, sketch in packed])
-    powers = np.frombuffer(b"".join(sketch[:1] for _, sketch in packed), "i1").astype(int)
-    data = np.frombuffer(b"".join(sketch[1:] for _, sketch in packed), np.uint8)
-    whole = np.zeros((len(data) // 3, 4), np.uint8)
-    whole[:, 1:] = data.reshape(-1, 3)  # in the upper bytes, so that the sign comes along
-    scales = _scales(b"".join(norms for norms, _ in packed), tokens)
-    with np.errstate(invalid="ignore", over="ignore"):
-        steps = np.ldexp(scales, np.repeat(powers - _BITS, tokens))
-        numbers = (whole.view("<i4")[:, 0] >> 8) * np.repeat(
-            steps, np.repeat(counts // tokens, tokens)
-        )
-    ends = np.cumsum(counts).tolist()
-    for end, count, of_one in zip(ends, counts.tolist(), tokens.tolist(), strict=True):
-        yield numbers[end - count : end].reshape(of_one, -1)
 
 
 def _scales(norms: bytes, tokens: np.ndarray) -> np.ndarray:

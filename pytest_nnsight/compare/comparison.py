@@ -8,7 +8,7 @@ from functools import partial
 
 from pytest_nnsight.compare.bits import Bits, count_bits, what_moves_numbers
 from pytest_nnsight.compare.choice import Flip, calls_until, first_flip, flip_place, shared_step
-from pytest_nnsight.compare.distance import Distance, distance, telling_statistics
+from pytest_nnsight.compare.distance import Distance, distances, telling_statistics
 from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.compare.inputs import compare_inputs, first_difference
 from pytest_nnsight.compare.pairing import pair
@@ -102,7 +102,8 @@ def compare(golden: Run, received: Run) -> Comparison:
     for position, call in enumerate(calls):
         added.pop(call.key, None)
         drifts += _structure(position, call, others.get(call.key), moves, pairs)
-    values = {at: distance(old.summary, new.summary) for at, (old, new) in pairs.items()}
+    apart = distances([(old.summary, new.summary) for old, new in pairs.values()])
+    values = dict(zip(pairs, apart, strict=True))
     in_time = timeline(calls, {at: id(new.summary) for at, (_, new) in pairs.items()})
     values |= pool(in_time, values)
     bits = count_bits(calls, values, reason)
@@ -142,8 +143,11 @@ def _structure(
         note = container == "note"
         yield found("container", expected=golden.output, received=received.output, note=note)
     for old, new in leaves:
-        found = partial(Drift, label=place(golden, old), path=golden.path, position=position)
         before, now = old.summary, new.summary
+        if before.shape == now.shape and before.dtype == now.dtype:
+            pairs[position, old.at] = (old, new)
+            continue
+        found = partial(Drift, label=place(golden, old), path=golden.path, position=position)
         comparable = bool(before.sketch) == bool(now.sketch) or before.dtype == now.dtype
         if before.dtype != now.dtype and (not moves.dtype or not comparable):
             yield found("dtype", expected=before.dtype, received=now.dtype)
@@ -166,21 +170,23 @@ def _values(
     limits: Mapping[Place, float],
 ) -> Iterator[Drift]:
     """Yield the tensors that drift by more than is allowed, or than their own ``limits``."""
+    told: dict[tuple[int, int], tuple[str, str]] = {}  # one tensor is often seen at several places
     for (position, at), (old, new) in pairs.items():
         apart, call = values[position, at], calls[position]
         limit = limits.get((position, at))
         if apart.is_same or (limit is None and not tolerance.exceeded(apart, old.summary)):
             continue
         allowed = tolerance.of(old.summary) if old.summary.sketch else 0.0
-        before, now = telling_statistics(old.summary, new.summary)
+        both = (id(old.summary), id(new.summary))
+        if both not in told:
+            told[both] = telling_statistics(old.summary, new.summary)
         yield Drift(
             "values",
             place(call, old),
             call.path,
             apart,
             allowed if limit is None else limit,
-            before,
-            now,
+            *told[both],
             position=position,
         )
 

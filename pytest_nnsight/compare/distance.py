@@ -7,11 +7,12 @@ is nearly zero has no size of its own. Integers and booleans are equal or not.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pytest_nnsight.packing import read_norms, unpack
+from pytest_nnsight.packing import unpack
 from pytest_nnsight.run import NORM_FLOOR, Summary, numbers_per_token
 
 
@@ -38,6 +39,8 @@ class Distance:
 
 
 _LAST_BITS = 3e-6  # of float32, and of the steps in which a projection is kept
+Pair = tuple[Summary, Summary]
+_AT_ONCE = 2**15  # bytes of sketches, whose numbers stay in the cache
 SAME = Distance(is_same=True)
 APART = Distance(math.inf, math.inf)
 
@@ -48,22 +51,58 @@ def distance(golden: Summary, received: Summary) -> Distance:
     Each number of a token's projection is one sample of its distance: the estimate of one token
     from ``k`` numbers has a relative standard error of about ``1 / sqrt(2 k)``.
     """
+    return distances([(golden, received)])[0]
+
+
+def distances(pairs: Sequence[Pair]) -> list[Distance]:
+    """Estimate many distances, of tensors of one size in one go, and each of a pair only once."""
+    known: dict[tuple[int, int], Distance] = {}
+    groups: dict[tuple[int, int], dict[tuple[int, int], Pair]] = {}
+    for golden, received in pairs:
+        key = (id(golden), id(received))
+        if key in known:
+            continue
+        plain = _without_numbers(golden, received)
+        if plain is not None:
+            known[key] = plain
+        else:
+            size = (len(golden.norms), len(golden.sketch))
+            groups.setdefault(size, {})[key] = (golden, received)
+    for size, group in groups.items():
+        keys, step = [*group], max(1, _AT_ONCE // size[1])
+        for some in (keys[start : start + step] for start in range(0, len(keys), step)):
+            known |= zip(some, _by_numbers([group[key] for key in some]), strict=True)
+    return [known[id(golden), id(received)] for golden, received in pairs]
+
+
+def _without_numbers(golden: Summary, received: Summary) -> Distance | None:
+    """Return a distance that needs no estimate, else ``None``."""
     if (golden.nan, golden.inf) != (received.nan, received.inf):
         return APART
-    equal_bits = golden.digest == received.digest and golden.dtype == received.dtype
-    if equal_bits and golden.sketch == received.sketch:
+    if golden.sketch == received.sketch and _has_equal_bits(golden, received):
         return SAME
     if not golden.sketch or not received.sketch:
         both_without_numbers = golden.minimum is None and received.minimum is None
         return Distance() if both_without_numbers else APART
-    norms = np.maximum(read_norms(golden.norms), read_norms(received.norms))
-    before, now = unpack([(summary.norms, summary.sketch) for summary in (golden, received)])
+    return None
+
+
+def _has_equal_bits(golden: Summary, received: Summary) -> bool:
+    return golden.digest == received.digest and golden.dtype == received.dtype
+
+
+def _by_numbers(pairs: Sequence[Pair]) -> Iterator[Distance]:
+    """Yield the distances of tensors that all have the same number of tokens."""
+    old, before = unpack([(golden.norms, golden.sketch) for golden, _ in pairs])
+    new, now = unpack([(received.norms, received.sketch) for _, received in pairs])
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.square(before - now).sum(1)
-    apart = _of_tokens(norms, squares)
-    # A checksum shows every small change, a projection every large one, such as values that changed
-    # sign or place. Its own last bits depend on what it was computed together with.
-    return SAME if equal_bits and apart.worst < _LAST_BITS else apart
+        squares = np.square(before - now).sum(2)
+    found = _of_tokens(np.maximum(old, new), squares)
+    for (golden, received), apart in zip(pairs, found, strict=True):
+        # A checksum shows every small change, a projection every large one, such as values that
+        # changed sign or place. Its own last bits depend on what it was computed together with.
+        is_same = apart.worst < _LAST_BITS and _has_equal_bits(golden, received)
+        yield SAME if is_same else apart
 
 
 def true_distance(golden: np.ndarray, received: np.ndarray) -> Distance:
@@ -75,41 +114,53 @@ def true_distance(golden: np.ndarray, received: np.ndarray) -> Distance:
         return SAME
     before, now = np.nan_to_num(before), np.nan_to_num(now)
     norms = np.maximum(np.linalg.norm(before, axis=1), np.linalg.norm(now, axis=1))
-    return replace(_of_tokens(norms, np.square(before - now).sum(1)), error=0.0)
+    found = _of_tokens(norms[None], np.square(before - now).sum(1)[None])
+    return replace(next(found), error=0.0)
 
 
-def _of_tokens(norms: np.ndarray, squares: np.ndarray) -> Distance:
-    """Return the distance, given norms and squared distances of all tokens."""
+def _of_tokens(norms: np.ndarray, squares: np.ndarray) -> Iterator[Distance]:
+    """Yield distances, given norms and squared distances of all tokens, ``[tensors, tokens]``."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        scale = np.maximum(norms, NORM_FLOOR * float(np.median(norms)))
+        scale = np.maximum(norms, NORM_FLOOR * _medians(norms)[:, None])
         each = np.where(squares > 0, np.sqrt(squares) / scale, 0.0)
         each = np.nan_to_num(each, nan=np.inf)
-        weight = np.nan_to_num(np.where(scale > 0, norms / scale, 0.0), nan=1.0)
-    total = float(np.square(weight).sum()) or 1.0
-    token = int(np.argmax(each))
-    return Distance(
-        rms=math.sqrt(float(np.square(each).sum()) / total),
-        worst=float(each[token]),
-        token=token if len(each) > 1 else None,
-        error=_error(each),
-        each=each,
-    )
+        weights = np.nan_to_num(np.where(scale > 0, norms / scale, 0.0), nan=1.0)
+        parts = np.square(each)
+        totals, fourths = parts.sum(1).tolist(), np.square(parts).sum(1).tolist()
+    carried = np.square(weights).sum(1).tolist()
+    worst, tokens = each.argmax(1).tolist(), each.shape[1]
+    for row, token, total, fourth, weight in zip(
+        each, worst, totals, fourths, carried, strict=True
+    ):
+        yield Distance(
+            rms=math.sqrt(total / (weight or 1.0)),
+            worst=float(row[token]),
+            token=token if tokens > 1 else None,
+            error=_error(total, fourth, tokens),
+            each=row,
+        )
 
 
-def _error(each: np.ndarray) -> float:
+def _medians(norms: np.ndarray) -> np.ndarray:
+    """Return the median of each row, as numpy has it, which takes three times as long."""
+    ranked, count = np.sort(norms, axis=1), norms.shape[1]
+    middle: np.ndarray = (ranked[:, (count - 1) // 2] + ranked[:, count // 2]) / 2
+    return middle
+
+
+def _error(total: float, fourth: float, tokens: int) -> float:
     """Return the relative standard error of the rms over tokens, from the samples that carry it.
 
+    ``total`` and ``fourth`` are the sums of the squares and of the fourth powers of the estimates.
     Where one token carries all of the drift, its own numbers are all the samples there are. How
     many tokens carry it is told from the fourth moment of their estimates, which is ``1 + 2 / k``
     times as large as that of the truth where each is made of ``k`` numbers.
     """
-    squares = np.square(each)
-    total = float(squares.sum())
-    if not total or not math.isfinite(total):
+    if not fourth or not math.isfinite(total):
         return 0.0
-    numbers = numbers_per_token(len(each))
-    carrying = total**2 / float(np.square(squares).sum())
-    carrying = min(len(each), carrying + (carrying - 1.0) * 2.0 / numbers)
+    numbers = numbers_per_token(tokens)
+    carrying = total**2 / fourth
+    carrying = min(tokens, carrying + (carrying - 1.0) * 2.0 / numbers)
     return 1.0 / math.sqrt(2.0 * numbers * carrying)
 
 
@@ -118,18 +169,19 @@ def telling_statistics(golden: Summary, received: Summary) -> tuple[str, str]:
     if (golden.nan, golden.inf) != (received.nan, received.inf):
         return f"{golden.nan} NaN, {golden.inf} Inf", f"{received.nan} NaN, {received.inf} Inf"
     scale = max(golden.std or 0.0, received.std or 0.0, 1e-30)
-    pairs = [
-        (name, before, now)
-        for name, before, now in (
-            ("mean", golden.mean, received.mean),
-            ("std", golden.std, received.std),
-            ("min", golden.minimum, received.minimum),
-            ("max", golden.maximum, received.maximum),
-        )
-        if before is not None and now is not None
-    ]
-    if not pairs:
+    pairs = (
+        ("mean", golden.mean, received.mean),
+        ("std", golden.std, received.std),
+        ("min", golden.minimum, received.minimum),
+        ("max", golden.maximum, received.maximum),
+    )
+    known = [(n, old, new) for n, old, new in pairs if old is not None and new is not None]
+    if not known:
         return golden.digest or "no values", received.digest or "no values"
-    name, before, now = max(pairs, key=lambda pair: abs(pair[1] - pair[2]) / scale)
-    digits = next((d for d in range(4, 9) if f"{before:.{d}g}" != f"{now:.{d}g}"), 4)
-    return f"{name} {before:.{digits}g}", f"{now:.{digits}g}"
+    name, before, now = max(known, key=lambda pair: abs(pair[1] - pair[2]) / scale)
+    if before != now:
+        for digits in range(4, 9):
+            old, new = f"{before:.{digits}g}", f"{now:.{digits}g}"
+            if old != new:
+                return f"{name} {old}", new
+    return f"{name} {before:.4g}", f"{now:.4g}"

@@ -7,7 +7,7 @@ mean square over the estimates of eight consecutive values scatters a third as m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.timeline import Place, Value
 
 WINDOW = 8
+_AT_ONCE = 2**13  # numbers, so that they stay in the cache
 _OWN_SHARE = 0.1  # of the mean square: a value is not blamed for what was large before it
 
 
@@ -34,15 +35,20 @@ def pool(values: Sequence[Value], distances: Mapping[Place, Distance]) -> dict[P
     for tokens, places in by_tokens.items():
         if len(places) < WINDOW or all(distances[place].each is None for place in places):
             continue
-        each = [distances[place].each for place in places]
-        squares = np.array([np.zeros(tokens) if e is None else np.square(e) for e in each])
-        sums = np.cumsum(np.vstack([np.zeros(tokens), np.nan_to_num(squares, posinf=1.0)]), 0)
-        means = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW
-        own = squares[WINDOW - 1 :]
-        means = np.where(own >= _OWN_SHARE * means, means, 0.0)
-        for place, row in zip(places[WINDOW - 1 :], means, strict=True):
-            token = int(row.argmax())
-            pooled[place] = replace(
-                distances[place], pooled=float(np.sqrt(row[token])), pooled_token=token
-            )
+        none, step = np.zeros(tokens), max(1, _AT_ONCE // tokens)
+        each = [none if (own := distances[place].each) is None else own for place in places]
+        for start in range(0, len(places) - WINDOW + 1, step):
+            some = slice(start, start + step + WINDOW - 1)
+            for place, (size, token) in zip(
+                places[some][WINDOW - 1 :], _largest(np.square(each[some])), strict=True
+            ):
+                pooled[place] = replace(distances[place], pooled=size, pooled_token=token)
     return pooled
+
+
+def _largest(squares: np.ndarray) -> Iterator[tuple[float, int]]:
+    """Yield the largest mean of a token over each eight rows, and which token it is."""
+    known, count = np.nan_to_num(squares, posinf=1.0), len(squares) - WINDOW + 1
+    means = sum((known[i : i + count] for i in range(1, WINDOW)), known[:count]) / WINDOW
+    means = np.where(squares[WINDOW - 1 :] >= _OWN_SHARE * means, means, 0.0)
+    return zip(np.sqrt(means.max(1)).tolist(), means.argmax(1).tolist(), strict=True)

@@ -14,6 +14,7 @@ from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.run import ROOT, Call, Leaf, token_count
 
 Place = tuple[int, str]
+Sides = tuple[list[Leaf], list[Leaf]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ def timeline(calls: Sequence[Call], partners: Mapping[Place, int] | None = None)
     ``partners`` identifies the tensor of another run at the same place. What is one tensor here and
     two there counts as two: between them the other run has changed it.
     """
-    starts = _starts(calls)
+    sides = [_sides(call) for call in calls]
+    starts = _starts(calls, sides)
     parents = _parents(starts)
     events = [(start, 0, -index) for index, start in enumerate(starts)]
     events += [(index, 1, 0) for index in range(len(calls))]
@@ -64,9 +66,7 @@ def timeline(calls: Sequence[Call], partners: Mapping[Place, int] | None = None)
         if not leaves_it:
             seen_at_start[index] = len(values)
         maker = index if leaves_it else parents[index]
-        for leaf in call.leaves:
-            if is_input(leaf) == bool(leaves_it):
-                continue
+        for leaf in sides[index][leaves_it]:
             place = (index, leaf.at)
             key = (id(leaf.summary), (partners or {}).get(place))
             if key not in known:
@@ -82,24 +82,30 @@ def timeline(calls: Sequence[Call], partners: Mapping[Place, int] | None = None)
     return [replace(v, places=tuple(p)) for v, p in zip(values, places, strict=True)]
 
 
-def _starts(calls: Sequence[Call]) -> list[int]:
+def _sides(call: Call) -> Sides:
+    """Return what enters a call, and what leaves it."""
+    entering = [leaf for leaf in call.leaves if is_input(leaf)]
+    return entering, [leaf for leaf in call.leaves if not is_input(leaf)]
+
+
+def _starts(calls: Sequence[Call], sides: Sequence[Sides]) -> list[int]:
     """Return for each call the index of the first call that ran inside it, its own for none."""
     starts: list[int] = []
     for index, call in enumerate(calls):
         start = index
-        entering = {id(leaf.summary) for leaf in call.leaves if is_input(leaf)}
+        entering = {id(leaf.summary) for leaf in sides[index][0]}
         while start > 0 and _is_inside(calls[start - 1].path, call.path):
-            if entering & _made_by(calls[start - 1]):
+            if entering & _made_by(sides[start - 1]):
                 break  # what came in was made before, as by the encoder of a model that generates
             start = starts[start - 1]
         starts.append(start)
     return starts
 
 
-def _made_by(call: Call) -> set[int]:
+def _made_by(sides: Sides) -> set[int]:
     """Return what leaves a call and did not enter it."""
-    entered = {id(leaf.summary) for leaf in call.leaves if is_input(leaf)}
-    return {id(leaf.summary) for leaf in call.leaves if not is_input(leaf)} - entered
+    entered, left = ({id(leaf.summary) for leaf in side} for side in sides)
+    return left - entered
 
 
 def _is_inside(path: str, outer: str) -> bool:

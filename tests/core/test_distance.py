@@ -18,6 +18,7 @@ from pytest_nnsight.compare.distance import (
     SAME,
     Distance,
     distance,
+    distances,
     telling_statistics,
     true_distance,
 )
@@ -241,3 +242,17 @@ def test_tensors_without_statistics_are_told_by_their_digest() -> None:
     assert telling_statistics(nothing, replace(nothing, digest="ab")) == (nothing.digest, "ab")
     empty = summarize(torch.empty(0))
     assert telling_statistics(empty, empty) == ("no values", "no values")
+
+
+def test_many_distances_are_those_of_each_alone() -> None:
+    """Tensors of one size together, of several sizes beside each other, a pair once."""
+    shapes = [(1, 7, 64), (1, 1, 64), (1, 300, 8), (1, 7, 64)] * 2
+    pairs = [
+        (make_summary(shape=shape, seed=seed), make_summary(10.0**-seed, shape, seed))
+        for seed, shape in enumerate(shapes)
+    ] * 2
+    pairs.append((make_summary(), make_summary(shape=(1, 7, 64), seed=3)))
+    found = distances(pairs)
+    assert found == [distance(*pair) for pair in pairs]
+    assert found[0] is found[8]
+    assert len({apart.rms for apart in found}) == 9

@@ -46,7 +46,7 @@ def test_a_number_is_kept_to_half_a_step_of_its_own_tokens_norm(
     assert (len(kept), len(sketch)) == (2 * len(norms), sketch_size(len(exact[1])))
     assert step(sketch) <= 2**-22 * share * 1.01 or not any(exact[1])
     scales = np.maximum(read_norms(kept), 2**-24 * read_norms(kept).max())[:, None]
-    wrong = np.abs(unpack([(kept, sketch)])[0] - exact[1].reshape(len(norms), -1))
+    wrong = np.abs(unpack([(kept, sketch)])[1][0] - exact[1].reshape(len(norms), -1))
     assert (wrong <= 1.001 * step(sketch) * scales).all()
     inside = np.abs(exact[1].reshape(wrong.shape)) < scales * step(sketch) * (2**23 - 1)
     assert (wrong <= 0.5001 * step(sketch) * scales)[inside].all()
@@ -58,7 +58,7 @@ def test_what_was_read_is_packed_to_the_same_bytes(
     norms: list[float], numbers: int, seed: int
 ) -> None:
     once = pack([drawn(norms, numbers, 1.0, seed)])[0]
-    assert pack([(read_norms(once[0]), unpack([once])[0].flatten())])[0] == once
+    assert pack([(read_norms(once[0]), unpack([once])[1][0].flatten())])[0] == once
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 61, 256, 2048])
@@ -90,9 +90,18 @@ def test_tensors_packed_together_are_packed_as_each_alone(
     for at_once in (1, 30, 2**16):
         monkeypatch.setattr(packing, "_AT_ONCE", at_once)
         assert pack(tensors) == each
-        for together, alone in zip(unpack(each), each, strict=True):
-            np.testing.assert_array_equal(together, unpack([alone])[0])
-    assert pack([]) == unpack([]) == []
+    assert pack([]) == []
+
+
+def test_tensors_of_one_size_are_read_together_as_each_alone() -> None:
+    tensors = [drawn([1.0, 3.0, 0.0], 7, 2.0**i, i) for i in range(9)]
+    packed = pack([*tensors, (np.zeros(3), np.zeros(21))])
+    norms, numbers = unpack(packed)
+    assert (norms.shape, numbers.shape) == ((10, 3), (10, 3, 7))
+    for index, one in enumerate(packed):
+        np.testing.assert_array_equal(norms[index], read_norms(one[0]))
+        np.testing.assert_array_equal(numbers[index], unpack([one])[1][0])
+    np.testing.assert_allclose(numbers[3].flatten(), tensors[3][1], atol=1e-5)
 
 
 def test_zeros_are_zero_bytes_in_a_sketch() -> None:
@@ -104,7 +113,7 @@ def test_a_token_whose_squares_float32_has_lost_is_kept_beside_others() -> None:
     norms, numbers = np.array([3.0, 0.0]), np.array([1.0, -2.0, 1e-7, -2e-9])
     kept, sketch = pack([(norms, numbers)])[0]
     assert step(sketch) == 2**-23
-    np.testing.assert_allclose(unpack([(kept, sketch)])[0], [[1, -2], [1e-7, -2e-9]], 1e-4)
+    np.testing.assert_allclose(unpack([(kept, sketch)])[1][0], [[1, -2], [1e-7, -2e-9]], 1e-4)
 
 
 @pytest.mark.parametrize("odd", [3.1e38, np.inf, np.nan])

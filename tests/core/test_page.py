@@ -124,7 +124,7 @@ def moved(summary: Summary) -> Summary:
     """Return a summary in which every number differs, as after an upgrade."""
     if not summary.sketch or summary.mean is None or summary.std is None:
         return summary
-    numbers = unpack([(summary.norms, summary.sketch)])[0].flatten() * 1.0012345
+    numbers = unpack([(summary.norms, summary.sketch)])[1][0].flatten() * 1.0012345
     norms, sketch = pack([(read_norms(summary.norms), numbers)])[0]
     changes = {"mean": summary.mean * 1.01234, "std": summary.std * 1.01234, "digest": "other"}
     return replace(summary, norms=norms, sketch=sketch, **changes)

@@ -126,7 +126,7 @@ def test_a_map_has_a_row_for_each_layer_and_a_column_for_each_token() -> None:
 
 def test_one_token_that_drifts_is_one_column() -> None:
     before = make_summary(shape=(1, 7, 64))
-    numbers = unpack([(before.norms, before.sketch)])[0]
+    numbers = unpack([(before.norms, before.sketch)])[1][0]
     numbers[3] *= 1.5
     _, sketch = pack([(read_norms(before.norms), numbers.flatten())])[0]
     now = replace(before, sketch=sketch, digest="other")

@@ -24,7 +24,7 @@ BFLOAT16 = 2**-8  # the largest relative error of a number that is rounded to 8 
 
 
 def sketch_of(summary: Summary) -> np.ndarray:
-    return unpack([(summary.norms, summary.sketch)])[0].flatten()
+    return unpack([(summary.norms, summary.sketch)])[1][0].flatten()
 
 
 @pytest.mark.parametrize(
