@@ -94,7 +94,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python benchmarks/capture.py $$($(BIN)/python tests/models/prepare.py)
+	$(BIN)/python -W ignore -m benchmarks $$($(BIN)/python tests/models/prepare.py)
 
 # Plant every fault and every benign change in six models (FAULTS="--model tiny:llama": in one).
 faults: $(READY)

@@ -1,0 +1,1 @@
+"""What pytest-nnsight costs (``python -m benchmarks``) and finds (``benchmarks.faults``)."""

@@ -1,0 +1,152 @@
+"""How the cost grows with the work: four times the modules, eight times tokens and steps, a
+hundred times the tests.
+
+Each growth is measured at three sizes, a factor apart. How steep it is comes from the differences
+between neighbours, which are free of what is there at any size, as the start of a session:
+1 is linear, 2 is quadratic.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.row import Row
+from benchmarks.session import run, write
+from benchmarks.turns import take_turns
+
+STEEPEST = 1.1
+SIZES = {
+    "modules": (4, 8, 16),
+    "tokens": (128, 362, 1024),
+    "steps": (8, 23, 64),
+    "tests": (10, 100, 1000),
+}
+UNITS = {"modules": "layers"}
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Seconds at each size; ``plain`` those of the model alone, where there is such a thing."""
+
+    name: str
+    sizes: tuple[int, ...]
+    ours: tuple[float, ...]
+    plain: tuple[float, ...] = ()
+
+    @property
+    def exponent(self) -> float:
+        """How steep ours grows."""
+        return steepness(self.sizes, self.ours)
+
+
+def steepness(sizes: tuple[int, ...], seconds: tuple[float, ...]) -> float:
+    """Return the exponent of a growth at three sizes, apart from what is there at any size."""
+    first, second, third = sizes
+    slopes = (
+        (seconds[1] - seconds[0]) / (second - first),
+        (seconds[2] - seconds[1]) / (third - second),
+    )
+    # Between sizes a factor f apart, the slope of n ** e grows by f ** (e - 1).
+    return 1 + math.log(slopes[1] / slopes[0]) / math.log(third / second)
+
+
+def measure(model: str, rounds: int) -> Iterator[Row]:
+    """Yield how steep each growth is."""
+    for growth in grow(model, rounds):
+        grown = growth.sizes[-1] // growth.sizes[0]
+        yield Row(
+            f"growth of the cost with {grown} x {growth.name}, exponent",
+            growth.exponent,
+            STEEPEST,
+            1,
+        )
+
+
+def grow(model: str, rounds: int) -> Iterator[Growth]:
+    """Measure every growth: modules on built-in Llamas, tokens and steps on the model itself."""
+    import torch
+
+    from benchmarks.subject import Subject, exactly
+
+    torch.set_num_threads(1)
+    llamas = [llama(layers) for layers in SIZES["modules"]]
+    yield _growth(
+        "modules",
+        [lambda one=one: one.forward(one.prompt(64)) for one in llamas],
+        [lambda one=one: one.capture.trace(one.prompt(64)) for one in llamas],
+        3 * rounds,
+    )
+    subject = Subject.load(model)
+    prompts = [subject.prompt(tokens) for tokens in SIZES["tokens"]]
+    yield _growth(
+        "tokens",
+        [lambda ids=ids: subject.forward(ids) for ids in prompts],
+        [lambda ids=ids: subject.capture.trace(ids) for ids in prompts],
+        max(3, rounds // 2),
+    )
+    ids = subject.prompt(16)
+    yield _growth(
+        "steps",
+        [lambda steps=steps: subject.generate(ids, steps) for steps in SIZES["steps"]],
+        [
+            lambda steps=steps: subject.capture.generate(ids, **exactly(steps))
+            for steps in SIZES["steps"]
+        ],
+        max(3, rounds // 2),
+    )
+    yield of_tests()
+
+
+def _growth(
+    name: str, plain: list[Callable[[], Any]], ours: list[Callable[[], Any]], rounds: int
+) -> Growth:
+    taken = [statistics.median(times) for times in take_turns([*plain, *ours], rounds)]
+    return Growth(name, SIZES[name], tuple(taken[3:]), tuple(taken[:3]))
+
+
+def llama(layers: int) -> Any:
+    """Return a small Llama with so many layers."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from benchmarks.subject import Subject
+    from pytest_nnsight import nnsight_api
+    from pytest_nnsight.models.identity import identify
+    from pytest_nnsight.models.tiny import byte_tokenizer
+
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+    )
+    model = nnsight_api.wrap(LlamaForCausalLM(config).eval(), byte_tokenizer(adds_bos=True))
+    return Subject.of(model, lambda of: identify(of, None))
+
+
+TESTS = """
+import pytest
+
+@pytest.mark.parametrize("number", range({count}))
+def test_run(number, nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace([1, 2, 3 + number % 100]) == nnsight_golden
+"""
+
+
+def of_tests() -> Growth:
+    """Measure sessions of more and more tests, each with a capture and a golden."""
+    seconds = []
+    for count in SIZES["tests"]:
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder), {"test_it.py": TESTS.format(count=count)})
+            model = "--nnsight-model=tiny:gpt2"
+            run(Path(folder), model, "-q", "--snapshot-update")
+            again = [run(Path(folder), model, "-q").processor for _ in range(3)]
+            seconds.append(statistics.median(again))
+    return Growth("tests", SIZES["tests"], tuple(seconds))

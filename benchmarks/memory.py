@@ -1,0 +1,46 @@
+"""The most memory that a long prompt takes: the plain forward, a trace, nnsight's own cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.child import call
+from benchmarks.row import Row
+
+TOKENS = 2048
+
+
+def measure(model: str, rounds: int) -> Iterator[Row]:
+    """Yield peaks over that of the plain forward; each way has a process of its own."""
+    plain, ours, cache = (call("benchmarks.memory:peak", model, way) for way in WAYS)
+    name = f"peak memory of a {TOKENS}-token prompt, all modules"
+    yield Row(f"{name}, over the plain forward", ours / plain, 1.15, 1)
+    yield Row("  tracer.cache() over the plain forward", cache / plain, None, 1)
+    yield Row("  the plain forward, with weights and libraries", plain / 1e6, None, 1, "MB", 0)
+
+
+WAYS = ("forward", "trace", "cache")
+
+
+def peak(model: str, way: str) -> int:
+    """Return the most bytes that this process ever had in memory, after one run of one way."""
+    import torch
+
+    from benchmarks.subject import Subject
+
+    torch.set_num_threads(1)
+    subject = Subject.load(model)
+    ids = subject.prompt(TOKENS)
+    if way == "trace":
+        subject.capture.trace(ids)
+    else:
+        getattr(subject, way)(ids)
+    return high_water()
+
+
+def high_water() -> int:
+    """Return VmHWM, as Linux counts it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
