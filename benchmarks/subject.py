@@ -52,7 +52,7 @@ class Subject:
         """Keep what every module gives in nnsight's own cache, as its users do."""
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         with torch.no_grad():
-            with self.model.trace(given) as tracer:  # noqa: SIM117  # alone on its line, for nnsight
+            with self.model.trace(given) as tracer:  # alone on its line, for nnsight
                 tracer.cache(include_inputs=inputs)
 
     def generate(self, ids: torch.Tensor, steps: int) -> None:

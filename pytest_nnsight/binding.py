@@ -25,8 +25,8 @@ from pytest_nnsight.settings import Settings, golden_root
 
 if TYPE_CHECKING:
     from pytest_nnsight.diagnose.diagnosis import Finding
+    from pytest_nnsight.loaded import LoadedModel
     from pytest_nnsight.run import Run
-    from pytest_nnsight.shared_model import LoadedModel
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -32,6 +31,8 @@ class RemoteError(NnsightPluginError):
 
 def suggest(wrong: str, right: Iterable[str], limit: int = 3) -> str:
     """Say which of the ``right`` words are nearest to the ``wrong`` one, or list the first few."""
+    import difflib  # takes a millisecond, and is for mistakes
+
     candidates = list(right)
     near = difflib.get_close_matches(wrong, candidates, n=limit, cutoff=0.4) or candidates[:limit]
     return ", ".join(near)

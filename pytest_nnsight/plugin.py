@@ -15,12 +15,12 @@ from pytest_nnsight import failures, shared_model
 from pytest_nnsight import session as wiring
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import MARKER_KEYS
-from pytest_nnsight.session import GOLDENS, PASSED, SETTINGS
+from pytest_nnsight.session import FIXTURE, GOLDENS, PASSED, SETTINGS, SHARED, SPECS
 from pytest_nnsight.settings import read_settings
 
 if TYPE_CHECKING:
     from pytest_nnsight.capture.capture import Capture
-    from pytest_nnsight.shared_model import LoadedModel
+    from pytest_nnsight.loaded import LoadedModel
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"nnsight({', '.join(MARKER_KEYS)}): settings of pytest-nnsight for one test",
     )
-    config.stash[shared_model.SHARED], config.stash[shared_model.SPECS] = {}, {}
+    config.stash[SHARED], config.stash[SPECS] = {}, {}
     try:
         config.stash[SETTINGS] = read_settings(vars(config.option), config.getini)
         wiring.check(config, config.stash[SETTINGS])
@@ -118,7 +118,7 @@ def pytest_fixture_setup(
 ) -> Iterator[Any]:
     """Guard the model that tests share, ours or a user's own."""
     model = yield
-    if fixturedef.argname == shared_model.FIXTURE:
+    if fixturedef.argname == FIXTURE:
         shared_model.share(model, fixturedef, request.config)
     return model
 

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_nnsight.away import check_remote
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import OPTIONS
-from pytest_nnsight.progress import TERMINAL
 from pytest_nnsight.settings import Settings, golden_root, read_settings
 
 if TYPE_CHECKING:
@@ -30,6 +28,11 @@ SETTINGS = pytest.StashKey[Settings]()
 GOLDENS = pytest.StashKey[Any]()
 PASSED = pytest.StashKey[bool]()
 WATCH = pytest.StashKey[Any]()
+SPECS = pytest.StashKey[dict[int, Any]]()
+"""Where each loaded model came from."""
+SHARED = pytest.StashKey[dict[int, Any]]()
+"""The models that tests share, see `shared_model`."""
+FIXTURE = "nnsight_model"
 SUITE_NODE = "nnsight-suite"
 
 
@@ -58,6 +61,7 @@ def check(config: pytest.Config, settings: Settings) -> None:
         if settings.suite:
             raise UsageError("--nnsight-suite needs a model; add --nnsight-model gpt2 or tiny:gpt2")
         return
+    from pytest_nnsight.away import check_remote
     from pytest_nnsight.models.spec import LoadOptions, parse_spec
 
     specs = [parse_spec(text) for text in settings.model]
@@ -136,7 +140,7 @@ def watch(config: pytest.Config) -> None:
         from pytest_nnsight.pruning import Prune
 
         config.pluginmanager.register(Prune(config, settings), "nnsight-prune")
-    if not hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput") and (settings.report or not config.option.collectonly):
         from pytest_nnsight.reporting import Reporter
 
         config.pluginmanager.register(Reporter(config, settings.report), "nnsight-report")
@@ -148,6 +152,7 @@ def watch(config: pytest.Config) -> None:
         return
     from pytest_nnsight.isolation.limits import terminal
     from pytest_nnsight.isolation.mode import isolate
+    from pytest_nnsight.progress import TERMINAL
 
     config.stash[TERMINAL] = terminal()
     config.add_cleanup(lambda: os.close(config.stash[TERMINAL]))

@@ -1,22 +1,26 @@
-"""The model that tests share: loaded once, guarded from test to test, loaded again where needed."""
+"""The model that tests share: loaded once, guarded from test to test, loaded again where needed.
+
+`plugin` imports it with itself, in every pytest run: it imports nothing that an unused plugin can
+do without.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_nnsight.away import remote_of
 from pytest_nnsight.errors import LeakError, UsageError
-from pytest_nnsight.progress import saying, shows_bars, uncaptured
 from pytest_nnsight.session import (
+    FIXTURE,
     PASSED,
     SETTINGS,
+    SHARED,
+    SPECS,
     WATCH,
     settings_of,
 )
@@ -24,70 +28,7 @@ from pytest_nnsight.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_nnsight.capture.capture import Capture
-    from pytest_nnsight.guard.guard import Guard
-    from pytest_nnsight.models.spec import LoadOptions, ModelSpec
-    from pytest_nnsight.run import Environment, ModelRecord
-
-SPECS = pytest.StashKey[dict[int, Any]]()
-SHARED = pytest.StashKey[dict[int, "SharedModel"]]()
-FIXTURE = "nnsight_model"
-
-
-@dataclass(frozen=True, slots=True)
-class LoadRequest:
-    """One model to load and how; tests with equal requests share the model."""
-
-    spec: ModelSpec
-    options: LoadOptions
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """The model of one test with where it came from; ``spec`` is ``None`` for a user's own."""
-
-    model: Any
-    spec: ModelSpec | None
-    guard: Guard | None
-    is_away: bool = False
-    """The model runs elsewhere; what its weights are is not known here."""
-
-    def identify(self) -> tuple[ModelRecord, Environment]:
-        """Describe the model and the machine as they are now."""
-        from pytest_nnsight.models.identity import identify
-
-        model, environment = identify(self.model, self.spec)
-        return model, replace(environment, device="ndif") if self.is_away else environment
-
-    def fingerprint(self) -> tuple[str | None, dict[str, str]]:
-        """Read all weights as they are now; return one fingerprint and those per parameter."""
-        if self.is_away:
-            return None, {}
-        from pytest_nnsight import nnsight_api
-        from pytest_nnsight.fingerprint import fingerprint_parameters, weights_fingerprint
-
-        if self.guard is None:
-            parameters = fingerprint_parameters(nnsight_api.torch_module(self.model))
-        else:
-            parameters = self.guard.read()
-        return weights_fingerprint(parameters), parameters
-
-    @property
-    def unseen(self) -> str:
-        """How the weights changed since they were loaded, where only reading them all showed it."""
-        return self.guard.unseen if self.guard else ""
-
-    @property
-    def name(self) -> str:
-        """The name of the golden folder."""
-        return self.spec.name if self.spec else self.identify()[0].model_class
-
-
-@dataclass(frozen=True, slots=True)
-class SharedModel:
-    """A model that several tests use, with the guard over it and the fixture that loads it."""
-
-    guard: Guard
-    fixture: pytest.FixtureDef[Any]
+    from pytest_nnsight.loaded import LoadedModel, LoadRequest
 
 
 def load_requests(metafunc: pytest.Metafunc, settings: Settings) -> list[LoadRequest]:
@@ -98,6 +39,7 @@ def load_requests(metafunc: pytest.Metafunc, settings: Settings) -> list[LoadReq
 def _requests(own: Settings) -> list[LoadRequest]:
     if not own.model:
         return []
+    from pytest_nnsight.loaded import LoadRequest
     from pytest_nnsight.models.spec import LoadOptions, parse_spec
 
     how = (own.device_map, own.dtype, own.attn, own.trust_remote_code, own.is_away)
@@ -124,6 +66,8 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
     wanted: LoadRequest | None = getattr(request, "param", None) or _only_request(request.config)
     if wanted is None:
         pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
+    from pytest_nnsight.progress import shows_bars, uncaptured
+
     with uncaptured(request.config) as say, _load_time(request.config, wanted.spec.public):
         from pytest_nnsight.models.loading import load  # imports torch, which takes seconds
 
@@ -146,6 +90,7 @@ def share(model: Any, fixture: pytest.FixtureDef[Any], config: pytest.Config) ->
         return
     with _load_time(config, "its weights"):
         from pytest_nnsight.guard.guard import Guard
+        from pytest_nnsight.loaded import SharedModel
 
         config.stash[SHARED][id(model)] = SharedModel(Guard(model), fixture)
     fixture.addfinalizer(partial(_end, config, id(model)))
@@ -192,7 +137,7 @@ def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
     if unseen or any(leak.is_lost for leak in left):
         text += "; it is loaded again"
         del config.stash[SHARED][id(model)]
-        shared.fixture.finish(request)  # type: ignore[arg-type]  # takes any request of this node
+        shared.fixture.finish(request)
     if mode == "warn":
         warnings.warn(f"{item.nodeid} {text}", stacklevel=1)
     elif PASSED in item.stash:
@@ -203,6 +148,8 @@ def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
 
 def loaded_model(model: Any, item: pytest.Item | pytest.Session) -> LoadedModel:
     """Return a model with what is known of it."""
+    from pytest_nnsight.loaded import LoadedModel
+
     config = item.config
     shared = config.stash[SHARED].get(id(model))
     spec = config.stash[SPECS].get(id(model))
@@ -212,7 +159,9 @@ def loaded_model(model: Any, item: pytest.Item | pytest.Session) -> LoadedModel:
 
 def capture_of(model: Any, item: pytest.Item | pytest.Session) -> Capture:
     """Return the helper that captures runs of a model, and measures noise where asked to."""
+    from pytest_nnsight.away import remote_of
     from pytest_nnsight.capture.capture import Capture
+    from pytest_nnsight.progress import saying, shows_bars
 
     config = item.config
     identify = loaded_model(model, item).identify

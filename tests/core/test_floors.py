@@ -12,7 +12,7 @@ import pytest_nnsight
 
 ROOT = Path(pytest_nnsight.__file__).parent
 PACKAGE = "pytest_nnsight"
-EDGE = {"plugin", "session", "shared_model", "binding", "pruning", "reporting", "records"}
+EDGE = {"plugin", "session", "shared_model", "loaded", "binding", "pruning", "reporting", "records"}
 EDGE |= {"cli", "suite", "difference", "away", "failures", "progress"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
 MEASURING = {
