@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``reached`` is a ratio, or megabytes; without a ``goal`` it stands beside for contrast."""
+    """``reached`` is a ratio, or has a ``unit``; without a ``goal`` it is there for contrast."""
 
     measure: str
     reached: float
@@ -15,6 +15,8 @@ class Row:
     threads: int | None = None
     unit: str = "x"
     digits: int = 2
+    points: tuple[tuple[float, ...], ...] = ()
+    """Of a growth: its sizes, our seconds, the plain model's where there is one."""
 
     @property
     def is_within(self) -> bool | None:

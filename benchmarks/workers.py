@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from benchmarks.child import call
 from benchmarks.row import Row
 from benchmarks.session import run, write
 
-# Each worker captures, waits until all have, reads its own share, and waits until all have read.
+# Each worker runs the model, waits until all have, reads its own share, waits until all have read.
 TESTS = """
 import json, os, pathlib, time
 import pytest
@@ -24,43 +25,65 @@ def wait(ending):
     while len([*HERE.glob(f"*.{ending}")]) < WORKERS:
         time.sleep(0.05)
 
-def share():
+def tell():
+    wait("ran")
     lines = pathlib.Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
-    return {line.split()[0].strip(":"): int(line.split()[1]) * 1024 for line in lines}
-
+    share = {line.split()[0].strip(":"): int(line.split()[1]) * 1024 for line in lines}
+    (HERE / f"{os.getpid()}.json").write_text(json.dumps(share))
+    wait("read")
+"""
+CAPTURED = """
 @pytest.mark.parametrize("number", range(WORKERS))
 def test_share(number, nnsight_capture, nnsight_golden):
-    run = nnsight_capture.trace(list(range(1, 11)))
-    assert run == nnsight_golden
-    wait("captured")
-    (HERE / f"{os.getpid()}.json").write_text(json.dumps(share()))
-    wait("read")
+    assert nnsight_capture.trace(list(range(1, 11))) == nnsight_golden
+    tell()
+"""
+PLAIN = """
+@pytest.mark.parametrize("number", range(WORKERS))
+def test_share(number):
+    import nnsight, torch
+    model = nnsight.TransformersModel(MODEL, task="text-generation", dispatch=True)
+    with torch.no_grad():
+        model._module(torch.arange(1, 11)[None])
+    tell()
 """
 
 
 def measure(model: str, rounds: int) -> Iterator[Row]:
-    """Yield the ratio for a model, and for a synthetic one of over 1 GB."""
-    yield from of(model, "memory of two workers over one", 1.33)
-    with tempfile.TemporaryDirectory() as folder:
-        call("benchmarks.workers:write_large", folder)
-        yield from of(folder, "the same on a model of 1.1 GB", 1.1)
+    """Yield the ratio for a model, and for a synthetic one of over 1 GB.
+
+    The model is copied: pages of a file that others have mapped too would count for less.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        if Path(model).is_dir():
+            shutil.copytree(model, folder)
+        else:
+            call("benchmarks.workers:write_llama", str(folder), 2)
+        yield from of(folder, "memory of two workers over one", 1.33)
+        shutil.rmtree(folder)
+        call("benchmarks.workers:write_llama", str(folder), 17)
+        yield from of(folder, "memory of two workers over one, model of 1.1 GB", 1.1)
 
 
-def of(model: str, name: str, goal: float) -> Iterator[Row]:
-    """Yield the rows of one model."""
-    one, two = (shares(model, workers) for workers in (1, 2))
-    yield Row(f"{name}, proportional sizes", sum_of(two, "Pss") / sum_of(one, "Pss"), goal)
+def of(model: Path, name: str, goal: float) -> Iterator[Row]:
+    """Yield the rows of one model: ours, and pytest's workers that load it without the plugin."""
+    one, two = (shares(model, workers, CAPTURED) for workers in (1, 2))
+    yield Row(name, sum_of(two, "Pss") / sum_of(one, "Pss"), goal)
     yield Row("  one worker", sum_of(one, "Pss") / 1e6, unit="MB", digits=0)
     yield Row("  of it its own, not shared", sum_of(one, "Anonymous") / 1e6, unit="MB", digits=0)
+    one, two = (shares(model, workers, PLAIN, "-p", "no:nnsight") for workers in (1, 2))
+    yield Row("  without the plugin", sum_of(two, "Pss") / sum_of(one, "Pss"))
+    yield Row("  of one its own, not shared", sum_of(one, "Anonymous") / 1e6, unit="MB", digits=0)
 
 
-def shares(model: str, workers: int) -> list[dict[str, int]]:
-    """Return what smaps_rollup says of each worker once it has captured, in bytes."""
+def shares(model: Path, workers: int, test: str, *options: str) -> list[dict[str, int]]:
+    """Return what smaps_rollup says of each worker once it has run the model, in bytes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder, {"test_it.py": TESTS})
-        options = (f"--nnsight-model=m={model}", "-n", str(workers), "--snapshot-update")
-        run(folder, *options)
+        write(folder, {"test_it.py": f"{TESTS}\nMODEL = {str(model)!r}\n{test}"})
+        ours = () if options else (f"--nnsight-model=m={model}", "--snapshot-update")
+        run(folder, *options, *ours, "-n", str(workers))
         return [json.loads(path.read_text()) for path in folder.glob("*.json")]
 
 
@@ -69,8 +92,8 @@ def sum_of(found: list[dict[str, int]], key: str) -> float:
     return float(sum(one[key] for one in found))
 
 
-def write_large(folder: str) -> None:
-    """Write a Llama of 1.1 GB with random weights, and a tokenizer."""
+def write_llama(folder: str, layers: int) -> None:
+    """Write a Llama with random weights, 64 MB a layer, and a tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,7 +104,7 @@ def write_large(folder: str) -> None:
         vocab_size=320,
         hidden_size=1024,
         intermediate_size=4096,
-        num_hidden_layers=17,
+        num_hidden_layers=layers,
         num_attention_heads=16,
     )
     LlamaForCausalLM(config).save_pretrained(folder)

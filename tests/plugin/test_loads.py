@@ -1,0 +1,49 @@
+"""A model, and the libraries under it, are loaded once in each process that runs tests."""
+
+from __future__ import annotations
+
+import pytest
+from project import TINY, Project
+
+SPY = """
+import atexit, pathlib, os, sys
+
+def pytest_configure(config):
+    atexit.register(tell, "worker" if hasattr(config, "workerinput") else "controller")
+
+def tell(role):
+    heavy = [name for name in ("numpy", "torch", "transformers", "nnsight") if name in sys.modules]
+    pathlib.Path(f"{role}-{os.getpid()}.imports").write_text(" ".join(heavy))
+"""
+TEST = """
+def test_run(nnsight_capture, nnsight_golden):
+    assert nnsight_capture.trace("Hello") == nnsight_golden
+
+def test_model(nnsight_model):
+    assert nnsight_model is not None
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "workers"),
+    [((), 1), (("-n", "2"), 2), (("--nnsight-isolation=off",), 0)],
+    ids=["own worker", "two workers", "no worker"],
+)
+def test_each_process_loads_once(project: Project, options: tuple[str, ...], workers: int) -> None:
+    """The process that hands out tests, to a worker of ours or the user's, loads nothing."""
+    (project.path / "spy.py").write_text(SPY)
+    for number in range(4):
+        (project.path / f"test_{number}.py").write_text(TEST)
+    result = project.run(
+        *TINY, "-p", "spy", "-p", "no:hypothesispytest", "--snapshot-update", *options
+    )
+    result.assert_outcomes(passed=8)
+    lines = result.outlines + result.errlines
+    imports = {path.name.partition("-")[0]: [] for path in project.path.glob("*.imports")}
+    for path in project.path.glob("*.imports"):
+        imports[path.name.partition("-")[0]].append(path.read_text())
+    everything = "numpy torch transformers nnsight"
+    alone = {"controller": [everything]}
+    shared = {"controller": [""], "worker": [everything] * workers}
+    assert imports == (shared if workers else alone)
+    assert sum("loading tiny:gpt2" in line for line in lines) == max(1, workers)
