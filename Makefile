@@ -93,8 +93,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What it costs, as one table: some 25 minutes (BENCH="--only memory": a part; BENCH=--write: into docs).
 bench: $(READY)
-	$(BIN)/python -W ignore -m benchmarks $$($(BIN)/python tests/models/prepare.py)
+	$(BIN)/python -W ignore -m benchmarks $$($(BIN)/python tests/models/prepare.py) $(BENCH)
 
 # Plant every fault and every benign change in six models (FAULTS="--model tiny:llama": in one).
 faults: $(READY)

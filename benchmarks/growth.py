@@ -134,5 +134,10 @@ def of_tests() -> Growth:
 def _session(count: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), {"test_it.py": TESTS.format(count=count)})
-        options = ("--nnsight-model=tiny:gpt2", "-q", "--snapshot-update")
+        options = (
+            "--nnsight-model=tiny:gpt2",
+            "--nnsight-isolation=off",
+            "-q",
+            "--snapshot-update",
+        )
         return run(Path(folder), *options).processor

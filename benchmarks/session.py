@@ -19,7 +19,6 @@ class Session:
 
     processor: float
     clock: float
-    user: float
     output: str
 
 
@@ -35,9 +34,8 @@ def run(folder: Path, *arguments: str, passes: bool = True, **more: str) -> Sess
         raise RuntimeError(
             f"pytest ended with {done.returncode}: {done.stdout[-3000:]}{done.stderr[-2000:]}"
         )
-    user = after.ru_utime - before.ru_utime
-    processor = user + after.ru_stime - before.ru_stime
-    return Session(processor, clock, user, done.stdout + done.stderr)
+    processor = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return Session(processor, clock, done.stdout + done.stderr)
 
 
 def write(folder: Path, files: Mapping[str, str]) -> None:
