@@ -65,4 +65,5 @@ def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{seconds * 1e3:.2g} ms"
+    number, unit = (seconds, "s") if seconds >= 1 else (seconds * 1e3, "ms")
+    return f"{number:.{0 if number >= 10 else 1}f} {unit}"
