@@ -14,6 +14,7 @@ class Row:
     goal: float | None = None
     threads: int | None = None
     unit: str = "x"
+    """``x`` for a ratio, ``MB``, or nothing for a count."""
     digits: int = 2
     points: tuple[tuple[float, ...], ...] = ()
     """Of a growth: its sizes, our seconds, the plain model's where there is one."""
@@ -32,7 +33,7 @@ class Row:
         return self.measure, threads, goal, self._told(self.reached), verdict
 
     def _told(self, number: float) -> str:
-        return f"{number:.{self.digits}f}" + (f" {self.unit}" if self.unit != "x" else "")
+        return f"{number:.{self.digits}f}" + (f" {self.unit}" if self.unit == "MB" else "")
 
 
 HEADER = ("measure", "threads", "goal", "reached", "within")
