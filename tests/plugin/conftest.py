@@ -6,16 +6,11 @@ What tests import by name is not here: there are several conftest modules, of on
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from project import Project
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture
@@ -26,30 +21,6 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
             monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return Project(pytester)
-
-
-@pytest.fixture(scope="session")
-def warm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The socket of a process that forks workers with torch and transformers imported."""
-    path = tmp_path_factory.mktemp("warm") / "socket"
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("warm_server.py")), str(path)],
-        stdin=subprocess.PIPE,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )
-    while not path.exists():
-        assert server.poll() is None
-        time.sleep(0.05)
-    yield path
-    server.communicate()
-
-
-@pytest.fixture
-def warm(project: Project, warm_server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the workers of the project's runs be forked, where their imports are not the subject."""
-    monkeypatch.setenv("WARM_SOCKET", str(warm_server))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
-    project.always = ("-p", "warm_workers")
 
 
 @pytest.fixture

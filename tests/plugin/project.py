@@ -18,9 +18,6 @@ TINY = ("--nnsight-model", "tiny:gpt2")
 class Project:
     """A folder with test files; `run` starts pytest there as a user would."""
 
-    always: tuple[str, ...] = ()
-    """What every run is given besides."""
-
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         self.path = pytester.path
@@ -31,7 +28,7 @@ class Project:
         path.write_text("import os, pytest, torch\n" + source, encoding="utf-8")
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess(*self.always, *arguments, timeout=300)
+        return self.pytester.runpytest_subprocess(*arguments, timeout=300)
 
     def write_goldens(self, *arguments: str, **outcomes: int) -> None:
         """Run with ``--snapshot-update``, whose outcomes are to be these.

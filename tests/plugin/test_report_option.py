@@ -134,14 +134,17 @@ def test_a_report_is_json_of_one_kind(project: Project) -> None:
 
 
 def test_an_interrupted_session_has_its_report(project: Project) -> None:
-    project.always = ()  # no warm worker: this one interrupts its parent
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
+    (project.path / "conftest.py").write_text(
+        "import os\n"
+        "def pytest_configure_node(node):\n"
+        "    node.workerinput['controller'] = os.getpid()\n"
+    )
     project.test_file(
-        "import signal\n"
-        "def test_waits():\n"
-        "    os.kill(os.getppid() if 'PYTEST_XDIST_WORKER' in os.environ else os.getpid(), 2)\n"
-        "    import time; time.sleep(20)\n"
+        "def test_waits(request):\n"
+        "    os.kill(request.config.workerinput['controller'], 2)\n"
+        "    import time; time.sleep(5)\n"
         "def test_after(): pass\n",
         "test_later.py",
     )
