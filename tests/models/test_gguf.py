@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from prepare import gguf_file
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 TEST = """
 def test_trace(nnsight_capture, nnsight_golden):
     assert nnsight_capture.trace("Hello there", modules="model.layers.*") == nnsight_golden

@@ -2,8 +2,8 @@
 
 What runs there is the request that nnsight sent, read as nnsight's servers read it. As on NDIF, it
 may lead to no module but a few, this package not among them. ``python ndif_server.py FILE FATE``
-writes its port to FILE; FATE is what becomes of each job: ``ends``, ``breaks`` (the connection,
-while it runs) or ``fails``. The bytes of requests and answers are noted in ``FILE.sizes``.
+writes its port to FILE; the file FATE says what becomes of the next job: ``ends``, ``breaks`` (the
+connection, while it runs) or ``fails``. Bytes of requests and answers are noted in ``FILE.sizes``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALLOWED = {
     *("torch", "numpy", "transformers", "nnsight", "cloudpickle", "copyreg", "builtins", "pickle"),
     *("collections", "dataclasses", "typing", "functools", "math", "re", "operator", "json"),
 }
-PORT, FATE = Path(sys.argv[1]), sys.argv[2]
+PORT, FATE = Path(sys.argv[1]), Path(sys.argv[2])
 
 
 def load_model() -> Any:
@@ -88,11 +88,12 @@ def answer(model: Any, blob: bytes, send: Callable[[Any], None]) -> None:
 
     tell(Status.QUEUED, "you are number 3")
     tell(Status.RUNNING)
-    if FATE == "breaks":
+    fate = FATE.read_text()
+    if fate == "breaks":
         send(None)
         return
     try:
-        if FATE == "fails":
+        if fate == "fails":
             raise RuntimeError("CUDA out of memory")
         buffer = io.BytesIO()
         torch.save(run(model, blob), buffer)

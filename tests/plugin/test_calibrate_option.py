@@ -7,9 +7,11 @@ import json
 import pytest
 from project import TINY, Project
 
-pytestmark = pytest.mark.usefixtures("leaky")
+pytestmark = pytest.mark.usefixtures("leaky", "warm")
 
 TEST = """
+torch.set_num_threads(int(os.environ.get("THREADS", "1")))
+
 @pytest.fixture(scope="session", autouse=True)
 def one_weight(nnsight_model):
     with torch.no_grad():
@@ -64,16 +66,16 @@ def test_noise_decides_what_is_allowed_in_bfloat16(
 ) -> None:
     """Under other kernels, where equal bits cannot be expected, 5 times the noise is the line."""
     project.test_file(TEST)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("THREADS", "1")
     bfloat16 = (*TINY, "--nnsight-dtype", "bfloat16")
     project.write_goldens(*bfloat16, passed=1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("THREADS", "2")
     monkeypatch.setenv("CHANGE", "1.5")
     project.run(*bfloat16).assert_outcomes(passed=1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("THREADS", "1")
     monkeypatch.setenv("CHANGE", "0")
     project.run(*bfloat16, "--nnsight-calibrate").assert_outcomes(passed=1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("THREADS", "2")
     project.run(*bfloat16, "--nnsight-attn", "eager").assert_outcomes(passed=1)
     monkeypatch.setenv("CHANGE", "1.5")
     result = project.run(*bfloat16)

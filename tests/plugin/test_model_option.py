@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from project import TINY, Project
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 COUNT = """
 LOADS = []
 
@@ -77,18 +79,13 @@ def test_two_models_run_each_test_on_both(project: Project) -> None:
     single.stdout.fnmatch_lines(["*PASSED test_it.py::test_golden *"])
 
 
-def test_a_hub_id_from_an_offline_cache(
-    project: Project, saved_gpt2: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_id_from_an_offline_cache(project: Project, saved_gpt2: Path, hub: Path) -> None:
     """``--nnsight-model gpt2``, laid out as the hub's cache lays it out, with no network."""
-    home = project.path / "hf"
     commit = "0123456789abcdef0123456789abcdef01234567"
-    snapshot = home / "hub" / "models--gpt2" / "snapshots" / commit
-    shutil.copytree(saved_gpt2, snapshot)
-    refs = home / "hub" / "models--gpt2" / "refs"
+    shutil.copytree(saved_gpt2, hub / "models--gpt2" / "snapshots" / commit)
+    refs = hub / "models--gpt2" / "refs"
     refs.mkdir()
     (refs / "main").write_text(commit)
-    monkeypatch.setenv("HF_HOME", str(home))
     project.test_file(COUNT)
     project.run("--nnsight-model", "gpt2", "--snapshot-update").assert_outcomes(passed=3)
     assert list(project.goldens()) == ["gpt2/cpu-float32/test_it/test_golden.json"]
@@ -102,14 +99,25 @@ def test_a_hub_id_from_an_offline_cache(
     assert "Traceback" not in "\n".join(absent.outlines)
 
 
+IMPATIENT = """
+import time, types
+from huggingface_hub.utils import _http
+
+# It asks a hub that cannot be reached six times, and waits for 23 seconds in between.
+_http.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+"""
+
+
 def test_no_network_and_damaged_files_are_one_line(
     project: Project, saved_gpt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(COUNT)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("HF_HOME", str(project.path / "empty"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    unreachable = project.run("--nnsight-model", "gpt2", "-k", "golden")
+    (project.path / "conftest.py").write_text(IMPATIENT)
+    with monkeypatch.context() as patched:
+        patched.setenv("HF_HUB_OFFLINE", "0")
+        patched.setenv("HF_HOME", str(project.path / "empty"))
+        patched.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        unreachable = project.run("--nnsight-model", "gpt2", "-k", "golden")
     unreachable.assert_outcomes(errors=1)
     unreachable.stdout.fnmatch_lines(["cannot load gpt2: *the model hub cannot be reached*"])
 
@@ -213,10 +221,10 @@ def nnsight_model():
     assert list(project.goldens()) == ["GPT2LMHeadModel/cpu-float32/test_it/test_golden.json"]
 
 
+@pytest.mark.usefixtures("hub")  # it keeps a copy of such code
 def test_code_that_comes_with_a_model_runs_only_where_allowed(
-    project: Project, saved_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, saved_gpt2: Path
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(project.path / "hf"))  # keeps a copy of such code
     own = project.path / "own"
     shutil.copytree(saved_gpt2, own)
     (own / "modeling_own.py").write_text(
@@ -256,7 +264,6 @@ def test_of_the_session(nnsight_model):
 """
 
 
-@pytest.mark.usefixtures("warm")
 def test_a_marker_names_the_model_of_its_test(project: Project) -> None:
     project.test_file(MARKED)
     project.run(*TINY, "--snapshot-update").assert_outcomes(passed=4)
@@ -269,7 +276,6 @@ def test_a_marker_names_the_model_of_its_test(project: Project) -> None:
     project.run().assert_outcomes(passed=3, skipped=1)
 
 
-@pytest.mark.usefixtures("warm")
 def test_a_wrong_model_of_a_marker_is_one_line(project: Project) -> None:
     project.test_file(MARKED.replace("tiny:bert", "tiny:brt"))
     result = project.run(*TINY)

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from project import Project
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def on_a_terminal(*arguments: str, cwd: Path) -> str:
     """Run pytest with a terminal of 100 columns and return what it shows."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,9 +16,12 @@ from project import TINY, Project
 
 from pytest_nnsight import nnsight_api
 
-pytestmark = pytest.mark.skipif(
-    nnsight_api.version() < (0, 8), reason="nnsight 0.7 and before: --nnsight-remote is refused"
-)
+pytestmark = [
+    pytest.mark.usefixtures("warm"),
+    pytest.mark.skipif(
+        nnsight_api.version() < (0, 8), reason="nnsight 0.7 and before: --nnsight-remote is refused"
+    ),
+]
 AWAY = ("--nnsight-model", "tiny-gpt2=gpt2", "--nnsight-remote")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TESTS = """
@@ -53,40 +54,56 @@ def hub(nnsight_model):
 """
 
 
+class Server:
+    """The server of `ndif_server`, with what becomes of its jobs and the sizes that it sends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._port, self._fate = folder / "port", folder / "fate"
+        self.sizes = folder / "port.sizes"
+        self.become("ends")
+        command = [sys.executable, str(Path(__file__).with_name("ndif_server.py"))]
+        self.process = subprocess.Popen([*command, str(self._port), str(self._fate)])
+        while not self._port.exists():
+            assert self.process.poll() is None
+            time.sleep(0.05)
+        self.url = f"http://127.0.0.1:{self._port.read_text()}"
+
+    def become(self, fate: str) -> None:
+        self._fate.write_text(fate)
+        self.sizes.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.process.terminate()
+    server.process.wait()
+
+
 @pytest.fixture
-def away(project: Project, saved_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def server(started: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server, where the runs of a project find it; its jobs end as they should."""
+    monkeypatch.setenv("NDIF_HOST", started.url)
+    started.become("ends")
+    return started
+
+
+@pytest.fixture
+def away(project: Project, saved_gpt2: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose model is known by its config and tokenizer, and has no weights here."""
     project.test_file(TESTS)
     (project.path / "conftest.py").write_text(NAMED)
-    home = project.path / "hf" / "hub" / "models--gpt2"
+    home = hub / "models--gpt2"
     shutil.copytree(saved_gpt2, home / "snapshots" / COMMIT)
     (home / "snapshots" / COMMIT / "model.safetensors").unlink()
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(COMMIT)
-    monkeypatch.setenv("HF_HOME", str(project.path / "hf"))
     monkeypatch.setenv("NDIF_API_KEY", "a key")
     monkeypatch.setenv("NNSIGHT_CONFIG", str(project.path / "none.yaml"))
     return project
 
 
-@contextmanager
-def served(project: Project, fate: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Start the server of `ndif_server`; give the file of the sizes of what it sends."""
-    port = project.path / f"port-{fate}"
-    command = [sys.executable, str(Path(__file__).with_name("ndif_server.py")), str(port), fate]
-    server = subprocess.Popen(command, env=dict(os.environ))
-    try:
-        while not port.exists():
-            assert server.poll() is None
-            time.sleep(0.05)
-        monkeypatch.setenv("NDIF_HOST", f"http://127.0.0.1:{port.read_text()}")
-        yield port.with_suffix(".sizes")
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.mark.usefixtures("warm")
 def test_a_rehearsal_meets_the_goldens_of_a_run_here_bit_by_bit(project: Project) -> None:
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=3)
@@ -97,17 +114,14 @@ def test_a_rehearsal_meets_the_goldens_of_a_run_here_bit_by_bit(project: Project
     assert project.goldens() == before
 
 
-def test_runs_on_a_server_meet_the_goldens_of_a_run_here(
-    away: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_on_a_server_meet_the_goldens_of_a_run_here(away: Project, server: Server) -> None:
     away.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
-    with served(away, "ends", monkeypatch) as sizes:
-        first = away.run(*AWAY, "--snapshot-update")
-        first.assert_outcomes(passed=3)
-        compared = away.run(*AWAY, "--nnsight-golden-from=cpu-float32")
-        compared.assert_outcomes(passed=3)
+    first = away.run(*AWAY, "--snapshot-update")
+    first.assert_outcomes(passed=3)
+    compared = away.run(*AWAY, "--nnsight-golden-from=cpu-float32")
+    compared.assert_outcomes(passed=3)
     requests, answers = zip(
-        *(map(int, line.split()) for line in sizes.read_text().splitlines()), strict=True
+        *(map(int, line.split()) for line in server.sizes.read_text().splitlines()), strict=True
     )
     assert max(requests) < 15_000
     assert max(answers) < 40_000
@@ -129,18 +143,17 @@ def test_runs_on_a_server_meet_the_goldens_of_a_run_here(
 
 
 def test_a_run_that_is_lost_is_one_line_and_changes_no_golden(
-    away: Project, monkeypatch: pytest.MonkeyPatch
+    away: Project, server: Server
 ) -> None:
-    with served(away, "ends", monkeypatch):
-        away.run(*AWAY, "--snapshot-update", "-k", "trace").assert_outcomes(passed=1)
+    away.run(*AWAY, "--snapshot-update", "-k", "trace").assert_outcomes(passed=1)
     before = away.goldens()
     assert len(before) == 1
     for fate, line in (
         ("breaks", "the connection to http://127.0.0.1:* failed (WebSocket*lost*); check the *"),
         ("fails", "the run failed on http://127.0.0.1:* (RuntimeError: CUDA out of memory); no *"),
     ):
-        with served(away, fate, monkeypatch):
-            result = away.run(*AWAY, "--snapshot-update", "--nnsight-rebaseline")
+        server.become(fate)
+        result = away.run(*AWAY, "--snapshot-update", "--nnsight-rebaseline")
         result.assert_outcomes(failed=3)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.stdout.fnmatch_lines([line])
@@ -149,7 +162,7 @@ def test_a_run_that_is_lost_is_one_line_and_changes_no_golden(
 
 
 def test_a_closed_port_and_a_wrong_key_are_one_line(
-    away: Project, monkeypatch: pytest.MonkeyPatch
+    away: Project, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NDIF_HOST", "http://127.0.0.1:9")
     closed = away.run(*AWAY, "--snapshot-update", "-k", "trace")
@@ -162,9 +175,9 @@ def test_a_closed_port_and_a_wrong_key_are_one_line(
             "no golden was written (test_it.py:*)"
         ]
     )
+    monkeypatch.setenv("NDIF_HOST", server.url)
     monkeypatch.setenv("NDIF_API_KEY", "another")
-    with served(away, "ends", monkeypatch):
-        refused = away.run(*AWAY, "--snapshot-update", "-k", "trace")
+    refused = away.run(*AWAY, "--snapshot-update", "-k", "trace")
     refused.assert_outcomes(failed=1)
     refused.stdout.fnmatch_lines(
         [
