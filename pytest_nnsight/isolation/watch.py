@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -198,19 +199,27 @@ class Watch:
         if self._post is not None:
             _forget_unwritten(self._config.workeroutput)  # type: ignore[attr-defined]
             self._post.enter(Whereabouts("exit", "", _EXIT_SECONDS))
-            faulthandler.dump_traceback_later(_EXIT_SECONDS, exit=True, file=self._stacks)
+            self._limit_exit()
         return result
 
-    @pytest.hookimpl
+    def _limit_exit(self) -> None:
+        faulthandler.dump_traceback_later(_EXIT_SECONDS, exit=True, file=self._stacks)
+
+    @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
         """Let go of the terminal; a worker's files are its until it is gone.
 
         All has been said by now: a thread of a test that hung need not hold up the worker's end.
+        For that a worker waits until the others are done, so its limit begins anew with it.
         """
         if self._base is None:
             os.close(self._stacks)
-        elif self._has_threads():
+            return
+        if self._has_threads():
             os._exit(0)
+        faulthandler.cancel_dump_traceback_later()
+        # Unlike atexit it comes before threads are waited for; concurrent.futures needs it as well.
+        threading._register_atexit(self._limit_exit)  # type: ignore[attr-defined]
 
 
 def posted_at(config: pytest.Config) -> Path | None:

@@ -219,6 +219,32 @@ def test_passes():
     result.stdout.re_match_lines([rf"worker gw0 ({title}).* at its end"])
 
 
+def test_a_worker_that_waits_for_another_does_not_hang(light: Project) -> None:
+    light.test_file(
+        "from pytest_nnsight.isolation import watch\nwatch._EXIT_SECONDS = 2.0\n", "conftest.py"
+    )
+    light.test_file(
+        "import time\n"
+        "@pytest.mark.parametrize('number', range(4))\n"
+        "def test_some(number): time.sleep(0 if number else 6)\n"
+    )
+    result = light.run(*TINY, "-n", "2")
+    assert result.ret == 0
+    result.assert_outcomes(passed=4)
+    result.stdout.no_fnmatch_line("*at its end*")
+
+
+def test_a_thread_that_holds_up_a_worker_at_its_end_is_named(light: Project) -> None:
+    light.test_file(
+        "import threading, time\n"
+        "def test_passes(): threading.Thread(target=time.sleep, args=(60,)).start()\n"
+    )
+    result = light.run(*TINY)
+    assert result.ret == 1
+    result.assert_outcomes(passed=1)
+    result.stdout.re_match_lines(["worker gw0 HUNG after 8 s at its end"])
+
+
 def test_it_works_inside_the_users_own_workers(light: Project) -> None:
     light.test_file(CAUSES, "causes.py")
     light.test_file(
