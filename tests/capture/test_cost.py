@@ -47,12 +47,12 @@ def counted(run: Callable[[], Any]) -> Counted:
     return found
 
 
-@pytest.mark.parametrize(("width", "most"), [(576, 6.9), (1536, 6.4), (8192, 6.3)])
+@pytest.mark.parametrize(("width", "most"), [(576, 5.6), (1536, 5.3), (8192, 5.2)])
 def test_a_large_tensor_is_read_few_times(width: int, most: float) -> None:
     tensor = torch.randn(1, 256, width)
     found = counted(lambda: summarize([tensor]))
     assert found.bytes / tensor.nbytes < most
-    assert found.operations.total() < 70
+    assert found.operations.total() < 45
 
 
 def test_small_tensors_of_one_shape_are_measured_together() -> None:
@@ -60,7 +60,7 @@ def test_small_tensors_of_one_shape_are_measured_together() -> None:
     tensors = torch.randn(100, 1, 1, 64).unbind()
     one = counted(lambda: summarize(tensors[:1])).operations
     many = counted(lambda: summarize(tensors)).operations
-    assert many.total() - one.total() < 99 * 5
+    assert many.total() - one.total() < 99 * 3
 
 
 @pytest.mark.skipif(nnsight_api.version() < (0, 8), reason="its trace runs in another thread")
@@ -75,4 +75,4 @@ def test_a_call_of_a_generation_costs_a_few_operations(gpt2: Capture) -> None:
     calls = len(gpt2.generate([44, 73, 80], max_new_tokens=8).calls)
     ours = counted(lambda: gpt2.generate([44, 73, 80], max_new_tokens=8)).operations.total()
     more = ours - counted(plain).operations.total()
-    assert more / calls < 12
+    assert more / calls < 7
