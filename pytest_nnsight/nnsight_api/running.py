@@ -131,11 +131,13 @@ def begin(model: Any, tracer: Any, watch: Watch) -> None:
     storing, is replaced. The order of calls is then the order of execution.
     """
     paths = torch_paths(model)
+    same = {*watch.inputs} == {*watch.outputs}
+    modules = envoys(model, paths, watch.outputs)
     for wanted, slot in ((watch.outputs, "output"), (watch.inputs, "inputs")):
         if not wanted:
             continue
         view = tracer.cache(
-            modules=envoys(model, paths, wanted),
+            modules=modules if same else envoys(model, paths, wanted),
             device=None,
             detach=False,
             include_output=slot == "output",

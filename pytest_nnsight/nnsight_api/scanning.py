@@ -81,7 +81,8 @@ def is_skeleton(model: Any) -> bool:
     accelerate puts weights off.
     """
     module = torch_module(model)
-    devices = {parameter.device.type for parameter in module.parameters()}
+    parameters = list(module.parameters())
+    if not parameters or any(parameter.device.type != "meta" for parameter in parameters):
+        return False
     will_load = not getattr(model, "dispatched", True)
-    is_put_off = any(hasattr(part, "_hf_hook") for part in module.modules())
-    return devices == {"meta"} and not will_load and not is_put_off
+    return not will_load and not any(hasattr(part, "_hf_hook") for part in module.modules())
