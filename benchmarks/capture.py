@@ -33,8 +33,9 @@ def traces(subject: Subject, rounds: int, threads: int) -> Iterator[Row]:
         lambda: subject.capture.trace(ids),
         lambda: subject.cache(ids),
         lambda: subject.cache(ids, inputs=True),
+        lambda: subject.hand_over(ids),
     )
-    plain, ours, cache, both = take_turns(ways, rounds, threads)
+    plain, ours, cache, both, bare = take_turns(ways, rounds, threads)
     calls = len(subject.capture.trace(ids).calls)
     name = f"trace of {TOKENS} tokens, all {calls} calls"
     yield Row(f"{name}, over a plain forward", ratio(ours, plain), GOALS[threads], threads)
@@ -43,6 +44,7 @@ def traces(subject: Subject, rounds: int, threads: int) -> Iterator[Row]:
         "  the same, over tracer.cache(include_inputs=True)", ratio(ours, both), None, threads
     )
     yield Row("  tracer.cache() over a plain forward", ratio(cache, plain), None, threads)
+    yield Row("  every value handed over and dropped, over it", ratio(bare, plain), None, threads)
 
 
 def generations(subject: Subject, rounds: int, threads: int) -> Iterator[Row]:
@@ -52,7 +54,9 @@ def generations(subject: Subject, rounds: int, threads: int) -> Iterator[Row]:
         ways = (
             lambda steps=steps: subject.generate(ids, steps),
             lambda steps=steps: subject.capture.generate(ids, **exactly(steps)),
+            lambda steps=steps: subject.hand_over(ids, steps),
         )
-        plain, ours = take_turns(ways, max(3, rounds // 2), threads)
+        plain, ours, bare = take_turns(ways, max(3, rounds // 2), threads)
         name = f"generate {steps} tokens, every call of every step, over plain generate"
         yield Row(name, ratio(ours, plain), 1.20, threads)
+        yield Row("  every value handed over and dropped", ratio(bare, plain), None, threads)

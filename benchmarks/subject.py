@@ -55,6 +55,21 @@ class Subject:
             with self.model.trace(given) as tracer:  # alone on its line, for nnsight
                 tracer.cache(include_inputs=inputs)
 
+    def hand_over(self, ids: torch.Tensor, steps: int = 0) -> None:
+        """Let nnsight hand over every input and output as in a capture, and drop them.
+
+        In a forward, or in a generation of so many steps.
+        """
+        paths = [*nnsight_api.named_modules(self.model)]
+        watch = nnsight_api.Watch(paths, paths, lambda path, slot, value: None)
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        invokes = [nnsight_api.Invoke(keywords=given)]
+        if steps:
+            settings = {"do_sample": False, **exactly(steps)}
+            nnsight_api.run_generate(self.model, invokes, settings, watch)
+        else:
+            nnsight_api.run_trace(self.model, invokes, watch)
+
     def generate(self, ids: torch.Tensor, steps: int) -> None:
         """Generate with the plain model, greedily."""
         mask = torch.ones_like(ids)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):  # every pytest imports this one, and a dataclass takes a millisecond
     """One option: ``--nnsight-NAME``, ``PYTEST_NNSIGHT_NAME`` and ini key ``nnsight_name``."""
 
     name: str

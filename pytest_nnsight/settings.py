@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_nnsight.errors import UsageError, suggest
 from pytest_nnsight.options import MARKER_KEYS, OPTIONS, Option
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):  # every pytest imports this one, and a dataclass takes two milliseconds
     """The options in force; a test's marker may replace some of them (`for_marker`)."""
 
     model: tuple[str, ...] = ()
@@ -56,7 +54,7 @@ class Settings:
             name: _marked(_option(name), value, f"@pytest.mark.nnsight({name}=...)")
             for name, value in arguments.items()
         }
-        return replace(self, **checked)
+        return self._replace(**checked)
 
 
 def _marked(option: Option, value: Any, source: str) -> Any:

@@ -60,6 +60,7 @@ NEEDED = ["errors", "failures", "options", "plugin", "session", "settings", "sha
 
 def test_collecting_without_it_costs_hardly_less(project: Project) -> None:
     """Counted in calls of functions: 1.03 times those without it; a record more is 0.001."""
+    project.pytester._monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     (project.path / "count.py").write_text(COUNT)
     (project.path / "test_it.py").write_text("def test_plain(): pass\n")
 
