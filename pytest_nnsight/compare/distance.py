@@ -37,6 +37,11 @@ class Distance:
     pooled_token: int | None = None
     each: np.ndarray | None = field(default=None, compare=False, repr=False)
 
+    def with_pooled(self, size: float, token: int) -> Distance:
+        """Return the same with the drift of one token over the values before it."""
+        rest = self.rms, self.worst, self.token, self.error, self.is_same
+        return Distance(*rest, size, token, self.each)
+
 
 _LAST_BITS = 3e-6  # of float32, and of the steps in which a projection is kept
 Pair = tuple[Summary, Summary]

@@ -8,7 +8,6 @@ mean square over the estimates of eight consecutive values scatters a third as m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -42,7 +41,7 @@ def pool(values: Sequence[Value], distances: Mapping[Place, Distance]) -> dict[P
             for place, (size, token) in zip(
                 places[some][WINDOW - 1 :], _largest(np.square(each[some])), strict=True
             ):
-                pooled[place] = replace(distances[place], pooled=size, pooled_token=token)
+                pooled[place] = distances[place].with_pooled(size, token)
     return pooled
 
 

@@ -8,7 +8,7 @@ that is seen again, such as an output that enters the next module, is one value.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.run import ROOT, Call, Leaf, token_count
@@ -55,7 +55,7 @@ def timeline(calls: Sequence[Call], partners: Mapping[Place, int] | None = None)
     parents = _parents(starts)
     events = [(start, 0, -index) for index, start in enumerate(starts)]
     events += [(index, 1, 0) for index in range(len(calls))]
-    values: list[Value] = []
+    values: list[tuple[Call, Leaf, str, int, tuple[int, ...]]] = []
     known: dict[tuple[int, int | None], int] = {}
     places: list[list[Place]] = []
     entered: dict[int, list[int]] = {}
@@ -74,12 +74,12 @@ def timeline(calls: Sequence[Call], partners: Mapping[Place, int] | None = None)
                 has_children = not leaves_it or starts[index] < index
                 fed = _fed_by(maker, has_children, entered, seen_at_start, len(values))
                 where = ROOT if maker is None else calls[maker].path
-                values.append(Value(call, leaf, where, index, fed))
+                values.append((call, leaf, where, index, fed))
                 places.append([])
             places[known[key]].append(place)
             if not leaves_it:
                 entered.setdefault(index, []).append(known[key])
-    return [replace(v, places=tuple(p)) for v, p in zip(values, places, strict=True)]
+    return [Value(*v, tuple(p)) for v, p in zip(values, places, strict=True)]
 
 
 def _sides(call: Call) -> Sides:
