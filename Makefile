@@ -57,7 +57,7 @@ test-isolation-old: $(READY)
 	.venv-old/bin/pytest tests/isolation/test_trace_bodies.py tests/isolation/test_matrix.py
 
 # The plugin's own behaviour on every nnsight and transformers that is supported, each in an
-# environment of its own: some 15 minutes each on two cores, over an hour in all. A table tells.
+# environment of its own. A table tells.
 test-versions: $(READY)
 	mkdir -p build
 	@OMP_NUM_THREADS=1; export OMP_NUM_THREADS; failed=0; \

@@ -17,6 +17,9 @@ def test_logits(nnsight_capture):
 def test_type(nnsight_model):
     assert nnsight_model is not None
 """
+# Whatever else is installed is imported by both processes, and says nothing of isolation.
+OTHERS = ("hypothesispytest", "anyio", "html", "metadata", "playwright", "base_url")
+ALONE = tuple(word for name in OTHERS for word in ("-p", f"no:{name}"))
 PLAIN = "def test_plain():\n    assert 1 + 1 == 2\n"
 SPY = """
 import atexit, os, pathlib, sys
@@ -45,7 +48,7 @@ def isolated(folder: Path, model: str, rounds: int) -> Iterator[Row]:
     taken: tuple[list[Session], list[Session]] = ([], [])
     for number in range(rounds + 1):
         for way, into in zip(ways, taken, strict=True):
-            session = run(folder, "-p", "spy", f"--nnsight-model=m={model}", *way)
+            session = run(folder, *ALONE, "-p", "spy", f"--nnsight-model=m={model}", *way)
             into += [session] if number else []
     plain, ours = taken
     name = "start of a session with isolation, over one without"

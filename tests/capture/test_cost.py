@@ -6,6 +6,7 @@ machine. `make bench` has the times.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -76,3 +77,23 @@ def test_a_call_of_a_generation_costs_a_few_operations(gpt2: Capture) -> None:
     ours = counted(lambda: gpt2.generate([44, 73, 80], max_new_tokens=8)).operations.total()
     more = ours - counted(plain).operations.total()
     assert more / calls < 9  # 6 with transformers 5.23, 8 with 4.57
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_the_collector_waits_until_a_capture_is_taken(gpt2: Capture, is_enabled: bool) -> None:
+    """Set off by thousands of records, it would go through all of torch each time."""
+    ran: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        ran.extend([info["generation"]] if phase == "start" else [])
+
+    if not is_enabled:
+        gc.disable()
+    gc.callbacks.append(note)
+    try:
+        gpt2.generate([44, 73, 80], max_new_tokens=8)
+        assert gc.isenabled() == is_enabled
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
+    assert ran == ([0] if is_enabled else [])
