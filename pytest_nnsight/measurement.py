@@ -20,6 +20,7 @@ from pytest_nnsight.projection import Projection, project
 
 # min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
 STATISTICS = 9
+_ROWS = 64  # of a piece of memory for norms and projections
 _SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
 
 
@@ -87,8 +88,8 @@ class Gauge:
         self.project = Projection(tokens, width, torch.float32, torch.device("cpu"))
         self.checksum = Checksum(tokens * width)
         self.heads: list[tuple[float, ...]] = []
-        self.norms: list[np.ndarray] = []
-        self.projected: list[np.ndarray] = []
+        # In a few large pieces: what is kept between freed activations holds their memory.
+        self.kept: list[np.ndarray] = []
 
     def measure(self, values: torch.Tensor) -> bool:
         """Measure ``[tokens, values]``; return ``False`` where float32 is not enough for that."""
@@ -103,8 +104,11 @@ class Gauge:
         if not is_in_range or not _is_centred(total, square, values.numel()):
             return False
         bits = split(self.checksum(values))
-        self.projected.append(self.project(values).numpy())
-        self.norms.append(norms)
+        row = len(self.heads) % _ROWS
+        if not row:
+            self.kept.append(np.empty((_ROWS, 2 * self.tokens), np.float32))
+        self.kept[-1][row, : self.tokens] = norms
+        self.kept[-1][row, self.tokens :] = self.project(values).numpy()
         self.heads.append((low, high, total, 0.0, 0.0, math.nan, 0.0, *bits))
         return True
 
@@ -112,9 +116,9 @@ class Gauge:
         """Return those of all tensors, as `measured_numbers`."""
         if not self.heads:
             return np.empty((0, STATISTICS + 2 * self.tokens))
-        heads, norms = np.array(self.heads), np.array(self.norms, np.float64)
-        heads[:, 6] = np.square(norms).sum(1)
-        return np.concatenate([heads, norms, self.projected], 1)
+        heads, kept = np.array(self.heads), np.concatenate(self.kept)[: len(self.heads)]
+        heads[:, 6] = np.square(kept[:, : self.tokens], dtype=np.float64).sum(1)
+        return np.concatenate([heads, kept], 1)
 
 
 def _quick_numbers(values: torch.Tensor) -> torch.Tensor:
