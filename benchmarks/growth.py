@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.llama import random_llama
 from benchmarks.row import Row
 from benchmarks.session import run, write
 from benchmarks.turns import take_turns
@@ -97,21 +98,13 @@ def _growth(
 
 def llama(layers: int) -> Any:
     """Return a small Llama with so many layers."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from benchmarks.subject import Subject
     from pytest_nnsight import nnsight_api
     from pytest_nnsight.models.identity import identify
     from pytest_nnsight.models.tiny import byte_tokenizer
 
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-    )
-    model = nnsight_api.wrap(LlamaForCausalLM(config).eval(), byte_tokenizer(adds_bos=True))
+    module = random_llama(layers, hidden=256, intermediate=512, heads=4)
+    model = nnsight_api.wrap(module.eval(), byte_tokenizer(adds_bos=True))
     return Subject.of(model, lambda of: identify(of, None))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.child import call
+from benchmarks.llama import random_llama
 from benchmarks.row import Row
 from benchmarks.session import run, write
 
@@ -95,17 +96,9 @@ def sum_of(found: list[dict[str, int]], key: str) -> float:
 def write_llama(folder: str, layers: int) -> None:
     """Write a Llama with random weights, 64 MB a layer, and a tokenizer."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from pytest_nnsight.models.tiny import byte_tokenizer
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=layers,
-        num_attention_heads=16,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    random_llama(layers, hidden=1024, intermediate=4096, heads=16).save_pretrained(folder)
     byte_tokenizer(adds_bos=True).save_pretrained(folder)

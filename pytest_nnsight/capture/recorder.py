@@ -109,7 +109,12 @@ class Recorder:
 
     def _receive_inputs(self, path: str, value: Any) -> None:
         arguments, keywords = value
-        if len(arguments) == 1 and not keywords and path != ROOT:
+        if (
+            len(arguments) == 1
+            and not keywords
+            and type(arguments[0]) is torch.Tensor
+            and path != ROOT
+        ):
             self._receive_only(path, arguments[0])
             return
         named = by_name(arguments, keywords, self.parameters[path])
@@ -123,20 +128,12 @@ class Recorder:
         leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
         self._inputs[path].append((structure, leaves))
 
-    def _receive_only(self, path: str, value: Any) -> None:
+    def _receive_only(self, path: str, tensor: torch.Tensor) -> None:
         """Take the one argument that most modules have, in as few steps as can be."""
-        if not self.captures_inputs or path not in self.captured:
-            return
-        if self.steps is not None and self._is_left_out():
+        if not self.captures_inputs or path not in self.captured or self._is_left_out():
             return
         name = self.parameters[path][0] if self.parameters[path] else "0"
-        if type(value) is torch.Tensor:
-            taken = f"{{{name}=tensor}}", [(f"in.{name}", self._measure(value))]
-        else:
-            structure, tensors = describe(value, f"in.{name}")
-            leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
-            taken = f"{{{name}={structure}}}", leaves
-        self._inputs[path].append(taken)
+        self._inputs[path].append((f"{{{name}=tensor}}", [(f"in.{name}", self._measure(tensor))]))
 
     def _is_left_out(self) -> bool:
         return self.steps is not None and self.step not in self.steps
@@ -147,7 +144,7 @@ class Recorder:
         if path in self.captured:
             visit = self._visits[path]
             self._visits[path] = visit + 1
-            if self.steps is None or not self._is_left_out():
+            if not self._is_left_out():
                 self._record_output(path, visit, value)
         if path == ROOT:
             self.step += 1
