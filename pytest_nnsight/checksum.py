@@ -8,6 +8,8 @@ up the same in any order: threads and kernels do not matter. It is no protection
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -27,13 +29,8 @@ def checksums(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (total >> 32 & 0xFFFFFFFF).double(), (total & 0xFFFFFFFF).double()
 
 
-def split(total: int) -> tuple[float, float]:
-    """Return a checksum as two whole numbers of 32 bits, which numbers of 64 bits can hold."""
-    return float(total >> 32 & 0xFFFFFFFF), float(total & 0xFFFFFFFF)
-
-
 class Checksum:
-    """The checksum of tensors with so many float32 values, one at a time and on a CPU.
+    """The checksums of tensors with so many float32 values, on a CPU.
 
     As `checksums`, with all at hand that does not depend on the values.
     """
@@ -42,21 +39,25 @@ class Checksum:
         words = -(-count // 2)
         self.rest = words % (_APART * _TOGETHER)
         self.whole = words - self.rest
+        self.blocks = (self.whole // _TOGETHER // _APART, *_BLOCK)
+        self.strides = (_TOGETHER * _APART, _APART, 1)
         cpu = torch.device("cpu")
         self.weights = _weights(self.whole // _TOGETHER, 1, cpu).numpy()
         self.weights_of_rest = _weights(self.rest, 3, cpu).numpy()
 
-    def __call__(self, values: torch.Tensor) -> int:
-        """Return the checksum, of 64 bits or more."""
-        words = _words(values[None])
-        total = 0
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> np.ndarray:
+        """Return the checksum of each as two whole numbers of 32 bits, ``[tensors, 2]``."""
+        words = [_words_of(values) for values in tensors]
+        total = np.zeros(len(words), np.int64)
         if self.whole:
-            shape, start = (self.whole // _TOGETHER // _APART, *_BLOCK), words.storage_offset()
-            blocks = words.as_strided(shape, (_TOGETHER * _APART, _APART, 1), start)
-            total = int(np.dot(blocks.sum(1).numpy().reshape(-1), self.weights))
+            sums = torch.empty(len(words), self.blocks[0], _APART, dtype=torch.int64)
+            for of_one, into in zip(words, sums.unbind(), strict=True):
+                torch.sum(of_one.as_strided(self.blocks, self.strides), 1, out=into)
+            total += sums.view(len(words), -1).numpy() @ self.weights
         if self.rest:
-            total += int(np.dot(words.numpy()[0, self.whole :], self.weights_of_rest))
-        return total
+            rests = torch.stack([of_one[self.whole :] for of_one in words])
+            total += rests.numpy() @ self.weights_of_rest
+        return np.stack([total >> 32 & 0xFFFFFFFF, total & 0xFFFFFFFF], 1)
 
 
 def _added_up(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,6 +66,13 @@ def _added_up(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     whole = words.shape[1] - words.shape[1] % (_APART * _TOGETHER)
     blocks = words[:, :whole].view(len(words), -1, *_BLOCK)
     return blocks.sum(2).flatten(1), words[:, whole:]
+
+
+def _words_of(values: torch.Tensor) -> torch.Tensor:
+    """Return the words of a contiguous tensor, where they lie if they can be read there."""
+    if values.numel() % 2 or values.storage_offset() % 2:
+        return _words(values[None])[0]
+    return values.view(-1).view(torch.int64)
 
 
 def _words(values: torch.Tensor) -> torch.Tensor:

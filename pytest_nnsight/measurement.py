@@ -10,12 +10,12 @@ among 75s in SmolLM2) does not hide the others.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from pytest_nnsight.checksum import Checksum, checksums, split
+from pytest_nnsight.checksum import Checksum, checksums
 from pytest_nnsight.projection import Projection, project
 
 # min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
@@ -77,77 +77,91 @@ def measured_numbers(values: torch.Tensor) -> torch.Tensor:
 
 
 class Gauge:
-    """Measures large tensors of one shape, in float32 and on a CPU, one after another.
+    """Measures large tensors of one shape, in float32 and on a CPU, a few at a time.
 
-    In as few operations as can be: behind a matrix product of the model, neither their code nor
-    what they need besides the tensor is in the cache. What is small is put together in the end.
+    In as few operations as can be, each of them for all of these tensors before the next: behind
+    a matrix product of the model, neither their code nor what they need is in the cache.
     """
 
     def __init__(self, tokens: int, width: int) -> None:
         self.tokens = tokens
         self.project = Projection(tokens, width, torch.float32, torch.device("cpu"))
         self.checksum = Checksum(tokens * width)
-        self.heads: list[tuple[float, ...]] = []
+        self.count = 0
+        self.heads: list[np.ndarray] = []
         # In a few large pieces: what is kept between freed activations holds their memory.
         self.kept: list[np.ndarray] = []
 
-    def measure(self, values: torch.Tensor) -> bool:
-        """Measure ``[tokens, values]``; return ``False`` where float32 is not enough for that."""
+    def measure(self, tensors: Sequence[torch.Tensor]) -> list[int]:
+        """Measure each ``[tokens, values]``; return which need more than float32, and were not."""
         if torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
-                return self.measure(values)
-        norms = torch.linalg.vector_norm(values, dim=1).numpy()
-        bounds = torch.aminmax(values)
-        low, high, total = bounds[0].item(), bounds[1].item(), values.sum().item()
-        largest, square = max(abs(low), abs(high)), float(norms @ norms)
-        is_in_range = largest == 0 or _SMALLEST < largest < _LARGEST  # not so for NaN
-        if not is_in_range or not _is_centred(total, square, values.numel()):
-            return False
-        bits = split(self.checksum(values))
-        row = len(self.heads) % _ROWS
-        if not row:
-            self.kept.append(np.empty((_ROWS, 2 * self.tokens), np.float32))
-        self.kept[-1][row, : self.tokens] = norms
-        self.kept[-1][row, self.tokens :] = self.project(values).numpy()
-        self.heads.append((low, high, total, 0.0, 0.0, math.nan, 0.0, *bits))
-        return True
+                return self.measure(tensors)
+        norms = torch.stack([torch.linalg.vector_norm(values, dim=1) for values in tensors]).numpy()
+        bounds = [bound for values in tensors for bound in torch.aminmax(values)]
+        totals = [values.sum() for values in tensors]
+        low, high = torch.stack(bounds).view(-1, 2).T.numpy()
+        bits = self.checksum(tensors)
+        head = _head(low, high, torch.stack(totals).numpy(), norms, bits)
+        is_sound = _is_sound(head, tensors[0].numel())
+        self._keep(head[is_sound], norms[is_sound], self.project(tensors).numpy()[is_sound])
+        odd: list[int] = np.flatnonzero(~is_sound).tolist()
+        return odd
+
+    def _keep(self, head: np.ndarray, norms: np.ndarray, projected: np.ndarray) -> None:
+        self.heads.append(head)
+        for of_one in zip(norms, projected, strict=True):
+            row = self.count % _ROWS
+            if not row:
+                self.kept.append(np.empty((_ROWS, 2, self.tokens), np.float32))
+            self.kept[-1][row] = of_one
+            self.count += 1
 
     def numbers(self) -> np.ndarray:
-        """Return those of all tensors, as `measured_numbers`."""
-        if not self.heads:
+        """Return those of all tensors for which float32 was enough, as `measured_numbers`."""
+        if not self.count:
             return np.empty((0, STATISTICS + 2 * self.tokens))
-        heads, kept = np.array(self.heads), np.concatenate(self.kept)[: len(self.heads)]
-        heads[:, 6] = np.square(kept[:, : self.tokens], dtype=np.float64).sum(1)
-        return np.concatenate([heads, kept], 1)
+        kept = np.concatenate(self.kept)[: self.count].reshape(self.count, -1)
+        return np.concatenate([np.concatenate(self.heads), kept], 1)
 
 
 def _quick_numbers(values: torch.Tensor) -> torch.Tensor:
-    """Return the numbers of each tensor on a CPU, the careful way only where that is needed.
-
-    It is for NaN and Inf, squares out of range, and a mean far above the deviation.
-    """
+    """Return the numbers of each tensor on a CPU, the careful way only where that is needed."""
     norms = torch.linalg.vector_norm(values, dim=2)
     bounds = (values.amin((1, 2)), values.amax((1, 2)))  # aminmax over an axis is 20 times slower
-    head = np.zeros((len(values), STATISTICS))
-    low, high, total, *_, variance, square, _, _ = head.T
-    low[:], high[:] = (bound.numpy() for bound in bounds)
-    total[:], variance[:] = values.sum((1, 2)).numpy(), np.nan
-    square[:] = np.square(norms.numpy(), dtype=np.float64).sum(1)
-    head[:, 7:] = np.stack([bits.numpy() for bits in checksums(values)], 1)
+    low, high, total = (column.numpy() for column in (*bounds, values.sum((1, 2))))
+    bits = np.stack([word.numpy() for word in checksums(values)], 1)
+    head = _head(low, high, total, norms.numpy(), bits)
     numbers = torch.cat([torch.from_numpy(head), norms, project(values).flatten(1)], 1)
-    largest = np.maximum(np.abs(low), np.abs(high))
-    with np.errstate(invalid="ignore", over="ignore"):
-        is_sound = (largest > _SMALLEST) & (largest < _LARGEST) | (largest == 0)
-        is_sound &= _is_centred(total, square, values[0].numel())
+    is_sound = _is_sound(head, values[0].numel())
     if not is_sound.all():
         unsound = torch.from_numpy(~is_sound)
         numbers[unsound] = _careful_numbers(values[unsound])
     return numbers
 
 
-def _is_centred(total: Any, square: Any, count: int) -> Any:
-    """Tell whether the deviation can be had from the mean and the squares in float32."""
-    return (total / count) ** 2 * count <= 0.99 * square
+def _head(
+    low: np.ndarray, high: np.ndarray, total: np.ndarray, norms: np.ndarray, bits: np.ndarray
+) -> np.ndarray:
+    """Return the statistics of each tensor; its variance is to be derived from the others."""
+    head = np.zeros((len(norms), STATISTICS))
+    head[:, 0], head[:, 1], head[:, 2], head[:, 5] = low, high, total, math.nan
+    head[:, 6] = np.square(norms, dtype=np.float64).sum(1)
+    head[:, 7:] = bits
+    return head
+
+
+def _is_sound(head: np.ndarray, count: int) -> np.ndarray:
+    """Tell of each tensor whether float32 was enough.
+
+    Not for NaN and Inf, squares out of range, and a mean far above the deviation.
+    """
+    low, high, total, square = head[:, 0], head[:, 1], head[:, 2], head[:, 6]
+    largest = np.maximum(np.abs(low), np.abs(high))
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_in_range = (largest > _SMALLEST) & (largest < _LARGEST) | (largest == 0)
+        is_sound: np.ndarray = is_in_range & ((total / count) ** 2 * count <= 0.99 * square)
+    return is_sound
 
 
 def _careful_numbers(values: torch.Tensor) -> torch.Tensor:

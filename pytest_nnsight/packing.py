@@ -26,13 +26,17 @@ def sketch_size(numbers: int) -> int:
     return 1 + 3 * numbers
 
 
-def pack(tensors: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Packed]:
-    """Write the norms and the projections, token by token, of many tensors.
+def pack(norms: np.ndarray, projections: np.ndarray) -> list[Packed]:
+    """Write the norms ``[tensors, tokens]`` and the projections ``[tensors, tokens, numbers]``.
 
     Those of a tensor that float32 cannot hold are left out.
     """
-    sizes = [len(sketch) for _, sketch in tensors]
-    return [packed for part in _parts(sizes) for packed in _pack(tensors[part])]
+    if not len(norms):
+        return []
+    numbers = projections.reshape(*norms.shape, -1)
+    many = max(1, _AT_ONCE // numbers[0].size)
+    parts = [slice(first, first + many) for first in range(0, len(norms), many)]
+    return [packed for part in parts for packed in _pack(norms[part], numbers[part])]
 
 
 def unpack(packed: Sequence[Packed]) -> tuple[np.ndarray, np.ndarray]:
@@ -48,8 +52,7 @@ def unpack(packed: Sequence[Packed]) -> tuple[np.ndarray, np.ndarray]:
     whole[:, :, 1:] = data[:, 1:].reshape(len(packed), -1, 3)
     counts = whole.view("<i4") >> 8  # from the upper bytes, so that the sign comes along
     with np.errstate(invalid="ignore", over="ignore"):
-        scales = np.maximum(norms, _LEAST * norms.max(1, keepdims=True))
-        steps = np.ldexp(scales, powers - _BITS)
+        steps = np.ldexp(_scales(norms), powers - _BITS)
         numbers: np.ndarray = counts.reshape(*norms.shape, -1) * steps[:, :, None]
     return norms, numbers
 
@@ -68,46 +71,28 @@ def read_norms(data: bytes) -> np.ndarray:
     return bits.view("<f4").astype(np.float64)
 
 
-def _parts(sizes: Sequence[int]) -> Iterator[slice]:
-    """Yield what to take together, of tensors with so many numbers each."""
-    first = total = 0
-    for index, size in enumerate(sizes):
-        if total and total + size > _AT_ONCE:
-            yield slice(first, index)
-            first, total = index, 0
-        total += size
-    if total:
-        yield slice(first, len(sizes))
-
-
-def _pack(tensors: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Packed]:
-    tokens = np.array([len(norms) for norms, _ in tensors])
-    counts = np.array([len(sketch) for _, sketch in tensors])
-    norms, numbers = (np.concatenate(of_all) for of_all in zip(*tensors, strict=True))
-    first = np.cumsum(counts) - counts
-    fits = np.maximum.reduceat(np.abs(numbers), first) < _LARGEST_FLOAT32  # not so for NaN
-    fits &= np.maximum.reduceat(norms, np.cumsum(tokens) - tokens) < _LARGEST_FLOAT32
+def _pack(norms: np.ndarray, numbers: np.ndarray) -> Iterator[Packed]:
+    with np.errstate(invalid="ignore"):
+        largest = np.maximum(np.abs(numbers).max((1, 2)), norms.max(1))
+    fits = (largest < _LARGEST_FLOAT32).tolist()  # not so for NaN
     kept = pack_norms(norms)
-    scales = np.repeat(_scales(kept, tokens), np.repeat(counts // tokens, tokens))
+    scales = _scales(read_norms(kept).reshape(norms.shape))[:, :, None]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        shares = np.where(scales > 0, numbers / scales, 0.0)
-        powers = np.frexp(np.maximum.reduceat(np.abs(shares), first))[1].clip(-128, 127)
-        steps = np.rint(np.ldexp(shares, np.repeat(_BITS - powers, counts)))
+        shares = np.where(scales > 0, numbers / scales, 0.0).reshape(len(norms), -1)
+        powers = np.frexp(np.abs(shares).max(1))[1].clip(-128, 127)
+        steps = np.rint(np.ldexp(shares, (_BITS - powers)[:, None]))
     whole = np.where(np.isfinite(steps), steps.clip(-_LARGEST, _LARGEST), 0.0).astype("<i4")
-    data = whole.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
-    exponents = powers.astype("i1").tobytes()
-    number = token = 0
-    for index, (count, of_one) in enumerate(zip(counts.tolist(), tokens.tolist(), strict=True)):
-        sketch = exponents[index : index + 1] + data[3 * number : 3 * (number + count)]
-        both = kept[2 * token : 2 * (token + of_one)], sketch
-        yield both if fits[index] else (b"", b"")
-        number, token = number + count, token + of_one
+    sketches = np.empty((len(norms), sketch_size(shares.shape[1])), np.uint8)
+    sketches[:, 0] = powers.astype("i1").view(np.uint8)
+    places = sketches[:, 1:].reshape(*shares.shape, 3)
+    places[:] = whole.view(np.uint8).reshape(*shares.shape, 4)[:, :, :3]
+    data, size, of_norms = sketches.tobytes(), sketches.shape[1], 2 * norms.shape[1]
+    for row, has_fit in enumerate(fits):
+        both = kept[row * of_norms : (row + 1) * of_norms], data[row * size : (row + 1) * size]
+        yield both if has_fit else (b"", b"")
 
 
-def _scales(norms: bytes, tokens: np.ndarray) -> np.ndarray:
-    """Return what the numbers of each token are relative to, of tensors of so many tokens."""
-    scales = read_norms(norms)
-    largest: np.ndarray = np.maximum.reduceat(scales, np.cumsum(tokens) - tokens)
-    floors: np.ndarray = np.repeat(_LEAST * largest, tokens)
-    floored: np.ndarray = np.maximum(scales, floors)
-    return floored
+def _scales(norms: np.ndarray) -> np.ndarray:
+    """Return what the numbers of each token are relative to."""
+    scales: np.ndarray = np.maximum(norms, _LEAST * norms.max(1, keepdims=True))
+    return scales

@@ -13,7 +13,7 @@ the projection is linear, the same holds for the difference of two tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from pytest_nnsight.run import BUCKETS, numbers_per_token
 _SEED = 0x6E6E7369676874
 _MIXING = _SEED + 1
 _NARROW = 512  # values of a token, for which a table of all signs is faster than many products
-_FOLDED = 8192  # values of a single token, up to which one large product is faster than many sums
 _MOST_KEPT = 64 * 1024 * 1024  # bytes of signs
 
 
@@ -37,7 +36,7 @@ def project(values: torch.Tensor) -> torch.Tensor:
     if numbers == 1:
         one = Projection(tokens, width, values.dtype, values.device)
         many = values.reshape(-1, tokens, width)
-        return torch.stack([one(tensor) for tensor in many]).view(*values.shape[:-1], 1)
+        return one(many.unbind()).view(*values.shape[:-1], 1)
     buckets = _fold(values)
     if numbers == BUCKETS:
         return buckets
@@ -63,14 +62,20 @@ class Projection:
         self.signs, self.last = signs[:, None, : self.rows], signs[:, self.rows :]
         self.mixing = _mixing(many, 1, dtype, device)[:tokens, 0]
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the number of each token, ``[tokens]``."""
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the number of each token, ``[tensors, tokens]``."""
         if self.table is not None:
-            return _dot(values, self.table)
-        main = values[:, : values.shape[1] - self.tail]
-        buckets = torch.bmm(self.signs, main.view(len(values), self.rows, BUCKETS))[:, 0]
+            return torch.stack([_dot(values, self.table) for values in tensors])
+        tokens, width = tensors[0].shape
+        form, strides = (tokens, self.rows, BUCKETS), (width, BUCKETS, 1)
+        size = (len(tensors), tokens, 1, BUCKETS)
+        buckets = torch.empty(size, dtype=self.signs.dtype, device=self.signs.device)
+        for values, into in zip(tensors, buckets.unbind(), strict=True):
+            torch.bmm(self.signs, values.as_strided(form, strides), out=into)
+        buckets = buckets[:, :, 0]
         if self.tail:
-            buckets[:, : self.tail].addcmul_(values[:, -self.tail :], self.last)
+            tails = torch.stack([values[:, -self.tail :] for values in tensors])
+            buckets[:, :, : self.tail].addcmul_(tails, self.last)
         return _dot(buckets, self.mixing)
 
 
@@ -82,12 +87,13 @@ def _dot(values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 def _fold(values: torch.Tensor) -> torch.Tensor:
     """Add the elements of each token up in 61 buckets with signs: ``[..., tokens, 61]``."""
     tokens, width = values.shape[-2:]
-    if tokens == 1 and width <= _FOLDED:
-        folded = torch.mm(values.reshape(-1, width), _folding(width, values.dtype, values.device))
-        return folded.view(*values.shape[:-1], BUCKETS)
     signed = values * _signs(tokens, width, values.dtype, values.device)
-    padded = torch.nn.functional.pad(signed, (0, -width % BUCKETS))
-    return padded.view(*padded.shape[:-1], -1, BUCKETS).sum(-2)
+    rows, tail = divmod(width, BUCKETS)
+    main = signed[..., : rows * BUCKETS]
+    buckets = main.view(*values.shape[:-1], rows, BUCKETS).sum(-2)
+    if tail:
+        buckets[..., :tail] += signed[..., rows * BUCKETS :]
+    return buckets
 
 
 class Kept:
@@ -125,15 +131,6 @@ def _table(tokens: int, width: int, dtype: torch.dtype, device: torch.device) ->
     signs = _signs(tokens, width // BUCKETS + 1, torch.float32, cpu)
     mixing = _mixing(tokens, 1, torch.float32, cpu)
     return (signs[:, :, None] * mixing).flatten(1)[:, :width].contiguous().to(device, dtype)
-
-
-@Kept
-def _folding(width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return the signs of one token as a matrix ``[width, 61]``, each in the column it falls to."""
-    places = torch.arange(width)
-    matrix = torch.zeros(width, BUCKETS)
-    matrix[places, places % BUCKETS] = _signs(1, width, torch.float32, torch.device("cpu"))[0]
-    return matrix.to(device, dtype)
 
 
 @Kept

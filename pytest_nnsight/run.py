@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_nnsight.errors import UsageError, suggest
 
@@ -35,8 +35,7 @@ def token_count(shape: tuple[int, ...]) -> int:
     return shape[0] if len(shape) == 2 else shape[0] * shape[-2]
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     """What is kept of one tensor.
 
     ``minimum`` to ``std`` are over the finite elements and ``None`` where there are none, or where
@@ -68,16 +67,14 @@ class Summary:
         return math.hypot(self.mean, self.std)
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One tensor inside the value of a call: ``at`` is ``out``, ``out[0]``, ``in.mask``, ..."""
 
     at: str
     summary: Summary
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One visit to one module, in execution order.
 
     ``output`` and ``inputs`` describe the containers, with ``tensor`` where a leaf stands:
@@ -113,11 +110,11 @@ def with_noise(calls: Iterable[Call], noise_of: Callable[[Call, Leaf], float]) -
     def noisy(call: Call, leaf: Leaf) -> Leaf:
         key = id(leaf.summary)
         if key not in made:
-            made[key] = replace(leaf.summary, noise=noise_of(call, leaf))
-        return replace(leaf, summary=made[key])
+            made[key] = leaf.summary._replace(noise=noise_of(call, leaf))
+        return leaf._replace(summary=made[key])
 
     return tuple(
-        replace(call, leaves=tuple(noisy(call, leaf) for leaf in call.leaves)) for call in calls
+        call._replace(leaves=tuple(noisy(call, leaf) for leaf in call.leaves)) for call in calls
     )
 
 

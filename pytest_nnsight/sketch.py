@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pytest_nnsight.measurement import STATISTICS
-from pytest_nnsight.packing import Packed, pack
+from pytest_nnsight.packing import pack
 from pytest_nnsight.run import Summary
 
 
@@ -31,17 +31,14 @@ class Block:
 
 def summarize_blocks(blocks: Sequence[Block]) -> dict[int, Summary]:
     """Bring all numbers to the host, in one transfer a device; return the summaries by place."""
-    host = _on_host(blocks)
-    rows = [
-        (row[STATISTICS : STATISTICS + block.tokens], row[STATISTICS + block.tokens :])
-        for block, numbers in zip(blocks, host, strict=True)
-        for row in numbers
-    ]
-    packed = iter(pack(rows))
-    summaries: dict[int, Summary] = {}
-    for block, numbers in zip(blocks, host, strict=True):
-        summaries.update(zip(block.places, _summaries(block, numbers, packed), strict=True))
-    return summaries
+    alike: dict[int, list[tuple[Block, np.ndarray]]] = {}
+    for block, numbers in zip(blocks, _on_host(blocks), strict=True):
+        alike.setdefault(block.tokens, []).append((block, numbers))
+    return {
+        place: summary
+        for tokens, pairs in alike.items()
+        for place, summary in _summaries(tokens, pairs)
+    }
 
 
 def _on_host(blocks: Sequence[Block]) -> list[np.ndarray]:
@@ -60,26 +57,39 @@ def _on_host(blocks: Sequence[Block]) -> list[np.ndarray]:
     return [host[index] for index in range(len(blocks))]
 
 
-def _summaries(block: Block, numbers: np.ndarray, packed: Iterator[Packed]) -> Iterator[Summary]:
-    low, high, total, nan, inf, variance, square, *bits = numbers[:, :STATISTICS].T
-    elements = math.prod(block.shape) * (2 if block.dtype.startswith("complex") else 1)
+def _summaries(
+    tokens: int, pairs: Sequence[tuple[Block, np.ndarray]]
+) -> Iterator[tuple[int, Summary]]:
+    """Make the summaries of tensors that have as many tokens."""
+    kinds = [(block.shape, block.dtype, place) for block, _ in pairs for place in block.places]
+    counts = [len(block.places) for block, _ in pairs]
+    elements = np.repeat([_elements(block) for block, _ in pairs], counts)
+    numbers = np.concatenate([numbers for _, numbers in pairs]) if len(pairs) > 1 else pairs[0][1]
+    low, high, total, nan, inf, variance, square, upper, lower = numbers[:, :STATISTICS].T
     finite = elements - nan - inf
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / finite
         spread = np.maximum(square / finite - mean * mean, 0.0)
         std = np.sqrt(np.where(np.isnan(variance), spread, variance))
-    columns = [low, high, mean, std, finite, nan, inf, *bits]
-    for row in zip(*(column.tolist() for column in columns), strict=True):
-        norms, sketch = next(packed)
-        *statistics, count, nans, infs, high_bits, low_bits = row
-        digest, counts = f"{int(high_bits):08x}{int(low_bits):08x}", (int(nans), int(infs))
-        if count:
-            least, most, middle, width = statistics
-            yield Summary(
-                block.shape, block.dtype, least, most, middle, width, *counts, norms, sketch, digest
-            )
-        else:
-            yield Summary(block.shape, block.dtype, nan=counts[0], inf=counts[1], digest=digest)
+    digests = upper.astype(np.uint64) << np.uint64(32) | lower.astype(np.uint64)
+    whole = [column.astype(np.int64).tolist() for column in (finite, nan, inf)]
+    statistics = zip(*(column.tolist() for column in (low, high, mean, std)), strict=True)
+    packed = pack(numbers[:, STATISTICS : STATISTICS + tokens], numbers[:, STATISTICS + tokens :])
+    for (shape, dtype, place), known, count, nans, infs, (norms, sketch), digest in zip(
+        kinds, statistics, *whole, packed, digests.tolist(), strict=True
+    ):
+        least, most, middle, width = known if count else (None,) * 4
+        if not count:
+            norms = sketch = b""
+        bits = f"{digest:016x}"
+        yield (
+            place,
+            Summary(shape, dtype, least, most, middle, width, nans, infs, norms, sketch, bits),
+        )
+
+
+def _elements(block: Block) -> int:
+    return math.prod(block.shape) * (2 if block.dtype.startswith("complex") else 1)
 
 
 def exact_summary(shape: tuple[int, ...], dtype: str, exact: torch.Tensor) -> Summary:

@@ -1,13 +1,13 @@
 """Tensors, one by one -> summaries, in as few operations as can be.
 
-On a CPU an operation on a small tensor costs its dispatch rather than its arithmetic: small tensors
-are copied as they come, those of one shape beside each other, and measured together. A large one is
-measured as it comes, while it is in the cache.
+On a CPU an operation on a small tensor costs its dispatch rather than its arithmetic, and behind a
+matrix product of the model the first use of an operation costs more than the tensor: those of one
+shape wait for each other and are measured together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -17,9 +17,10 @@ from pytest_nnsight.measurement import Gauge, measurable, measured_numbers, toke
 from pytest_nnsight.run import BUCKETS, Summary
 from pytest_nnsight.sketch import Block, exact_summary, summarize_blocks
 
-_STACK_BYTES = 2 * 1024 * 1024  # which stay in the cache while they are measured
-_LARGE = 256 * 1024  # bytes of a tensor that is measured as it comes, on a CPU
-_MOST_ROWS = 256
+_LARGE = 256 * 1024  # bytes of a tensor that is gauged where it lies, on a CPU
+_LARGE_TOGETHER = 8 * 1024 * 1024  # bytes of one shape that are measured at once
+_SMALL_TOGETHER = 4 * 1024 * 1024  # the same of small ones, which are copied for that
+_MOST_TOGETHER = 1024
 _MOST_HELD = 64 * 1024 * 1024  # bytes of all that waits to be measured
 
 
@@ -27,168 +28,165 @@ _MOST_HELD = 64 * 1024 * 1024  # bytes of all that waits to be measured
 class Summaries:
     """Takes tensors one by one, without waiting for their device; gives a summary of each.
 
-    Without numbers it keeps what a tensor is: its shape and dtype.
+    Without numbers it keeps what a tensor is: its shape and dtype. Where it ``holds`` tensors, they
+    wait themselves instead of a copy, and ``has_lost`` tells in the end whether one of them was
+    changed in place meanwhile: its summary is then not of what was given.
     """
 
     has_numbers: bool = True
+    holds: bool = False
+    has_lost: bool = False
     _count: int = 0
-    _stacks: dict[tuple[object, ...], _Stack] = field(default_factory=dict)
-    _plain: dict[torch.Size, _Stack | _Gauged] = field(default_factory=dict)
+    _groups: dict[tuple[object, ...], _Group] = field(default_factory=dict)
+    _plain: dict[torch.Size, _Group] = field(default_factory=dict)
     _blocks: list[Block] = field(default_factory=list)
     _exact: dict[int, tuple[tuple[int, ...], str, torch.Tensor]] = field(default_factory=dict)
     _bare: dict[int, Summary] = field(default_factory=dict)
     _held: int = 0
 
-    def add(self, tensor: torch.Tensor) -> int:
-        """Take a tensor as it is now; return the place of its summary."""
-        if torch.is_grad_enabled():
-            with torch.no_grad():
-                return self.add(tensor)
+    def add(self, tensor: torch.Tensor, version: int = -1) -> int:
+        """Take a tensor as it is now; return the place of its summary.
+
+        With its `version_of` it may wait itself. Where there are gradients it belongs into
+        ``torch.no_grad()``.
+        """
         place = self._count
         self._count += 1
         if tensor.dtype is torch.float32 and tensor.is_cpu and self.has_numbers:
-            known = self._plain.get(tensor.shape) or self._begin(tensor)
-            if known is not None and known.add(place, tensor):
+            group = self._plain.get(tensor.shape) or self._begin(tensor)
+            if group is not None and (group.gauge is None or tensor.is_contiguous()):
+                self._wait(group, place, tensor, version)
                 return place
-        self._measure(place, tensor)
+        self._sort(place, tensor)
         return place
 
     def finish(self) -> list[Summary]:
         """Measure what waits for it, and return the summary of each tensor."""
-        self._measure_stacks()
-        blocks = [taken.block() for taken in self._plain.values() if isinstance(taken, _Gauged)]
-        summaries = summarize_blocks([*self._blocks, *blocks]) | self._bare
+        with torch.no_grad():
+            self._empty_all()
+        gauged = [group.gauged() for group in self._plain.values()]
+        summaries = summarize_blocks([*self._blocks, *filter(None, gauged)]) | self._bare
         summaries |= {place: exact_summary(*exact) for place, exact in self._exact.items()}
         return [summaries[place] for place in range(self._count)]
 
-    def _begin(self, tensor: torch.Tensor) -> _Stack | _Gauged | None:
+    def _begin(self, tensor: torch.Tensor) -> _Group | None:
         """Return what takes plain tensors of a shape, where that goes without a view of them."""
         if tensor.layout is not torch.strided or not 0 < tensor.ndim <= 3 or not tensor.numel():
             return None
         values = tokens_of(tensor)
         if tensor.nbytes > _LARGE and len(values) >= BUCKETS:
-            known: _Stack | _Gauged = _Gauged(tuple(tensor.shape), Gauge(*values.shape))
-        elif tensor.nbytes <= _STACK_BYTES // 2:
-            known = self._stack(tensor, tensor.shape, values)
+            group = _Group(tuple(tensor.shape), "float32", values, self._blocks, is_large=True)
+        elif tensor.nbytes <= _SMALL_TOGETHER // 2:
+            group = self._group(tensor, values)
         else:
             return None
-        self._plain[tensor.shape] = known
-        return known
+        self._plain[tensor.shape] = group
+        return group
 
-    def _measure(self, place: int, tensor: torch.Tensor) -> None:
+    def _sort(self, place: int, tensor: torch.Tensor) -> None:
+        """Take a tensor of any kind."""
         shape, dtype = tuple(tensor.shape), _name(tensor.dtype)
         values, exact = measurable(tensor) if self.has_numbers else (None, None)
         if exact is not None:
             self._exact[place] = (shape, dtype, exact.clone())
         elif values is None:
             self._bare[place] = Summary(shape, dtype)
-        elif values.nbytes > _STACK_BYTES // 2:
+        elif values.nbytes > _SMALL_TOGETHER // 2:
             numbers = measured_numbers(values[None])
             self._blocks.append(Block(shape, dtype, len(values), [place], numbers))
         else:
-            self._stack(tensor, values.shape, values).add(place, values)
+            self._wait(self._group(tensor, values), place, values, version_of(values))
 
-    def _stack(self, tensor: torch.Tensor, form: torch.Size, values: torch.Tensor) -> _Stack:
-        key = (tensor.shape, tensor.dtype, form, values.dtype, values.device)
-        stack = self._stacks.get(key)
-        if stack is None:
+    def _group(self, tensor: torch.Tensor, values: torch.Tensor) -> _Group:
+        key = (tensor.shape, tensor.dtype, values.dtype, values.device)
+        group = self._groups.get(key)
+        if group is None:
             shape, dtype = tuple(tensor.shape), _name(tensor.dtype)
-            stack = _Stack(shape, dtype, form, values, self._blocks, self._hold)
-            self._stacks[key] = stack
-        return stack
+            group = self._groups[key] = _Group(shape, dtype, values, self._blocks)
+        return group
 
-    def _hold(self, more: int) -> None:
-        """Allow for so many bytes more."""
-        if self._held + more > _MOST_HELD:
-            self._measure_stacks()
-        self._held += more
+    def _wait(self, group: _Group, place: int, tensor: torch.Tensor, version: int) -> None:
+        """Let a tensor wait in its group, or a copy of it."""
+        if not self.holds or version < 0 or (tensor._base is not None and _is_cut(tensor)):
+            tensor, version = tensor.clone(), -1
+        group.waiting.append((place, tensor, version))
+        self._held += group.nbytes
+        if len(group.waiting) == group.most:
+            self._empty(group)
+        elif self._held > _MOST_HELD:
+            self._empty_all()
 
-    def _measure_stacks(self) -> None:
-        """Measure all that waits, and give its memory back."""
-        for stack in self._stacks.values():
-            stack.empty()
-        self._held = 0
+    def _empty_all(self) -> None:
+        for group in (*self._plain.values(), *self._groups.values()):
+            self._empty(group)
+
+    def _empty(self, group: _Group) -> None:
+        """Measure what waits in a group."""
+        if group.waiting:
+            waiting, group.waiting = group.waiting, []
+            self._held -= len(waiting) * group.nbytes
+            places, tensors, versions = map(list, zip(*waiting, strict=True))
+            now = [-1 if then < 0 else tensor._version for _, tensor, then in waiting]
+            self.has_lost |= now != versions
+            group.measure(places, tensors)
 
 
-class _Stack:
-    """Tensors of one shape that wait to be measured, copied beside each other.
-
-    It has room for twice as many each time, as long as they fit the cache.
-    """
+class _Group:
+    """Tensors of one shape that wait to be measured together; large ones have a gauge."""
 
     def __init__(
         self,
         shape: tuple[int, ...],
         dtype: str,
-        form: torch.Size,
-        like: torch.Tensor,
+        values: torch.Tensor,
         blocks: list[Block],
-        hold: Callable[[int], None],
+        is_large: bool = False,
     ) -> None:
-        self.shape, self.dtype, self.form = shape, dtype, form
-        self.blocks, self.hold = blocks, hold
-        self.like = like.new_empty(0), like.shape, like.nbytes
-        self.rows: Sequence[torch.Tensor] = ()
-        self.values: torch.Tensor | None = None
-        self.places: list[int] = []
+        self.shape, self.dtype, self.form, self.blocks = shape, dtype, values.shape, blocks
+        self.nbytes = values.nbytes
+        together = _LARGE_TOGETHER if is_large else _SMALL_TOGETHER
+        self.most = min(_MOST_TOGETHER, max(1, together // self.nbytes))
+        self.gauge = Gauge(*values.shape) if is_large else None
+        self.gauged_places: list[int] = []
+        self.waiting: list[tuple[int, torch.Tensor, int]] = []
+        """Place, tensor and version of each."""
 
-    def add(self, place: int, tensor: torch.Tensor) -> bool:
-        """Copy a tensor."""
-        if len(self.places) == len(self.rows):
-            self.measure()
-            self._make_room()
-        self.rows[len(self.places)].copy_(tensor)
-        self.places.append(place)
-        return True
+    def measure(self, places: list[int], tensors: list[torch.Tensor]) -> None:
+        """Measure tensors together."""
+        if self.gauge is not None:
+            tensors = [tokens_of(tensor) for tensor in tensors]
+            odd = self.gauge.measure(tensors)
+            gauged = {*range(len(places))} - {*odd}
+            self.gauged_places += [places[index] for index in sorted(gauged)]
+            places, tensors = [places[i] for i in odd], [tensors[i] for i in odd]
+        if places:
+            numbers = measured_numbers(torch.stack(tensors).view(-1, *self.form))
+            self.blocks.append(Block(self.shape, self.dtype, self.form[0], places, numbers))
 
-    def measure(self) -> None:
-        """Measure all that was copied."""
-        if self.values is not None and self.places:
-            numbers = measured_numbers(self.values[: len(self.places)])
-            tokens = self.values.shape[1]
-            self.blocks.append(Block(self.shape, self.dtype, tokens, self.places, numbers))
-            self.places = []
-
-    def empty(self) -> None:
-        """Measure all that was copied, and hold nothing."""
-        self.measure()
-        self.rows, self.values = (), None
-
-    def _make_room(self) -> None:
-        empty, shape, nbytes = self.like
-        count = min(max(16, 2 * len(self.rows)), _MOST_ROWS, _STACK_BYTES // nbytes)
-        if count > len(self.rows):
-            self.hold((count - len(self.rows)) * nbytes)
-            with torch.inference_mode(False):  # else it could not be written to outside of it
-                self.values = empty.new_empty((count, *shape))
-            self.rows = self.values.view(count, *self.form).unbind()
-
-
-class _Gauged:
-    """Large tensors of one shape, each measured as it comes."""
-
-    def __init__(self, shape: tuple[int, ...], gauge: Gauge) -> None:
-        self.shape, self.gauge = shape, gauge
-        self.places: list[int] = []
-
-    def add(self, place: int, tensor: torch.Tensor) -> bool:
-        """Measure a tensor; tell whether that was possible in float32."""
-        if not tensor.is_contiguous() or not self.gauge.measure(tokens_of(tensor)):
-            return False
-        self.places.append(place)
-        return True
-
-    def block(self) -> Block:
-        """Return the numbers of all."""
+    def gauged(self) -> Block | None:
+        """Return the numbers of all that were gauged."""
+        if self.gauge is None:
+            return None
         numbers = torch.from_numpy(self.gauge.numbers())
-        return Block(self.shape, "float32", self.gauge.tokens, self.places, numbers)
+        return Block(self.shape, self.dtype, self.form[0], self.gauged_places, numbers)
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was changed; -1 in inference mode, where that is not counted."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _is_cut(tensor: torch.Tensor) -> bool:
+    """Tell whether a view holds the memory of a far larger tensor."""
+    return tensor.untyped_storage().nbytes() > 2 * tensor.nbytes
 
 
 def summarize(tensors: Iterable[torch.Tensor]) -> list[Summary]:
     """Return the summary of each tensor."""
-    summaries = Summaries()
-    for tensor in tensors:
-        summaries.add(tensor)
+    summaries = Summaries(holds=True)
+    with torch.no_grad():
+        for tensor in tensors:
+            summaries.add(tensor, version_of(tensor))
     return summaries.finish()
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
 from pytest_nnsight.capture.gradients import Gradients, Objectives
+from pytest_nnsight.capture.recorder import ChangedInPlaceError
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.scanning import need_weights
 from pytest_nnsight.capture.steps import Wish as StepsWish
@@ -196,21 +199,42 @@ class Capture:
         return wanted.generating(settings, own if settings["do_sample"] else None, steps, at)
 
     def _taking(self, wanted: Wanted) -> Taking:
-        return Taking(self.model, self.identify, wanted, self.reached, self.remote)
+        holds = wanted.may_run_twice and not _is_changing(nnsight_api.torch_module(self.model))
+        return Taking(self.model, self.identify, wanted, self.reached, self.remote, holds)
 
     def _measured(self, wanted: Wanted, take: Callable[[Wanted], list[Run]]) -> list[Run]:
         """Run once, and where noise is to be measured again under every benign change."""
         if self.remote is None:
             need_weights(self.model)
         with _uncollected():
-            first = take(wanted)
+            first = self._taken(wanted, take)
         if self.calibrates is None:
             return first
-        again = wanted.without_keeping()
+
+        def again(row: int) -> Run:
+            return self._taken(wanted.without_keeping(), take)[row]
+
         return [
-            calibrate(self.model, run, lambda row=row: take(again)[row], self.calibrates)  # type: ignore[misc]
+            calibrate(self.model, run, partial(again, row), self.calibrates)
             for row, run in enumerate(first)
         ]
+
+    def _taken(self, wanted: Wanted, take: Callable[[Wanted], list[Run]]) -> list[Run]:
+        """Run once, and once more for a model that turns out to change in place what it gave."""
+        try:
+            return take(wanted)
+        except ChangedInPlaceError:
+            _changing.add(nnsight_api.torch_module(self.model))
+            return take(wanted)
+
+
+_changing: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The models of this process that change in place what a module gave, which is copied of these."""
+
+
+def _is_changing(module: Any) -> bool:
+    """Tell whether a run may change what it gave, or the next run: as in training."""
+    return module in _changing or any(part.training for part in module.modules())
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +14,11 @@ from pytest_nnsight.capture.entries import digests_of
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.summaries import Summaries
+from pytest_nnsight.summaries import Summaries, version_of
+
+
+class ChangedInPlaceError(Exception):
+    """A tensor was changed while it waited to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +62,34 @@ class Recorder:
     step: int = 0
     keeps: Callable[[str], bool] | None = None
     """Tells of an operation whether its values are kept."""
-    _visits: Counter[str] = field(default_factory=Counter)
-    _inputs: defaultdict[str, list[tuple[str, list[tuple[str, int]]]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    _known: dict[str, _Known] = field(default_factory=dict)
     _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
 
     def receive(self, path: str, slot: str, value: Any) -> None:
         """Take one value; called while the model runs."""
-        path = path or ROOT
-        if self.reached is not None:
-            self.reached(path)
-        if path not in self.classes:
-            self._note_operation(path)
-        receive = self._receive_inputs if slot == "inputs" else self._receive_output
         if torch.is_grad_enabled():
             with torch.no_grad():
-                receive(path, value)
+                self.receive(path, slot, value)
+            return
+        known = self._known.get(path) or self._meet(path)
+        if self.reached is not None:
+            self.reached(known.path)
+        if slot == "inputs":
+            self._receive_inputs(known, value)
         else:
-            receive(path, value)
+            self._receive_output(known, value)
+
+    def _meet(self, torch_path: str) -> _Known:
+        """Look up what is to be done with the values of a module, at its first."""
+        path = torch_path or ROOT
+        if path not in self.classes:
+            self._note_operation(path)
+        name = self.parameters[path][0] if self.parameters[path] else "0"
+        is_captured, is_kept = path in self.captured, path in self.kept_paths
+        takes_inputs = is_captured and self.captures_inputs
+        known = _Known(path, is_captured, is_kept, takes_inputs, f"{{{name}=tensor}}", f"in.{name}")
+        self._known[torch_path] = known
+        return known
 
     def _note_operation(self, path: str) -> None:
         """Capture an operation inside of a forward, which is known once it runs."""
@@ -101,78 +113,66 @@ class Recorder:
         if not found:
             return
         path = prefix if output.path == ROOT else f"{prefix}.{output.path}"
-        leaves = [(at, self._measure(gradient)) for at, gradient in found]
+        with torch.no_grad():
+            leaves = [(at, self._measure(gradient)) for at, gradient in found]
         self.classes[path] = self.classes[output.path]
         self.calls.append(_OpenCall(path, output.visit, output.structure, leaves, None))
         if output.path in self.kept_paths:
             self.kept[(path, output.visit)] = found[0][1]
 
-    def _receive_inputs(self, path: str, value: Any) -> None:
+    def _receive_inputs(self, known: _Known, value: Any) -> None:
         arguments, keywords = value
-        if (
-            len(arguments) == 1
-            and not keywords
-            and type(arguments[0]) is torch.Tensor
-            and path != ROOT
-        ):
-            self._receive_only(path, arguments[0])
+        is_noted = known.takes_inputs and (self.steps is None or self.step in self.steps)
+        if known.path == ROOT and self.entered is None:
+            self._note_entered(by_name(arguments, keywords, self.parameters[ROOT]))
+        if not is_noted:
             return
-        named = by_name(arguments, keywords, self.parameters[path])
-        if path == ROOT and self.entered is None:
-            self.entered = whole_numbers(named)
-            others = {name: value for name, value in named.items() if name not in self.entered}
-            self.digests = digests_of(others) if self.summaries.has_numbers else {}
-        if not self.captures_inputs or path not in self.captured or self._is_left_out():
-            return
-        structure, tensors = describe(named, "in")
-        leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
-        self._inputs[path].append((structure, leaves))
+        if len(arguments) == 1 and not keywords and type(arguments[0]) is torch.Tensor:
+            leaves = [(known.at, self._measure(arguments[0]))]  # all that most modules take
+            known.inputs.append((known.only, leaves))
+        else:
+            named = by_name(arguments, keywords, self.parameters[known.path])
+            structure, tensors = describe(named, "in")
+            leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
+            known.inputs.append((structure, leaves))
 
-    def _receive_only(self, path: str, tensor: torch.Tensor) -> None:
-        """Take the one argument that most modules have, in as few steps as can be."""
-        if not self.captures_inputs or path not in self.captured or self._is_left_out():
-            return
-        name = self.parameters[path][0] if self.parameters[path] else "0"
-        self._inputs[path].append((f"{{{name}=tensor}}", [(f"in.{name}", self._measure(tensor))]))
+    def _note_entered(self, named: dict[str, Any]) -> None:
+        self.entered = whole_numbers(named)
+        others = {name: value for name, value in named.items() if name not in self.entered}
+        self.digests = digests_of(others) if self.summaries.has_numbers else {}
 
-    def _is_left_out(self) -> bool:
-        return self.steps is not None and self.step not in self.steps
-
-    def _receive_output(self, path: str, value: Any) -> None:
-        if path == ROOT and (margin := margin_of(value)) is not None:
-            self.margins.append(margin)
-        if path in self.captured:
-            visit = self._visits[path]
-            self._visits[path] = visit + 1
-            if not self._is_left_out():
-                self._record_output(path, visit, value)
-        if path == ROOT:
+    def _receive_output(self, known: _Known, value: Any) -> None:
+        step, is_root = self.step, known.path == ROOT
+        if is_root:
             self.step += 1
-
-    def _record_output(self, path: str, visit: int, value: Any) -> None:
+            if (margin := margin_of(value)) is not None:
+                self.margins.append(margin)
+        if not known.is_captured:
+            return
+        visit = known.visits
+        known.visits += 1
+        if self.steps is not None and step not in self.steps:
+            return
         if type(value) is torch.Tensor and self.outputs is None:
             structure, leaves = "tensor", [("out", self._measure(value))]
         else:
             structure, tensors = describe(value)
             if self.outputs is not None:
-                self.outputs.append(Output(path, visit, structure, tuple(tensors)))
+                self.outputs.append(Output(known.path, visit, structure, tuple(tensors)))
             leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
         inputs: str | None = None
-        waiting = self._inputs.get(path)
-        if waiting:
-            inputs, input_leaves = waiting.pop()
+        if known.inputs:
+            inputs, input_leaves = known.inputs.pop()
             leaves = input_leaves + leaves
-        self.calls.append(_OpenCall(path, visit, structure, leaves, inputs, self.step))
-        if path in self.kept_paths:
-            self.kept[(path, visit)] = map_tensors(value, lambda t: t.detach().clone())
+        self.calls.append(_OpenCall(known.path, visit, structure, leaves, inputs, step))
+        if known.is_kept:
+            self.kept[(known.path, visit)] = map_tensors(value, lambda t: t.detach().clone())
 
     def _measure(self, tensor: torch.Tensor) -> int:
-        # Tensors of inference mode do not count their changes: each sight of one is measured.
-        version = -1 if tensor.is_inference() else tensor._version
-        known = self._seen.get(id(tensor))
-        if known is not None and known[0]() is tensor and known[1] == version >= 0:
-            return known[2]
-        index = self.summaries.add(tensor)
+        version, seen = version_of(tensor), self._seen.get(id(tensor))
+        if seen is not None and seen[0]() is tensor and seen[1] == version >= 0:
+            return seen[2]
+        index = self.summaries.add(tensor, version)
         self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
         return index
 
@@ -184,8 +184,28 @@ class Recorder:
         if self.finished is not None:
             return self.finished
         summaries = self.summaries.finish()
+        if self.summaries.has_lost:
+            raise ChangedInPlaceError
         calls = [call for call in self.calls if steps is None or call.step < steps]
         return tuple(call.close(self.classes[call.path], summaries) for call in calls)
+
+
+@dataclass(slots=True)
+class _Known:
+    """A module, or an operation, whose values arrive.
+
+    ``only`` and ``at`` are structure and place of its input where it takes a single tensor.
+    """
+
+    path: str
+    is_captured: bool
+    is_kept: bool
+    takes_inputs: bool
+    only: str
+    at: str
+    visits: int = 0
+    inputs: list[tuple[str, list[tuple[str, int]]]] = field(default_factory=list)
+    """Structure and tensors of each call that has not returned."""
 
 
 class _OpenCall(NamedTuple):

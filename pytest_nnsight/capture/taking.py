@@ -35,7 +35,8 @@ Identify = Callable[[], tuple[ModelRecord, Environment]]
 class Taking:
     """Takes one capture of a model, alone or of several prompts at once.
 
-    ``reached`` is told the path of each module as its value is handed over.
+    ``reached`` is told the path of each module as its value is handed over. One that ``holds``
+    tensors instead of copies raises `ChangedInPlaceError` where that was wrong.
     """
 
     model: Any
@@ -43,6 +44,7 @@ class Taking:
     wanted: Wanted
     reached: Callable[[str], None] | None = None
     remote: Remote | None = None
+    holds: bool = False
 
     def trace(self, prompt: Any) -> Run:
         """Run one forward pass."""
@@ -113,6 +115,7 @@ class Taking:
     def _recorder(self) -> Recorder:
         recorder = self.wanted.recorder(self.model, self.reached)
         recorder.keeps = self.wanted.keeps
+        recorder.summaries.holds = self.holds
         return recorder
 
     def _rows(

@@ -44,28 +44,31 @@ def describe(value: Any, at: str = "out") -> tuple[str, list[tuple[str, torch.Te
 
 
 def _describe(value: Any, at: str, tensors: list[tuple[str, torch.Tensor]]) -> str:
-    if isinstance(value, torch.Tensor):
+    kind = type(value)
+    if kind is torch.Tensor or isinstance(value, torch.Tensor):
         tensors.append((at, value))
         return "tensor"
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, (int, str)):
         return repr(value)
-    if isinstance(value, Mapping):
-        items = [(str(key), item, f"{at}.{key}") for key, item in value.items()]
-        name = type(value).__name__ if type(value) is not dict else ""
-        inner = ", ".join(f"{k}={_describe(v, place, tensors)}" for k, v, place in items)
-        return f"{name}({inner})" if name else f"{{{inner}}}"
-    if isinstance(value, tuple | list):
-        inner = ", ".join(_describe(v, f"{at}[{i}]", tensors) for i, v in enumerate(value))
+    if kind is tuple or kind is list or isinstance(value, (tuple, list)):
+        inner = ", ".join(
+            [_describe(item, f"{at}[{index}]", tensors) for index, item in enumerate(value)]
+        )
         if isinstance(value, list):
             return f"[{inner}]"
         return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if kind is dict or isinstance(value, Mapping):
+        inner = ", ".join(
+            [f"{key}={_describe(item, f'{at}.{key}', tensors)}" for key, item in value.items()]
+        )
+        return f"{{{inner}}}" if kind is dict else f"{kind.__name__}({inner})"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         inner = ", ".join(
-            f"{name}={_describe(getattr(value, name), f'{at}.{name}', tensors)}" for name in names
+            [f"{name}={_describe(getattr(value, name), f'{at}.{name}', tensors)}" for name in names]
         )
-        return f"{type(value).__name__}({inner})"
-    return type(value).__name__
+        return f"{kind.__name__}({inner})"
+    return kind.__name__
 
 
 def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -57,6 +57,12 @@ class Wanted:
         chosen, times = Steps.of(steps, "steps"), Steps.of(at, "intervene_at")
         return replace(self, settings=settings, seed=seed, steps=chosen, at=times)
 
+    @property
+    def may_run_twice(self) -> bool:
+        """Whether nothing of the test's own code runs along, which might count its calls."""
+        own = [self.intervene, self.gradients, *self.settings.values()]
+        return all(value is None or isinstance(value, int | float | str) for value in own)
+
     def recorder(self, model: Any, reached: Callable[[str], None] | None) -> Recorder:
         """Return what receives the values of one run."""
         tree = nnsight_api.named_modules(model)

@@ -20,7 +20,7 @@ class Alignment:
 
     def renamed(self, run: Run) -> Run:
         """Return the received run with the golden's names, where it has them."""
-        calls = (replace(call, path=self.names.get(call.path, call.path)) for call in run.calls)
+        calls = (call._replace(path=self.names.get(call.path, call.path)) for call in run.calls)
         return replace(run, calls=tuple(calls))
 
     def parameters(self, digests: Mapping[str, str]) -> dict[str, str]:

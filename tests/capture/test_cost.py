@@ -20,7 +20,7 @@ from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.summaries import summarize
 
 VIEWS = {"view", "reshape", "slice", "detach", "unsqueeze", "squeeze", "select", "as_strided"}
-VIEWS |= {"unsafe_view", "expand", "transpose", "permute", "alias", "t"}
+VIEWS |= {"unsafe_view", "expand", "transpose", "permute", "alias", "t", "unbind"}
 
 
 class Counted(TorchDispatchMode):
@@ -53,15 +53,23 @@ def test_a_large_tensor_is_read_few_times(width: int, most: float) -> None:
     tensor = torch.randn(1, 256, width)
     found = counted(lambda: summarize([tensor]))
     assert found.bytes / tensor.nbytes < most
-    assert found.operations.total() < 45
+    assert found.operations.total() < 50
 
 
 def test_small_tensors_of_one_shape_are_measured_together() -> None:
     """One token's tensors cost their dispatch: a hundred take as many operations as one."""
-    tensors = torch.randn(100, 1, 1, 64).unbind()
+    tensors = [torch.randn(1, 1, 64) for _ in range(100)]
     one = counted(lambda: summarize(tensors[:1])).operations
     many = counted(lambda: summarize(tensors)).operations
-    assert many.total() - one.total() < 99 * 3
+    assert many.total() - one.total() < 20
+
+
+def test_large_tensors_of_one_shape_are_put_together_in_the_end() -> None:
+    """Five operations read one; what is done with their results is done for several at once."""
+    tensors = [torch.randn(1, 256, 576) for _ in range(8)]
+    one = counted(lambda: summarize(tensors[:1])).operations
+    many = counted(lambda: summarize(tensors)).operations
+    assert many.total() - one.total() < 7 * 14  # 13, of which 8 are views
 
 
 @pytest.mark.skipif(nnsight_api.version() < (0, 8), reason="its trace runs in another thread")
@@ -76,7 +84,7 @@ def test_a_call_of_a_generation_costs_a_few_operations(gpt2: Capture) -> None:
     calls = len(gpt2.generate([44, 73, 80], max_new_tokens=8).calls)
     ours = counted(lambda: gpt2.generate([44, 73, 80], max_new_tokens=8)).operations.total()
     more = ours - counted(plain).operations.total()
-    assert more / calls < 9  # 6 with transformers 5.23, 8 with 4.57
+    assert more / calls < 7  # 4.3 with transformers 5.23, 6.3 with 4.57
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])

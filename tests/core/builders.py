@@ -57,7 +57,7 @@ def make_summary(noise: float = 0.0, shape: tuple[int, ...] = (1, 7, 64), seed: 
 def make_call(path: str = "h.0", summary: Summary | None = None, **changes: Any) -> Call:
     """Return a call with one output tensor."""
     call = Call(path, 0, "Block", "tensor", (Leaf("out", summary or make_summary()),))
-    return replace(call, **changes)
+    return call._replace(**changes)
 
 
 def make_environment(**changes: Any) -> Environment:
@@ -105,7 +105,7 @@ def make_rich_run() -> Run:
     shared = make_summary()
     ids = summarize(torch.arange(7)[None])
     broken = torch.tensor([1.0, float("nan"), float("inf")])
-    noisy = replace(make_summary(shape=(1, 100, 8)), noise=1e-6)
+    noisy = make_summary(shape=(1, 100, 8))._replace(noise=1e-6)
     calls = (
         make_call("h.0.mlp", shared),
         make_call("h.0", leaves=(Leaf("in.0", ids), Leaf("out", shared)), inputs="{0=tensor}"),

@@ -150,7 +150,7 @@ def test_a_single_value_that_drifts_fails_alone() -> None:
 
 def test_a_value_that_is_known_to_be_noisy_lets_no_other_fail() -> None:
     golden = spiked(0, 0, calibration=("2 threads",))
-    noisy = replace(golden.calls[9].leaves[0].summary, noise=1e-4)
+    noisy = golden.calls[9].leaves[0].summary._replace(noise=1e-4)
     calls = list(golden.calls)
     calls[9] = make_call("h.9", noisy)
     golden = replace(golden, calls=tuple(calls))

@@ -86,7 +86,7 @@ def test_numbers_that_do_not_fit_their_tensor_are_damage(tokens: int, size: int)
     assert (len(summary.norms), len(summary.sketch)) == (2 * tokens, size)
     for name, right in (("norms", 2 * tokens), ("sketch", size)):
         for wrong in (right - 1, right + 1, right + 4, 2 * right, 10**5):
-            run = make_run(make_call(summary=replace(summary, **{name: b"x" * wrong})))
+            run = make_run(make_call(summary=summary._replace(**{name: b"x" * wrong})))
             told = rf"is damaged \(there are {wrong} bytes of numbers, not {right}\)"
             with pytest.raises(GoldenError, match=told):
                 decode(encode(run), NAME)
@@ -111,7 +111,7 @@ def test_margins_that_do_not_fit_their_tokens_are_damage(margins: bytes) -> None
 
 
 def test_negative_size_is_damage() -> None:
-    run = make_run(make_call(summary=replace(make_summary(), shape=(-1, -7, 64))))
+    run = make_run(make_call(summary=make_summary()._replace(shape=(-1, -7, 64))))
     with pytest.raises(GoldenError, match=r"is damaged \(a shape has a negative size"):
         decode(encode(run), NAME)
 

@@ -243,7 +243,7 @@ def test_document_ends_with_one_newline() -> None:
 
 
 def test_statistics_are_as_short_as_they_can_be() -> None:
-    summary = replace(make_summary(), mean=2.0, std=0.100000001490116, minimum=-0.0)
+    summary = make_summary()._replace(mean=2.0, std=0.100000001490116, minimum=-0.0)
     line = encode(make_run(make_call(summary=summary)))
     assert '"min":0,' in line
     assert '"mean":2,"std":0.1,' in line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,7 +48,7 @@ def run_of(count: int, drifted: int = 0, **changes: Any) -> Run:
     moved = summarize(values)
     calls = [
         make_call(
-            f"model.layers.{i}.mlp.down_proj", replace(fine if i < count - drifted else moved)
+            f"model.layers.{i}.mlp.down_proj", (fine if i < count - drifted else moved)._replace()
         )
         for i in range(count)
     ]

@@ -24,7 +24,7 @@ NONE, TENSOR = "{0=tensor, attention_mask=None}", "{0=tensor, attention_mask=ten
 
 def given(run: Run, inputs: str, *paths: str) -> Run:
     """Return a run in which what enters some modules is described in another way."""
-    calls = (replace(call, inputs=inputs) if call.path in paths else call for call in run.calls)
+    calls = (call._replace(inputs=inputs) if call.path in paths else call for call in run.calls)
     return replace(run, calls=tuple(calls))
 
 

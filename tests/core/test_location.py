@@ -42,7 +42,7 @@ MAKERS = [
 def chosen(run: Run, *endings: str) -> Run:
     """Return a run of chosen modules, without their inputs."""
     calls = tuple(
-        replace(call, inputs=None, leaves=tuple(leaf for leaf in call.leaves if leaf.at == "out"))
+        call._replace(inputs=None, leaves=tuple(leaf for leaf in call.leaves if leaf.at == "out"))
         for call in run.calls
         if call.path.endswith(endings)
     )
@@ -156,7 +156,7 @@ def test_measured_noise_of_a_value_is_no_jump(noise: float, start: str) -> None:
 
     def run_of(*sizes: float, **changes: Any) -> Run:
         x, a, b = (make_summary(noise=size, seed=i) for i, size in enumerate((0.0, *sizes)))
-        a = replace(a, noise=noise)
+        a = a._replace(noise=noise)
         ends = [("a", x, a), ("b", a, b)]
         calls = (
             make_call(path, leaves=(Leaf("in.0", entering), Leaf("out", leaving)), inputs="{}")
@@ -248,8 +248,8 @@ def test_an_output_that_is_changed_behind_its_last_module_starts_there(path: str
         leaves = tuple(
             Leaf(leaf.at, after.get(id(leaf.summary), leaf.summary)) for leaf in other.leaves
         )
-        calls.append(replace(other, leaves=leaves))
+        calls.append(other._replace(leaves=leaves))
     before = golden.calls[: golden.calls.index(call)]
-    received = make_run(*before, replace(call, leaves=(*inputs, edited)), *calls)
+    received = make_run(*before, call._replace(leaves=(*inputs, edited)), *calls)
     found = origin_of(golden, received)
     assert (found.start.path, found.where) == (path, path)

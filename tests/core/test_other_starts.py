@@ -24,7 +24,7 @@ LAYER = "model.layers.1"
 
 def changed(run: Run, path: str, **changes: Any) -> Run:
     """Return a run of which one call is another one."""
-    calls = (replace(call, **changes) if call.path == path else call for call in run.calls)
+    calls = (call._replace(**changes) if call.path == path else call for call in run.calls)
     return replace(run, calls=tuple(calls))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest_nnsight import packing
 from pytest_nnsight.compare.distance import distance
 from pytest_nnsight.measurement import tokens_of
-from pytest_nnsight.packing import pack, read_norms, sketch_size, unpack
+from pytest_nnsight.packing import Packed, pack, read_norms, sketch_size, unpack
 from pytest_nnsight.projection import project
 from pytest_nnsight.run import numbers_per_token
 
@@ -24,6 +24,16 @@ def drawn(norms: list[float], numbers: int, share: float, seed: int) -> Numbers:
     """Return norms, and numbers up to ``share`` times their token's norm."""
     each = np.random.default_rng(seed).uniform(-share, share, (len(norms), numbers))
     return np.array(norms), (each * np.array(norms)[:, None]).flatten()
+
+
+def packed(tensor: tuple[np.ndarray, np.ndarray]) -> Packed:
+    """Return the bytes of one tensor's norms and numbers."""
+    return packed_together([tensor])[0]
+
+
+def packed_together(tensors: list[tuple[np.ndarray, np.ndarray]]) -> list[Packed]:
+    norms, numbers = (np.stack(of_all) for of_all in zip(*tensors, strict=True))
+    return pack(norms, numbers)
 
 
 def step(sketch: bytes) -> float:
@@ -42,7 +52,7 @@ def test_a_number_is_kept_to_half_a_step_of_its_own_tokens_norm(
     norms: list[float], numbers: int, share: float, seed: int
 ) -> None:
     exact = drawn(norms, numbers, share, seed)
-    kept, sketch = pack([exact])[0]
+    kept, sketch = packed(exact)
     assert (len(kept), len(sketch)) == (2 * len(norms), sketch_size(len(exact[1])))
     assert step(sketch) <= 2**-22 * share * 1.01 or not any(exact[1])
     scales = np.maximum(read_norms(kept), 2**-24 * read_norms(kept).max())[:, None]
@@ -57,8 +67,8 @@ def test_a_number_is_kept_to_half_a_step_of_its_own_tokens_norm(
 def test_what_was_read_is_packed_to_the_same_bytes(
     norms: list[float], numbers: int, seed: int
 ) -> None:
-    once = pack([drawn(norms, numbers, 1.0, seed)])[0]
-    assert pack([(read_norms(once[0]), unpack([once])[1][0].flatten())])[0] == once
+    once = packed(drawn(norms, numbers, 1.0, seed))
+    assert pack(read_norms(once[0])[None], unpack([once])[1]) == [once]
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 61, 256, 2048])
@@ -84,34 +94,34 @@ def test_tensors_packed_together_are_packed_as_each_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Some thousand numbers are packed at once, more one part after the other."""
-    tensors = [drawn([1.0, 3.0, 0.0], 7, 2.0**i, i) for i in range(9)] + [drawn([2.0], 61, 1, 1)]
-    tensors.append((np.zeros(3), np.zeros(3)))
-    each = [pack([tensor])[0] for tensor in tensors]
+    tensors = [drawn([1.0, 3.0, 0.0], 7, 2.0**i, i) for i in range(9)]
+    tensors.append((np.zeros(3), np.zeros(21)))
+    each = [packed(tensor) for tensor in tensors]
     for at_once in (1, 30, 2**16):
         monkeypatch.setattr(packing, "_AT_ONCE", at_once)
-        assert pack(tensors) == each
-    assert pack([]) == []
+        assert packed_together(tensors) == each
+    assert pack(np.zeros((0, 3)), np.zeros((0, 21))) == []
 
 
 def test_tensors_of_one_size_are_read_together_as_each_alone() -> None:
     tensors = [drawn([1.0, 3.0, 0.0], 7, 2.0**i, i) for i in range(9)]
-    packed = pack([*tensors, (np.zeros(3), np.zeros(21))])
-    norms, numbers = unpack(packed)
+    together = packed_together([*tensors, (np.zeros(3), np.zeros(21))])
+    norms, numbers = unpack(together)
     assert (norms.shape, numbers.shape) == ((10, 3), (10, 3, 7))
-    for index, one in enumerate(packed):
+    for index, one in enumerate(together):
         np.testing.assert_array_equal(norms[index], read_norms(one[0]))
         np.testing.assert_array_equal(numbers[index], unpack([one])[1][0])
     np.testing.assert_allclose(numbers[3].flatten(), tensors[3][1], atol=1e-5)
 
 
 def test_zeros_are_zero_bytes_in_a_sketch() -> None:
-    assert pack([(np.zeros(5), np.zeros(5 * 13))]) == [(bytes(10), bytes(1 + 3 * 65))]
+    assert packed((np.zeros(5), np.zeros(5 * 13))) == (bytes(10), bytes(1 + 3 * 65))
 
 
 def test_a_token_whose_squares_float32_has_lost_is_kept_beside_others() -> None:
     """Its norm is zero, its numbers are not; the other tokens lose nothing by it."""
     norms, numbers = np.array([3.0, 0.0]), np.array([1.0, -2.0, 1e-7, -2e-9])
-    kept, sketch = pack([(norms, numbers)])[0]
+    kept, sketch = packed((norms, numbers))
     assert step(sketch) == 2**-23
     np.testing.assert_allclose(unpack([(kept, sketch)])[1][0], [[1, -2], [1e-7, -2e-9]], 1e-4)
 
@@ -120,11 +130,11 @@ def test_a_token_whose_squares_float32_has_lost_is_kept_beside_others() -> None:
 def test_what_float32_cannot_hold_is_left_out(odd: float) -> None:
     plain = drawn([1.0, 2.0], 7, 1.0, 0)
     for tensor in ((np.array([1.0, odd]), plain[1]), (plain[0], np.full(14, odd))):
-        assert pack([plain, tensor, plain]) == [*pack([plain]), (b"", b""), *pack([plain])]
+        assert packed_together([plain, tensor, plain]) == [packed(plain), (b"", b""), packed(plain)]
 
 
 def test_the_bytes_are_as_the_format_says() -> None:
     """A power of two, then numbers of 24 bits from the lowest byte on, in the norm's steps."""
-    kept, sketch = pack([(np.array([2.0, 4.0]), np.array([1.5, -2.0, 1.0, 0.0]))])[0]
+    kept, sketch = packed((np.array([2.0, 4.0]), np.array([1.5, -2.0, 1.0, 0.0])))
     assert kept.hex(" ", 2) == "0040 8040"
     assert sketch.hex() == "01" + "000030" + "0000c0" + "000010" + "000000"

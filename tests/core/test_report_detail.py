@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,7 @@ def test_a_structure_is_a_state_of_its_own() -> None:
 
 def test_of_many_visits_the_worst_stands_for_its_module() -> None:
     before, now = make_steps(4), list(make_steps(4))
-    now[2] = replace(make_steps(4, 1e-3)[2])
+    now[2] = make_steps(4, 1e-3)[2]._replace()
     golden = make_generation(1, 2, 3, 4, calls=before)
     rows = rows_of(detail_of(golden, make_generation(1, 2, 3, 4, calls=tuple(now))))
     assert (rows["lm_head"]["visit"], rows["lm_head"]["visits"]) == (2, 4)
@@ -128,8 +127,8 @@ def test_one_token_that_drifts_is_one_column() -> None:
     before = make_summary(shape=(1, 7, 64))
     numbers = unpack([(before.norms, before.sketch)])[1][0]
     numbers[3] *= 1.5
-    _, sketch = pack([(read_norms(before.norms), numbers.flatten())])[0]
-    now = replace(before, sketch=sketch, digest="other")
+    _, sketch = pack(read_norms(before.norms)[None], numbers[None])[0]
+    now = before._replace(sketch=sketch, digest="other")
     golden, received = make_run(make_call("h.0", before)), make_run(make_call("h.0", now))
     found = token_maps(golden, compare(golden, received))[0]
     assert np.flatnonzero(read_map(found["drift"], 1)[0]).tolist() == [3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,7 @@ from pytest_nnsight.measurement import Gauge, measured_numbers, tokens_of
 from pytest_nnsight.packing import pack_norms, read_norms, unpack
 from pytest_nnsight.projection import project
 from pytest_nnsight.run import Summary, numbers_per_token, token_count
-from pytest_nnsight.summaries import Summaries
+from pytest_nnsight.summaries import Summaries, version_of
 
 quick = settings(deadline=None, max_examples=50)
 BFLOAT16 = 2**-8  # the largest relative error of a number that is rounded to 8 bits
@@ -160,7 +161,7 @@ def test_tensors_measured_together_are_measured_as_each_alone() -> None:
 
 @pytest.mark.parametrize("shape", [(64, 1024), (65, 1024), (5, 8), (600, 600)])
 def test_a_tensor_is_the_same_among_any_number_of_its_shape(shape: tuple[int, int]) -> None:
-    """Small ones wait for others of their shape, in stacks that grow and are emptied."""
+    """They wait for others of their shape until there are enough."""
     tensors = [normal(1, *shape, seed=seed) for seed in range(15)]
     for tensor, together in zip(tensors, summarize_all(tensors), strict=True):
         alone = summarize(tensor)
@@ -176,11 +177,11 @@ def test_what_waits_is_measured_before_it_is_too_much(monkeypatch: pytest.Monkey
     summaries = Summaries()
     for tensor in tensors:
         summaries.add(tensor)
-        waiting = [stack.values for stack in summaries._stacks.values()]
-        assert sum(values.nbytes for values in waiting if values is not None) <= 10_000
+        waiting = [one for group in summaries._groups.values() for _, one, _ in group.waiting]
+        assert sum(values.nbytes for values in waiting) <= 10_000
 
 
-def test_a_stack_begun_in_inference_mode_goes_on_outside() -> None:
+def test_what_was_begun_in_inference_mode_goes_on_outside() -> None:
     first, second, summaries = normal(3, 5), normal(3, 5, seed=1), Summaries()
     with torch.inference_mode():
         summaries.add(first)
@@ -194,6 +195,57 @@ def test_a_change_in_place_after_measuring_is_not_seen() -> None:
         summaries.add(tensor)
         tensor.zero_()
         assert summaries.finish() == [before]
+
+
+LARGE = (300, 576)
+
+
+@pytest.mark.parametrize("shape", [(40, 8), LARGE, (2, 3, 5, 4)])
+def test_a_held_tensor_that_is_changed_while_it_waits_is_lost(shape: tuple[int, ...]) -> None:
+    """Which is told; one that has been measured, or was not held, is not lost."""
+    for holds in (True, False):
+        summaries = Summaries(holds=holds)
+        tensor = normal(*shape)
+        before = summarize(tensor)
+        summaries.add(tensor, version_of(tensor))
+        tensor[0].mul_(2)
+        found = summaries.finish()
+        assert summaries.has_lost == (holds and found != [before])
+    assert found == [before]
+
+
+def test_what_is_held_is_no_copy() -> None:
+    tensor = normal(*LARGE)
+    reference = weakref.ref(tensor)
+    summaries = Summaries(holds=True)
+    summaries.add(tensor, version_of(tensor))
+    del tensor
+    assert reference() is not None
+    (summary,), there = summaries.finish(), reference()
+    assert (there, summaries.has_lost, summary) == (None, False, summarize(normal(*LARGE)))
+
+
+def test_a_small_part_of_a_large_tensor_does_not_hold_it() -> None:
+    whole = normal(500, 600)
+    reference = weakref.ref(whole.untyped_storage())
+    summaries = Summaries(holds=True)
+    part = whole[3:5]
+    expected = summarize(part)
+    summaries.add(part, version_of(part))
+    del whole, part
+    assert reference() is None
+    assert summaries.finish() == [expected]
+
+
+def test_a_tensor_of_inference_mode_is_copied() -> None:
+    """It does not count its changes."""
+    summaries = Summaries(holds=True)
+    with torch.inference_mode():
+        tensor = normal(40, 8) + 1
+        before = summarize(tensor)
+        summaries.add(tensor, version_of(tensor))
+        tensor.zero_()
+    assert (summaries.finish(), summaries.has_lost) == ([before], False)
 
 
 def test_autocast_does_not_change_what_is_measured() -> None:
@@ -224,7 +276,7 @@ def test_a_large_tensor_is_measured_as_many_are(shape: tuple[int, int], offset: 
     flat = normal(offset + shape[0] * shape[1])
     alone = flat[offset:].reshape(*shape)
     gauge = Gauge(*shape)
-    assert gauge.measure(alone)
+    assert gauge.measure([alone]) == []
     short, other = torch.from_numpy(gauge.numbers())[0], measured_numbers(alone[None])[0]
     assert torch.equal(short[7:9], other[7:9])
     torch.testing.assert_close(short, other, rtol=1e-6, atol=1e-4, equal_nan=True)
@@ -234,7 +286,7 @@ def test_a_large_tensor_is_measured_as_many_are(shape: tuple[int, int], offset: 
 def test_a_large_tensor_that_needs_care_has_it(value: float) -> None:
     alone = torch.full((100, 700), value) if value in (1e30, 1e-30, 7.0) else normal(100, 700)
     alone[3, 4] = value
-    assert not Gauge(100, 700).measure(alone)
+    assert Gauge(100, 700).measure([alone]) == [0]
     numbers = measured_numbers(torch.stack([alone, normal(100, 700, seed=1)]))
     torch.testing.assert_close(numbers[0], measured_numbers(alone[None])[0], equal_nan=True)
     assert numbers[:, 5].isfinite().tolist() == [True, False]  # the variance, left out otherwise

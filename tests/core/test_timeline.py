@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import Forward, make_call, make_forward, make_summary
 
@@ -142,7 +140,7 @@ def test_only_the_path_itself_or_what_is_below_it_is_inside() -> None:
 
 def test_without_inputs_a_value_is_fed_by_the_one_before_it() -> None:
     calls = tuple(
-        replace(call, inputs=None, leaves=tuple(leaf for leaf in call.leaves if leaf.at == "out"))
+        call._replace(inputs=None, leaves=tuple(leaf for leaf in call.leaves if leaf.at == "out"))
         for call in make_forward()
     )
     norm = f"{LAYER}.post_attention_layernorm"

@@ -81,15 +81,15 @@ def test_measured_noise_lowers_what_half_types_are_allowed(dtype: str, floor: fl
     found = of_dtypes(dtype, dtype, "2 threads")
     assert found.floor == floor
     assert found.of(SEVEN) == floor
-    assert found.of(replace(SEVEN, noise=floor)) == pytest.approx(5 * floor)
+    assert found.of(SEVEN._replace(noise=floor)) == pytest.approx(5 * floor)
 
 
 def test_noise_of_a_golden_that_was_not_calibrated_counts_nothing() -> None:
-    assert of_dtypes("float32", "float32").of(replace(SEVEN, noise=0.1)) == 1e-5
+    assert of_dtypes("float32", "float32").of(SEVEN._replace(noise=0.1)) == 1e-5
 
 
 def test_a_tests_own_tolerance_overrules_measured_noise() -> None:
-    assert Tolerance(1e-4, is_own=True, floor=1e-5).of(replace(SEVEN, noise=0.1)) == 1e-4
+    assert Tolerance(1e-4, is_own=True, floor=1e-5).of(SEVEN._replace(noise=0.1)) == 1e-4
 
 
 def test_the_drift_of_all_tokens_may_be_as_large_as_is_allowed() -> None:

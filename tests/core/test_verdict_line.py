@@ -98,7 +98,7 @@ def test_start_within_the_tolerance_names_the_first_drift_over_it() -> None:
         return {"model.layers.0.mlp.act_fn": 6e-7, "model.norm": 1e-3}.get(label, 0.0)
 
     received = make_pass(drift)
-    head = replace(received.calls[-2], module_class="Head")
+    head = received.calls[-2]._replace(module_class="Head")
     received = replace(received, calls=(*received.calls[:-2], head, received.calls[-1]))
     assert ", over 1e-5 from model.norm on)" in report(make_pass(), received)[0]
 

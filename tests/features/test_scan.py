@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ def outlined(run: Run) -> list[Call]:
         outline = Summary(summary.shape, summary.dtype)
         return Leaf(leaf.at, known.setdefault(id(summary), outline))
 
-    return [replace(call, leaves=tuple(map(bare, call.leaves))) for call in run.calls]
+    return [call._replace(leaves=tuple(map(bare, call.leaves))) for call in run.calls]
 
 
 def sharing(calls: Any) -> list[list[int]]:
