@@ -15,15 +15,8 @@ PACKAGE = "pytest_nnsight"
 EDGE = {"plugin", "session", "shared_model", "loaded", "binding", "pruning", "reporting", "records"}
 EDGE |= {"cli", "suite", "difference", "away", "failures", "progress"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
-MEASURING = {
-    "summaries",
-    "sketch",
-    "measurement",
-    "projection",
-    "checksum",
-    "blocksums",
-    "fingerprint",
-}  # these run beside the model, the rest of the core on files
+MEASURING = {"summaries", "sketch", "measurement", "projection", "checksum", "fingerprint"}
+# these run beside the model, the rest of the core on files
 CORE = {
     "errors": set(),
     "options": {"errors"},
@@ -31,13 +24,12 @@ CORE = {
     "run": {"errors"},
     "packing": set(),
     "outcomes": {"errors"},
-    "blocksums": set(),
-    "fingerprint": {"errors", "blocksums"},
+    "fingerprint": {"errors"},
     "projection": {"errors", "run"},
     "checksum": {"errors", "projection"},
     "measurement": {"errors", "projection", "checksum"},
     "sketch": {"errors", "run", "settings", "measurement", "packing"},
-    "summaries": {"errors", "run", "measurement", "sketch"},
+    "summaries": {"errors", "run", "checksum", "measurement", "sketch"},
     "compare": {"errors", "run", "packing"},
     "diagnose": {"errors", "run", "compare"},
 }

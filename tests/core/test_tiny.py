@@ -16,15 +16,15 @@ from pytest_nnsight.models.tiny import build, byte_tokenizer
 from pytest_nnsight.models.weights import published, uniform
 
 FINGERPRINTS = {
-    "gpt2": "fcf5a607777c0e14",
-    "llama": "817954bc073d8174",
-    "bert": "a0d3205beb28d149",
-    "t5": "da6a1b365c6f189e",
-    "mixtral": "2e03b99a1696613d",
-    "mamba": "43140e91e916f9ca",
-    "vit": "a851fdcbfe9bf940",
-    "llava": "91a7c99fe5b1a722",
-    "whisper": "6a7c631d60348a19",
+    "gpt2": "30806b86e2769f7e",
+    "llama": "998477164ebafb4b",
+    "bert": "4e8cf659115b9c49",
+    "t5": "1e63cfd82e52c046",
+    "mixtral": "1d3ab5c234ace8a6",
+    "mamba": "7eeb65a7be833a01",
+    "vit": "4d27dbe76bad86f7",
+    "llava": "ae0947ca80811a55",
+    "whisper": "50e9333730a49e83",
 }
 """Of the weights as they are published; transformers 5 names and lays out some otherwise."""
 WITHOUT_EFFECT = ("key.bias", "k_proj.bias", "vision_model.post_layernorm")
