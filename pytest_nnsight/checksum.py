@@ -4,8 +4,8 @@ What lies in the memory of this machine is hashed by XXH3, as fast as it is read
 and where the model runs elsewhere, words of 64 bits count with a weight of their place, so that
 neither a changed bit nor values that changed places leave the sum as it was. Where there are many,
 32 words that stand 251 apart, which is no width of anything, are added up before they are weighted.
-Integers add up the same in any order: threads and kernels do not matter. The two kinds differ; a
-golden is only ever compared with a run on the same kind of device.
+Integers add up the same in any order: threads and kernels do not matter. The two kinds differ:
+between two kinds of devices no bits are expected to be equal.
 """
 
 from __future__ import annotations

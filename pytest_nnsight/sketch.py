@@ -30,31 +30,15 @@ class Block:
 
 
 def summarize_blocks(blocks: Sequence[Block]) -> dict[int, Summary]:
-    """Bring all numbers to the host, in one transfer a device; return the summaries by place."""
+    """Return the summaries by place; the numbers are on the host."""
     alike: dict[int, list[tuple[Block, np.ndarray]]] = {}
-    for block, numbers in zip(blocks, _on_host(blocks), strict=True):
-        alike.setdefault(block.tokens, []).append((block, numbers))
+    for block in blocks:
+        alike.setdefault(block.tokens, []).append((block, block.numbers.numpy()))
     return {
         place: summary
         for tokens, pairs in alike.items()
         for place, summary in _summaries(tokens, pairs)
     }
-
-
-def _on_host(blocks: Sequence[Block]) -> list[np.ndarray]:
-    host: dict[int, np.ndarray] = {}
-    elsewhere: dict[torch.device, list[int]] = {}
-    for index, block in enumerate(blocks):
-        if block.numbers.device.type == "cpu":
-            host[index] = block.numbers.numpy()
-        else:
-            elsewhere.setdefault(block.numbers.device, []).append(index)
-    for indices in elsewhere.values():
-        flat = torch.cat([blocks[index].numbers.flatten() for index in indices]).cpu().numpy()
-        ends = np.cumsum([blocks[index].numbers.numel() for index in indices])
-        for index, part in zip(indices, np.split(flat, ends[:-1]), strict=True):
-            host[index] = part.reshape(blocks[index].numbers.shape)
-    return [host[index] for index in range(len(blocks))]
 
 
 def _summaries(
@@ -94,7 +78,7 @@ def _elements(block: Block) -> int:
 
 def exact_summary(shape: tuple[int, ...], dtype: str, exact: torch.Tensor) -> Summary:
     """Summarise what is compared by its exact values: bounds and mean to read, and a digest."""
-    values = exact.cpu().contiguous().reshape(-1)
+    values = exact.contiguous().reshape(-1)
     digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
     numbers, is_float = values.double(), exact.is_floating_point()
     finite = numbers[numbers.isfinite()]

@@ -7,8 +7,8 @@ shape wait for each other and are measured together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
@@ -66,8 +66,12 @@ class Summaries:
         with torch.no_grad():
             self._empty_all()
         gauged = [group.gauged() for group in self._plain.values()]
-        summaries = summarize_blocks([*self._blocks, *filter(None, gauged)]) | self._bare
-        summaries |= {place: exact_summary(*exact) for place, exact in self._exact.items()}
+        blocks, exact = [*self._blocks, *filter(None, gauged)], self._exact.values()
+        host = iter(on_host([*(block.numbers for block in blocks), *(each[2] for each in exact)]))
+        summaries = summarize_blocks([replace(block, numbers=next(host)) for block in blocks])
+        for place, (shape, dtype, _) in self._exact.items():
+            summaries[place] = exact_summary(shape, dtype, next(host))
+        summaries |= self._bare
         return [summaries[place] for place in range(self._count)]
 
     def _begin(self, tensor: torch.Tensor) -> _Group | None:
@@ -177,6 +181,27 @@ def _measured(values: torch.Tensor) -> torch.Tensor:
     values = values.contiguous()
     bits = torch.from_numpy(hashes(values.numpy())) if values.device.type == "cpu" else None
     return measured_numbers(values, bits)
+
+
+def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the tensors on the host, brought over in one transfer a device."""
+    found = list(tensors)
+    for device in {tensor.device for tensor in tensors if not tensor.is_cpu}:
+        places = [place for place, tensor in enumerate(tensors) if tensor.device == device]
+        parts = as_one([tensors[place] for place in places])
+        for place, part in zip(places, parts, strict=True):
+            found[place] = part
+    return found
+
+
+def as_one(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Bring tensors of one device to the host as one."""
+    flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
+    parts = torch.split(torch.cat(flat).cpu(), [len(each) for each in flat])
+    return [
+        part.clone().view(tensor.dtype).view(tensor.shape)  # a copy, for words of any width
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
 
 
 def version_of(tensor: torch.Tensor) -> int:

@@ -19,7 +19,7 @@ from pytest_nnsight.measurement import Gauge, measured_numbers, tokens_of
 from pytest_nnsight.packing import pack_norms, read_norms, unpack
 from pytest_nnsight.projection import project
 from pytest_nnsight.run import Summary, numbers_per_token, token_count
-from pytest_nnsight.summaries import Summaries, version_of
+from pytest_nnsight.summaries import Summaries, as_one, version_of
 
 quick = settings(deadline=None, max_examples=50)
 BFLOAT16 = 2**-8  # the largest relative error of a number that is rounded to 8 bits
@@ -302,3 +302,17 @@ def test_a_projection_of_one_number_a_token_has_a_sign_for_each_element(width: i
     assert float(numbers.square().sum() / tokens.square().sum()) == pytest.approx(1, abs=0.45)
     ones = project(torch.eye(width).repeat(-(-61 // width), 1)[None])
     assert ones.abs().unique().tolist() == [1]
+
+
+def test_all_that_is_on_an_accelerator_comes_over_as_one() -> None:
+    """There is none here: what would come from it is put together and taken apart alike."""
+    tensors = [
+        torch.arange(7, dtype=torch.int8),
+        normal(3, 5).double().t(),
+        torch.tensor(5),
+        torch.tensor([[True], [False]]),
+        torch.empty(0, 4, dtype=torch.int64),
+    ]
+    for tensor, part in zip(tensors, as_one(tensors), strict=True):
+        assert part.dtype == tensor.dtype
+        assert torch.equal(part, tensor)
