@@ -1,20 +1,17 @@
-"""A checksum of a tensor's bits, by which equal bits are told. None protects against malice.
+"""A checksum of a tensor's bits, by which equal bits are told.
 
-What lies in the memory of this machine is hashed by XXH3, as fast as it is read. On an accelerator,
-and where the model runs elsewhere, words of 64 bits count with a weight of their place, so that
-neither a changed bit nor values that changed places leave the sum as it was. Where there are many,
-32 words that stand 251 apart, which is no width of anything, are added up before they are weighted.
-Integers add up the same in any order: threads and kernels do not matter. The two kinds differ:
-between two kinds of devices no bits are expected to be equal.
+Words of 64 bits count with a weight of their place, so that neither a changed bit nor values that
+changed places leave the sum as it was. Where there are many, 32 words that stand 251 apart, which
+is no width of anything, are added up before they are weighted: one pass over memory. Integers add
+up the same in any order: threads and kernels do not matter. It is no protection against malice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-import xxhash
 
 from pytest_nnsight.projection import Kept
 
@@ -32,11 +29,35 @@ def checksums(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (total >> 32 & 0xFFFFFFFF).double(), (total & 0xFFFFFFFF).double()
 
 
-def hashes(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the hash of the bytes of each contiguous array, ``[arrays, 2]`` as of `checksums`."""
-    each = [xxhash.xxh3_64_intdigest(array.data) for array in arrays]
-    whole = np.array(each, np.uint64)
-    return np.stack([whole >> np.uint64(32), whole & np.uint64(0xFFFFFFFF)], 1).astype(np.float64)
+class Checksum:
+    """The checksums of tensors with so many float32 values, on a CPU.
+
+    As `checksums`, with all at hand that does not depend on the values.
+    """
+
+    def __init__(self, count: int) -> None:
+        words = -(-count // 2)
+        self.rest = words % (_APART * _TOGETHER)
+        self.whole = words - self.rest
+        self.blocks = (self.whole // _TOGETHER // _APART, *_BLOCK)
+        self.strides = (_TOGETHER * _APART, _APART, 1)
+        cpu = torch.device("cpu")
+        self.weights = _weights(self.whole // _TOGETHER, 1, cpu).numpy()
+        self.weights_of_rest = _weights(self.rest, 3, cpu).numpy()
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> np.ndarray:
+        """Return the checksum of each as two whole numbers of 32 bits, ``[tensors, 2]``."""
+        words = [_words_of(values) for values in tensors]
+        total = np.zeros(len(words), np.int64)
+        if self.whole:
+            sums = torch.empty(len(words), self.blocks[0], _APART, dtype=torch.int64)
+            for of_one, into in zip(words, sums.unbind(), strict=True):
+                torch.sum(of_one.as_strided(self.blocks, self.strides), 1, out=into)
+            total += sums.view(len(words), -1).numpy() @ self.weights
+        if self.rest:
+            rests = torch.stack([of_one[self.whole :] for of_one in words])
+            total += rests.numpy() @ self.weights_of_rest
+        return np.stack([total >> 32 & 0xFFFFFFFF, total & 0xFFFFFFFF], 1)
 
 
 def _added_up(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,6 +66,13 @@ def _added_up(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     whole = words.shape[1] - words.shape[1] % (_APART * _TOGETHER)
     blocks = words[:, :whole].view(len(words), -1, *_BLOCK)
     return blocks.sum(2).flatten(1), words[:, whole:]
+
+
+def _words_of(values: torch.Tensor) -> torch.Tensor:
+    """Return the words of a contiguous tensor, where they lie if they can be read there."""
+    if values.numel() % 2 or values.storage_offset() % 2:
+        return _words(values[None])[0]
+    return values.view(-1).view(torch.int64)
 
 
 def _words(values: torch.Tensor) -> torch.Tensor:

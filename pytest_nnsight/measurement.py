@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pytest_nnsight.checksum import checksums, hashes
+from pytest_nnsight.checksum import Checksum, checksums
 from pytest_nnsight.projection import Projection, project
 
 # min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
@@ -61,21 +61,19 @@ def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor 
     return tokens_of(tensor), None
 
 
-def measured_numbers(values: torch.Tensor, bits: torch.Tensor | None = None) -> torch.Tensor:
+def measured_numbers(values: torch.Tensor) -> torch.Tensor:
     """Return ``[*statistics, *norms, *projections]`` of each tensor, as float64.
 
-    ``values`` is ``[tensors, tokens, values]``. ``bits`` are their `hashes`, without which they
-    have `checksums`. Under autocast as well in their own dtype.
+    ``values`` is ``[tensors, tokens, values]``. Under autocast as well in their own dtype.
     """
     if torch.is_autocast_enabled(values.device.type):
         with torch.autocast(values.device.type, enabled=False):
-            return measured_numbers(values, bits)
+            return measured_numbers(values)
     values = values.contiguous()
-    bits = torch.stack(checksums(values), 1) if bits is None else bits
     # To ask whether the quick way will do waits for the device, which costs nothing on a CPU;
     # elsewhere always take the careful way, whose extra passes are cheap there.
     quick = values.device.type == "cpu"
-    return _quick_numbers(values, bits) if quick else _careful_numbers(values, bits)
+    return _quick_numbers(values) if quick else _careful_numbers(values)
 
 
 class Gauge:
@@ -88,6 +86,7 @@ class Gauge:
     def __init__(self, tokens: int, width: int) -> None:
         self.tokens = tokens
         self.project = Projection(tokens, width, torch.float32, torch.device("cpu"))
+        self.checksum = Checksum(tokens * width)
         self.count = 0
         self.heads: list[np.ndarray] = []
         # In a few large pieces: what is kept between freed activations holds their memory.
@@ -102,7 +101,7 @@ class Gauge:
         bounds = [bound for values in tensors for bound in torch.aminmax(values)]
         totals = [values.sum() for values in tensors]
         low, high = torch.stack(bounds).view(-1, 2).T.numpy()
-        bits = hashes(values.numpy() for values in tensors)
+        bits = self.checksum(tensors)
         head = _head(low, high, torch.stack(totals).numpy(), norms, bits)
         is_sound = _is_sound(head, tensors[0].numel())
         self._keep(head[is_sound], norms[is_sound], self.project(tensors).numpy()[is_sound])
@@ -126,17 +125,18 @@ class Gauge:
         return np.concatenate([np.concatenate(self.heads), kept], 1)
 
 
-def _quick_numbers(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+def _quick_numbers(values: torch.Tensor) -> torch.Tensor:
     """Return the numbers of each tensor on a CPU, the careful way only where that is needed."""
     norms = torch.linalg.vector_norm(values, dim=2)
     bounds = (values.amin((1, 2)), values.amax((1, 2)))  # aminmax over an axis is 20 times slower
     low, high, total = (column.numpy() for column in (*bounds, values.sum((1, 2))))
-    head = _head(low, high, total, norms.numpy(), bits.numpy())
+    bits = np.stack([word.numpy() for word in checksums(values)], 1)
+    head = _head(low, high, total, norms.numpy(), bits)
     numbers = torch.cat([torch.from_numpy(head), norms, project(values).flatten(1)], 1)
     is_sound = _is_sound(head, values[0].numel())
     if not is_sound.all():
         unsound = torch.from_numpy(~is_sound)
-        numbers[unsound] = _careful_numbers(values[unsound], bits[unsound])
+        numbers[unsound] = _careful_numbers(values[unsound])
     return numbers
 
 
@@ -164,7 +164,7 @@ def _is_sound(head: np.ndarray, count: int) -> np.ndarray:
     return is_sound
 
 
-def _careful_numbers(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+def _careful_numbers(values: torch.Tensor) -> torch.Tensor:
     """Return the numbers of each tensor, by float64 and without what is not finite."""
     finite = values.isfinite()
     nan, inf = values.isnan().sum((1, 2)), values.isinf().sum((1, 2))
@@ -177,13 +177,14 @@ def _careful_numbers(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     variance = centred.square().sum((1, 2)) / count
     marked = _with_marks(values, known)
     norms = torch.linalg.vector_norm(marked, dim=2)
-    columns = [low, high, total, nan, inf, variance, square, *bits.T]
-    return _joined(columns, norms, marked)
+    return _joined([low, high, total, nan, inf, variance, square], values, norms, marked)
 
 
-def _joined(head: list[torch.Tensor], norms: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
+def _joined(
+    head: list[torch.Tensor], values: torch.Tensor, norms: torch.Tensor, projected: torch.Tensor
+) -> torch.Tensor:
     """Put the numbers of each tensor in one row."""
-    columns = torch.stack([column.double() for column in head], 1)
+    columns = torch.stack([column.double() for column in (*head, *checksums(values))], 1)
     return torch.cat([columns, norms.double(), project(projected).flatten(1).double()], 1)
 
 

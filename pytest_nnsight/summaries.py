@@ -13,7 +13,6 @@ from functools import cache
 
 import torch
 
-from pytest_nnsight.checksum import hashes
 from pytest_nnsight.measurement import Gauge, measurable, measured_numbers, tokens_of
 from pytest_nnsight.run import BUCKETS, Summary
 from pytest_nnsight.sketch import Block, exact_summary, summarize_blocks
@@ -97,7 +96,7 @@ class Summaries:
         elif values is None:
             self._bare[place] = Summary(shape, dtype)
         elif values.nbytes > _SMALL_TOGETHER // 2:
-            numbers = _measured(values[None])
+            numbers = measured_numbers(values[None])
             self._blocks.append(Block(shape, dtype, len(values), [place], numbers))
         else:
             self._wait(self._group(tensor, values), place, values, version_of(values))
@@ -159,13 +158,13 @@ class _Group:
     def measure(self, places: list[int], tensors: list[torch.Tensor]) -> None:
         """Measure tensors together."""
         if self.gauge is not None:
-            tensors = [tokens_of(tensor.detach()) for tensor in tensors]
+            tensors = [tokens_of(tensor) for tensor in tensors]
             odd = self.gauge.measure(tensors)
             gauged = {*range(len(places))} - {*odd}
             self.gauged_places += [places[index] for index in sorted(gauged)]
             places, tensors = [places[i] for i in odd], [tensors[i] for i in odd]
         if places:
-            numbers = _measured(torch.stack(tensors).view(-1, *self.form))
+            numbers = measured_numbers(torch.stack(tensors).view(-1, *self.form))
             self.blocks.append(Block(self.shape, self.dtype, self.form[0], places, numbers))
 
     def gauged(self) -> Block | None:
@@ -174,13 +173,6 @@ class _Group:
             return None
         numbers = torch.from_numpy(self.gauge.numbers())
         return Block(self.shape, self.dtype, self.form[0], self.gauged_places, numbers)
-
-
-def _measured(values: torch.Tensor) -> torch.Tensor:
-    """Return the numbers of tensors ``[tensors, tokens, values]``."""
-    values = values.contiguous()
-    bits = torch.from_numpy(hashes(values.numpy())) if values.device.type == "cpu" else None
-    return measured_numbers(values, bits)
 
 
 def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

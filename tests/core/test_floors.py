@@ -29,7 +29,7 @@ CORE = {
     "checksum": {"errors", "projection"},
     "measurement": {"errors", "projection", "checksum"},
     "sketch": {"errors", "run", "settings", "measurement", "packing"},
-    "summaries": {"errors", "run", "checksum", "measurement", "sketch"},
+    "summaries": {"errors", "run", "measurement", "sketch"},
     "compare": {"errors", "run", "packing"},
     "diagnose": {"errors", "run", "compare"},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,28 +12,12 @@ from builders import normal, summarize, summarize_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.checksum import checksums
 from pytest_nnsight.compare.distance import distance
 
 quick = settings(deadline=None, max_examples=100)
 # One token, a few, more than 1,024 values (the digest's rows), more than are held back.
 SHAPES = [(3,), (1, 64), (1, 576), (2, 1024), (1, 7, 64), (1, 7, 61), (1, 41, 576), (2, 3, 5, 16)]
 INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64, torch.bfloat16: torch.int16}
-
-
-def by_words(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    values = torch.from_numpy(np.stack([*arrays]))
-    return torch.stack(checksums(values), 1).numpy()
-
-
-@pytest.fixture(autouse=True, scope="module", params=["hash", "words"])
-def kind(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Tell bits by a hash, as on a CPU, and by sums of words, as on an accelerator."""
-    with pytest.MonkeyPatch.context() as patched:
-        if request.param == "words":
-            patched.setattr("pytest_nnsight.summaries.hashes", by_words)
-            patched.setattr("pytest_nnsight.measurement.hashes", by_words)
-        yield request.param
 
 
 def digest(tensor: torch.Tensor) -> str:

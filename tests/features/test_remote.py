@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.capture.remote import Remote
-from pytest_nnsight.checksum import checksums
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.errors import RemoteError, UsageError
 from pytest_nnsight.run import Run
@@ -33,16 +30,6 @@ def away(nnsight_capture: Capture, since_nnsight: Any) -> Capture:
     return replace(nnsight_capture, remote=Remote("local", nullcontext))
 
 
-@pytest.fixture
-def in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell bits here as on an accelerator, which is what a server has."""
-
-    def by_words(arrays: Iterable[np.ndarray]) -> np.ndarray:
-        return torch.stack(checksums(torch.from_numpy(np.stack([*arrays]))), 1).numpy()
-
-    monkeypatch.setattr("pytest_nnsight.summaries.hashes", by_words)
-
-
 def assert_same(here: Run, there: Run) -> None:
     """Assert that two runs are equal bit by bit, in all that went in and came out."""
     comparison = compare(here, there)
@@ -55,14 +42,12 @@ def assert_same(here: Run, there: Run) -> None:
 
 
 @pytest.mark.feature("remote", "a trace, bit by bit as here")
-@pytest.mark.usefixtures("in_words")
 def test_trace(away: Capture, nnsight_capture: Capture, nnsight_golden: Any) -> None:
     assert_same(nnsight_capture.trace(CITY), away.trace(CITY))
     assert away.trace(CITY, modules=FEW) == nnsight_golden
 
 
 @pytest.mark.feature("remote", "a generation, its ids and the margin of each step")
-@pytest.mark.usefixtures("in_words")
 def test_generation(away: Capture, nnsight_capture: Capture, nnsight_golden: Any) -> None:
     wanted = {"max_new_tokens": 6, "modules": ["model.layers.29", "lm_head"]}
     run = away.generate(CITY, **wanted)
@@ -74,7 +59,6 @@ def test_generation(away: Capture, nnsight_capture: Capture, nnsight_golden: Any
 
 @pytest.mark.feature("remote", "a sampled generation")
 @pytest.mark.nnsight(model="tiny:gpt2")
-@pytest.mark.usefixtures("in_words")
 def test_sampled(away: Capture, nnsight_capture: Capture, nnsight_golden: Any) -> None:
     wanted: dict[str, Any] = {"max_new_tokens": 8, "do_sample": True, "seed": 5}
     wanted["modules"] = ["transformer.h.*", "lm_head"]
@@ -84,7 +68,6 @@ def test_sampled(away: Capture, nnsight_capture: Capture, nnsight_golden: Any) -
 
 @pytest.mark.feature("remote", "a padded batch")
 @pytest.mark.nnsight(model="tiny:gpt2")
-@pytest.mark.usefixtures("in_words")
 def test_batch(away: Capture, nnsight_capture: Capture, nnsight_golden: Any) -> None:
     prompts = [CITY, "Hello"]
     assert_same(nnsight_capture.trace(prompts), away.trace(prompts))
@@ -100,7 +83,6 @@ FACTOR = 0.5
 
 
 @pytest.mark.feature("remote", "an intervention, with what it uses of its file")
-@pytest.mark.usefixtures("in_words")
 def test_intervention(away: Capture, nnsight_capture: Capture, nnsight_golden: Any) -> None:
     layer = 5
 
