@@ -32,6 +32,8 @@ SPECS = pytest.StashKey[dict[int, Any]]()
 """Where each loaded model came from."""
 SHARED = pytest.StashKey[dict[int, Any]]()
 """The models that tests share, see `shared_model`."""
+CHANGING = pytest.StashKey[Any]()
+"""The models that change in place what their modules gave."""
 FIXTURE = "nnsight_model"
 SUITE_NODE = "nnsight-suite"
 

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_nnsight.errors import LeakError, UsageError
 from pytest_nnsight.session import (
+    CHANGING,
     FIXTURE,
     PASSED,
     SETTINGS,
@@ -159,6 +160,8 @@ def loaded_model(model: Any, item: pytest.Item | pytest.Session) -> LoadedModel:
 
 def capture_of(model: Any, item: pytest.Item | pytest.Session) -> Capture:
     """Return the helper that captures runs of a model, and measures noise where asked to."""
+    from weakref import WeakSet
+
     from pytest_nnsight.away import remote_of
     from pytest_nnsight.capture.capture import Capture
     from pytest_nnsight.progress import saying, shows_bars
@@ -169,7 +172,8 @@ def capture_of(model: Any, item: pytest.Item | pytest.Session) -> Capture:
     watching = config.stash.get(WATCH, None)
     reached = None if watching is None else watching.reach
     remote = remote_of(settings_of(item, config.stash[SETTINGS]), config, shows_bars(config))
-    return Capture(model, identify, calibrates=calibrates, reached=reached, remote=remote)
+    changing = config.stash.setdefault(CHANGING, WeakSet())
+    return Capture(model, identify, 0, calibrates, reached, remote, changing)
 
 
 def _release() -> None:

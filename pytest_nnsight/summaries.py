@@ -111,7 +111,8 @@ class Summaries:
 
     def _wait(self, group: _Group, place: int, tensor: torch.Tensor, version: int) -> None:
         """Let a tensor wait in its group, or a copy of it."""
-        if not self.holds or version < 0 or (tensor._base is not None and _is_cut(tensor)):
+        is_safe = self.holds and version >= 0 and not (tensor._base is not None and _is_cut(tensor))
+        if not is_safe and group.most > 1:
             tensor, version = tensor.clone(), -1
         group.waiting.append((place, tensor, version))
         self._held += group.nbytes
@@ -130,7 +131,7 @@ class Summaries:
             waiting, group.waiting = group.waiting, []
             self._held -= len(waiting) * group.nbytes
             places, tensors, versions = map(list, zip(*waiting, strict=True))
-            now = [-1 if then < 0 else tensor._version for _, tensor, then in waiting]
+            now = [then if then < 0 else tensor._version for _, tensor, then in waiting]
             self.has_lost |= now != versions
             group.measure(places, tensors)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSet, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
@@ -49,6 +49,8 @@ class Capture:
     """Is told the path of each module as its value is handed over."""
     remote: Remote | None = None
     """Where the model runs, if not here."""
+    changing: MutableSet[Any] = field(default_factory=WeakSet)
+    """The models that were seen to change in place what a module gave, which is then copied."""
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
@@ -199,7 +201,9 @@ class Capture:
         return wanted.generating(settings, own if settings["do_sample"] else None, steps, at)
 
     def _taking(self, wanted: Wanted) -> Taking:
-        holds = wanted.may_run_twice and not _is_changing(nnsight_api.torch_module(self.model))
+        module = nnsight_api.torch_module(self.model)
+        is_training = any(part.training for part in module.modules())
+        holds = wanted.may_run_twice and not is_training and module not in self.changing
         return Taking(self.model, self.identify, wanted, self.reached, self.remote, holds)
 
     def _measured(self, wanted: Wanted, take: Callable[[Wanted], list[Run]]) -> list[Run]:
@@ -224,17 +228,8 @@ class Capture:
         try:
             return take(wanted)
         except ChangedInPlaceError:
-            _changing.add(nnsight_api.torch_module(self.model))
+            self.changing.add(nnsight_api.torch_module(self.model))
             return take(wanted)
-
-
-_changing: weakref.WeakSet[Any] = weakref.WeakSet()
-"""The models of this process that change in place what a module gave, which is copied of these."""
-
-
-def _is_changing(module: Any) -> bool:
-    """Tell whether a run may change what it gave, or the next run: as in training."""
-    return module in _changing or any(part.training for part in module.modules())
 
 
 @contextmanager

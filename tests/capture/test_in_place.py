@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.capture.capture import Capture, _changing
+from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.run import Run
 
 PROMPT = "The cat sat"
@@ -42,11 +44,9 @@ def instead(module: Any, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
 
 
 @pytest.fixture
-def fresh(capture_of: Callable[..., Capture]) -> Iterator[Capture]:
+def fresh(capture_of: Callable[..., Capture]) -> Capture:
     """A model of which it is not known yet whether it changes what it gave."""
-    capture = capture_of("tiny:gpt2", attn="eager")
-    yield capture
-    _changing.discard(nnsight_api.torch_module(capture.model))
+    return replace(capture_of("tiny:gpt2", attn="eager"), changing=WeakSet())
 
 
 def outputs_of(run: Run) -> list[tuple[str, Any]]:
