@@ -88,8 +88,9 @@ class Gauge:
         self.project = Projection(tokens, width, torch.float32, torch.device("cpu"))
         self.checksum = Checksum(tokens * width)
         self.count = 0
-        self.heads: list[np.ndarray] = []
-        # In a few large pieces: what is kept between freed activations holds their memory.
+        # As Python's numbers, and in a few large pieces: what numpy keeps between freed activations
+        # holds their memory.
+        self.heads: list[list[float]] = []
         self.kept: list[np.ndarray] = []
 
     def measure(self, tensors: Sequence[torch.Tensor]) -> list[int]:
@@ -109,7 +110,7 @@ class Gauge:
         return odd
 
     def _keep(self, head: np.ndarray, norms: np.ndarray, projected: np.ndarray) -> None:
-        self.heads.append(head)
+        self.heads += head.tolist()
         for of_one in zip(norms, projected, strict=True):
             row = self.count % _ROWS
             if not row:
@@ -122,7 +123,7 @@ class Gauge:
         if not self.count:
             return np.empty((0, STATISTICS + 2 * self.tokens))
         kept = np.concatenate(self.kept)[: self.count].reshape(self.count, -1)
-        return np.concatenate([np.concatenate(self.heads), kept], 1)
+        return np.concatenate([np.array(self.heads), kept], 1)
 
 
 def _quick_numbers(values: torch.Tensor) -> torch.Tensor:

@@ -111,8 +111,7 @@ class Summaries:
 
     def _wait(self, group: _Group, place: int, tensor: torch.Tensor, version: int) -> None:
         """Let a tensor wait in its group, or a copy of it."""
-        is_safe = self.holds and version >= 0 and not (tensor._base is not None and _is_cut(tensor))
-        if not is_safe and group.most > 1:
+        if group.most > 1 and not (self.holds and version >= 0 and _may_wait(tensor)):
             tensor, version = tensor.clone(), -1
         group.waiting.append((place, tensor, version))
         self._held += group.nbytes
@@ -202,9 +201,14 @@ def version_of(tensor: torch.Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _is_cut(tensor: torch.Tensor) -> bool:
-    """Tell whether a view holds the memory of a far larger tensor."""
-    return tensor.untyped_storage().nbytes() > 2 * tensor.nbytes
+def _may_wait(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor is in memory of its own: no small part of a far larger one.
+
+    On an accelerator copies are cheap, and kernels of others may write where torch counts nothing.
+    """
+    if not tensor.is_cpu:
+        return False
+    return tensor._base is None or tensor.untyped_storage().nbytes() <= 2 * tensor.nbytes
 
 
 def summarize(tensors: Iterable[torch.Tensor]) -> list[Summary]:
