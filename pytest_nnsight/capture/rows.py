@@ -12,6 +12,7 @@ import torch
 
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.values import by_name, map_tensors
+from pytest_nnsight.summaries import version_of
 
 _Cut = list[torch.Tensor]
 
@@ -58,7 +59,7 @@ class Rows:
             self.width = self.width or self._queries
 
     def _cut(self, tensor: torch.Tensor) -> _Cut:
-        version = -1 if tensor.is_inference() else tensor._version
+        version = version_of(tensor)
         known = self._cuts.get(id(tensor))
         if known is not None and known[0]() is tensor and known[1] == version >= 0:
             return known[2]
