@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import pytest
 
@@ -160,8 +161,6 @@ def loaded_model(model: Any, item: pytest.Item | pytest.Session) -> LoadedModel:
 
 def capture_of(model: Any, item: pytest.Item | pytest.Session) -> Capture:
     """Return the helper that captures runs of a model, and measures noise where asked to."""
-    from weakref import WeakSet
-
     from pytest_nnsight.away import remote_of
     from pytest_nnsight.capture.capture import Capture
     from pytest_nnsight.progress import saying, shows_bars
@@ -173,7 +172,9 @@ def capture_of(model: Any, item: pytest.Item | pytest.Session) -> Capture:
     reached = None if watching is None else watching.reach
     remote = remote_of(settings_of(item, config.stash[SETTINGS]), config, shows_bars(config))
     changing = config.stash.setdefault(CHANGING, WeakSet())
-    return Capture(model, identify, 0, calibrates, reached, remote, changing)
+    return Capture(
+        model, identify, calibrates=calibrates, reached=reached, remote=remote, changing=changing
+    )
 
 
 def _release() -> None:

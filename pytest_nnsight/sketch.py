@@ -31,24 +31,22 @@ class Block:
 
 def summarize_blocks(blocks: Sequence[Block]) -> dict[int, Summary]:
     """Return the summaries by place; the numbers are on the host."""
-    alike: dict[int, list[tuple[Block, np.ndarray]]] = {}
+    alike: dict[int, list[Block]] = {}
     for block in blocks:
-        alike.setdefault(block.tokens, []).append((block, block.numbers.numpy()))
+        alike.setdefault(block.tokens, []).append(block)
     return {
         place: summary
-        for tokens, pairs in alike.items()
-        for place, summary in _summaries(tokens, pairs)
+        for tokens, of_one in alike.items()
+        for place, summary in _summaries(tokens, of_one)
     }
 
 
-def _summaries(
-    tokens: int, pairs: Sequence[tuple[Block, np.ndarray]]
-) -> Iterator[tuple[int, Summary]]:
+def _summaries(tokens: int, blocks: Sequence[Block]) -> Iterator[tuple[int, Summary]]:
     """Make the summaries of tensors that have as many tokens."""
-    kinds = [(block.shape, block.dtype, place) for block, _ in pairs for place in block.places]
-    counts = [len(block.places) for block, _ in pairs]
-    elements = np.repeat([_elements(block) for block, _ in pairs], counts)
-    numbers = np.concatenate([numbers for _, numbers in pairs]) if len(pairs) > 1 else pairs[0][1]
+    kinds = [(block.shape, block.dtype, place) for block in blocks for place in block.places]
+    counts = [len(block.places) for block in blocks]
+    elements = np.repeat([_elements(block) for block in blocks], counts)
+    numbers = np.concatenate([block.numbers.numpy() for block in blocks])
     low, high, total, nan, inf, variance, square, upper, lower = numbers[:, :STATISTICS].T
     finite = elements - nan - inf
     with np.errstate(invalid="ignore", divide="ignore"):
