@@ -127,6 +127,6 @@ def test_gradients_are_taken_once(fresh: Capture) -> None:
     def top(model: Any) -> Any:
         return model.lm_head.output[0, -1].max()
 
-    with changing(fresh, instead) as forwards:
+    with changing(fresh, double) as forwards:
         fresh.trace(PROMPT, gradient_of=top)
     assert len(forwards) == 1
