@@ -60,6 +60,29 @@ class Summaries:
         self._sort(place, tensor)
         return place
 
+    def add_new(self, tensors: Iterable[torch.Tensor]) -> list[int]:
+        """Take tensors that were not changed since they were made; return their places.
+
+        As `add`, in less time for small ones.
+        """
+        groups, places = self._plain, []
+        for tensor in tensors:
+            group = groups.get(tensor.shape)
+            if (
+                group is None
+                or group.most == 1
+                or tensor.dtype is not torch.float32
+                or tensor._base is not None
+                or not tensor.is_cpu
+                or not self.holds
+            ):
+                places.append(self.add(tensor, 0))
+                continue
+            places.append(self._count)
+            self._wait_in(group, self._count, tensor, 0)
+            self._count += 1
+        return places
+
     def finish(self) -> list[Summary]:
         """Measure what waits for it, and return the summary of each tensor."""
         with torch.no_grad():
@@ -113,6 +136,9 @@ class Summaries:
         """Let a tensor wait in its group, or a copy of it."""
         if group.most > 1 and not (self.holds and version >= 0 and _may_wait(tensor)):
             tensor, version = tensor.clone(), -1
+        self._wait_in(group, place, tensor, version)
+
+    def _wait_in(self, group: _Group, place: int, tensor: torch.Tensor, version: int) -> None:
         group.waiting.append((place, tensor, version))
         self._held += group.nbytes
         if len(group.waiting) == group.most:
@@ -199,6 +225,12 @@ def as_one(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 def version_of(tensor: torch.Tensor) -> int:
     """Return how often a tensor was changed; -1 in inference mode, where that is not counted."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def are_new(tensors: Iterable[torch.Tensor]) -> bool:
+    """Tell whether none was changed since it was made, as far as that is counted."""
+    changes = [1 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return not any(changes)
 
 
 def _may_wait(tensor: torch.Tensor) -> bool:

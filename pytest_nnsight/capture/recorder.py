@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.entries import digests_of
+from pytest_nnsight.capture.pattern import MOST_WAITING, Arrival, Followed, Lesson, Pattern
+from pytest_nnsight.capture.places import Places
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.summaries import Summaries, version_of
+from pytest_nnsight.summaries import Summaries
 
 
 class ChangedInPlaceError(Exception):
@@ -36,8 +38,7 @@ class Recorder:
     """Receives one value after another, in execution order.
 
     ``classes`` and ``parameters`` hold, by path, a module's class and what its ``forward`` takes by
-    position. A tensor that was seen before, unchanged, is not measured again: a block's output is
-    often the very tensor of its last module.
+    position.
     """
 
     classes: dict[str, str]
@@ -46,8 +47,9 @@ class Recorder:
     captures_inputs: bool
     kept_paths: set[str]
     reached: Callable[[str], None] | None = None
-    calls: list[_OpenCall] = field(default_factory=list)
+    calls: list[_OpenCall | Followed] = field(default_factory=list)
     summaries: Summaries = field(default_factory=Summaries)
+    places: Places = field(init=False)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)
     entered: dict[str, torch.Tensor] | None = None
@@ -62,22 +64,88 @@ class Recorder:
     step: int = 0
     keeps: Callable[[str], bool] | None = None
     """Tells of an operation whether its values are kept."""
+    follows: bool = False
+    """Whether the steps of a generation may be taken as a whole, once one of them is known."""
+    _lesson: Lesson | None = None
+    _pattern: Pattern | None = None
+    _arrived: list[Arrival] = field(default_factory=list)
+    _called: list[_Known] = field(default_factory=list)
     _known: dict[str, _Known] = field(default_factory=dict)
-    _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Give the summaries their places."""
+        self.places = Places(self.summaries)
 
     def receive(self, path: str, slot: str, value: Any) -> None:
         """Take one value; called while the model runs."""
+        if self.reached is not None:
+            self.reached(path or ROOT)
+        if self._pattern is not None:
+            self._arrived.append((path, slot, value))
+            if path or slot == "inputs":
+                return
         if torch.is_grad_enabled():
             with torch.no_grad():
-                self.receive(path, slot, value)
+                self._receive(path, slot, value)
+        else:
+            self._receive(path, slot, value)
+
+    def _receive(self, path: str, slot: str, value: Any) -> None:
+        """Take one value, or those of a step that ends with it."""
+        if self._pattern is not None:
+            self._take_step(self._pattern)
             return
+        self._take(path, slot, value)
+        if self.follows and not path and slot == "output":
+            self._learn()
+
+    def _take(self, path: str, slot: str, value: Any) -> None:
+        """Take one value by itself."""
         known = self._known.get(path) or self._meet(path)
-        if self.reached is not None:
-            self.reached(known.path)
         if slot == "inputs":
             self._receive_inputs(known, value)
         else:
             self._receive_output(known, value)
+        if self._lesson is not None:
+            is_recorded = known.takes_inputs if slot == "inputs" else known.is_captured
+            names = self.parameters[known.path] if is_recorded else None
+            self._lesson.note((path, slot, value), names)
+
+    def _learn(self) -> None:
+        """Note what comes after the first step, that of the prompt; know it after the second."""
+        if self._lesson is None:
+            self._lesson = Lesson()
+            return
+        self.follows = self._lesson.can_follow
+        if self.follows:
+            self._pattern = Pattern(self._lesson.entries)
+            self._called = [self._known[path] for path in self._pattern.paths]
+        self._lesson = None
+
+    def _take_step(self, pattern: Pattern) -> None:
+        """Take the values of a step that were put aside: as a whole, if it is as the pattern."""
+        tensors = pattern.tensors_of(self._arrived)
+        if tensors is None:
+            self._take_one_by_one()
+            return
+        last, self._arrived = self._arrived[-1], []
+        visits = []
+        for known in self._called:
+            visits.append(known.visits)
+            known.visits += 1
+        self.calls.append(Followed(pattern, self.step, visits, self.places.of_step(tensors)))
+        self._note_step(last[2])
+        if self.places.bytes_held > MOST_WAITING:
+            self._pattern, self.follows = None, False
+
+    def _take_one_by_one(self) -> None:
+        """Take what was put aside, of a step that is another one or did not come to its end."""
+        arrived, self._arrived = self._arrived, []
+        self._pattern, self.follows = None, False
+        with torch.no_grad():
+            for path, slot, value in arrived:
+                self.places.must_be_new(tensor for _, tensor in describe(value)[1])
+                self._take(path, slot, value)
 
     def _meet(self, torch_path: str) -> _Known:
         """Look up what is to be done with the values of a module, at its first."""
@@ -114,7 +182,7 @@ class Recorder:
             return
         path = prefix if output.path == ROOT else f"{prefix}.{output.path}"
         with torch.no_grad():
-            leaves = [(at, self._measure(gradient)) for at, gradient in found]
+            leaves = [(at, self.places.of(gradient)) for at, gradient in found]
         self.classes[path] = self.classes[output.path]
         self.calls.append(_OpenCall(path, output.visit, output.structure, leaves, None))
         if output.path in self.kept_paths:
@@ -128,12 +196,12 @@ class Recorder:
         if not is_noted:
             return
         if len(arguments) == 1 and not keywords and type(arguments[0]) is torch.Tensor:
-            leaves = [(known.at, self._measure(arguments[0]))]  # all that most modules take
+            leaves = [(known.at, self.places.of(arguments[0]))]  # all that most modules take
             known.inputs.append((known.only, leaves))
         else:
             named = by_name(arguments, keywords, self.parameters[known.path])
             structure, tensors = describe(named, "in")
-            leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
+            leaves = [(at, self.places.of(tensor)) for at, tensor in tensors]
             known.inputs.append((structure, leaves))
 
     def _note_entered(self, named: dict[str, Any]) -> None:
@@ -142,11 +210,9 @@ class Recorder:
         self.digests = digests_of(others) if self.summaries.has_numbers else {}
 
     def _receive_output(self, known: _Known, value: Any) -> None:
-        step, is_root = self.step, known.path == ROOT
-        if is_root:
-            self.step += 1
-            if (margin := margin_of(value)) is not None:
-                self.margins.append(margin)
+        step = self.step
+        if known.path == ROOT:
+            self._note_step(value)
         if not known.is_captured:
             return
         visit = known.visits
@@ -154,12 +220,12 @@ class Recorder:
         if self.steps is not None and step not in self.steps:
             return
         if type(value) is torch.Tensor and self.outputs is None:
-            structure, leaves = "tensor", [("out", self._measure(value))]
+            structure, leaves = "tensor", [("out", self.places.of(value))]
         else:
             structure, tensors = describe(value)
             if self.outputs is not None:
                 self.outputs.append(Output(known.path, visit, structure, tuple(tensors)))
-            leaves = [(at, self._measure(tensor)) for at, tensor in tensors]
+            leaves = [(at, self.places.of(tensor)) for at, tensor in tensors]
         inputs: str | None = None
         if known.inputs:
             inputs, input_leaves = known.inputs.pop()
@@ -168,13 +234,10 @@ class Recorder:
         if known.is_kept:
             self.kept[(known.path, visit)] = map_tensors(value, lambda t: t.detach().clone())
 
-    def _measure(self, tensor: torch.Tensor) -> int:
-        version, seen = version_of(tensor), self._seen.get(id(tensor))
-        if seen is not None and seen[0]() is tensor and seen[1] == version >= 0:
-            return seen[2]
-        index = self.summaries.add(tensor, version)
-        self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
-        return index
+    def _note_step(self, value: Any) -> None:
+        self.step += 1
+        if (margin := margin_of(value)) is not None:
+            self.margins.append(margin)
 
     def finish(self, steps: int | None = None) -> tuple[Call, ...]:
         """Bring all numbers to the host at once and return the calls in execution order.
@@ -183,11 +246,12 @@ class Recorder:
         """
         if self.finished is not None:
             return self.finished
+        self._take_one_by_one()
         summaries = self.summaries.finish()
         if self.summaries.has_lost:
             raise ChangedInPlaceError
         calls = [call for call in self.calls if steps is None or call.step < steps]
-        return tuple(call.close(self.classes[call.path], summaries) for call in calls)
+        return tuple(chain(*(call.close(self.classes, summaries) for call in calls)))
 
 
 @dataclass(slots=True)
@@ -218,6 +282,6 @@ class _OpenCall(NamedTuple):
     inputs: str | None
     step: int = 0
 
-    def close(self, module_class: str, summaries: list[Summary]) -> Call:
-        leaves = tuple(Leaf(at, summaries[index]) for at, index in self.leaves)
-        return Call(self.path, self.visit, module_class, self.output, leaves, self.inputs)
+    def close(self, classes: Mapping[str, str], summaries: Sequence[Summary]) -> Iterator[Call]:
+        leaves = tuple([Leaf(at, summaries[index]) for at, index in self.leaves])
+        yield Call(self.path, self.visit, classes[self.path], self.output, leaves, self.inputs)

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -39,24 +39,25 @@ _PRIVATE = ("secret", "password", "api_key", "auth_token")
 def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environment]:
     """Describe a loaded model and the machine; ``spec`` is ``None`` for a user's own model."""
     module = nnsight_api.torch_module(model)
+    parameters = dict(module.named_parameters())  # once: it walks all modules
     config = getattr(module, "config", None)
     record = ModelRecord(
         spec=spec.public if spec else type(module).__name__,
         model_class=type(module).__name__,
         config=plain_config(config) | _adapters(module),
         revision=spec.revision if spec else None,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=sum(parameter.numel() for parameter in parameters.values()),
         modules=_module_settings(nnsight_api.named_modules(model)),
         generation=_generation(module),
     )
     environment = Environment(
         versions=_versions(),
-        device="meta" if nnsight_api.is_skeleton(model) else _device(module),
-        dtype=_dtype(module),
+        device="meta" if nnsight_api.is_skeleton(model) else _device(parameters.values()),
+        dtype=_dtype(parameters.values()),
         attention=str(getattr(config, "_attn_implementation", None) or "none"),
         threads=torch.get_num_threads(),
         cpu=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_cpu_name()}".strip(),
-        kernels=", ".join(filter(None, [_kernels(), _layout(module)])),
+        kernels=", ".join(filter(None, [_kernels(), _layout(parameters)])),
     )
     return record, environment
 
@@ -113,14 +114,14 @@ def _kernels() -> str:
     return ", ".join(text for text, applies in told.items() if applies)
 
 
-def _layout(module: torch.nn.Module) -> str:
+def _layout(parameters: Mapping[str, torch.nn.Parameter]) -> str:
     """Say how the weights lie in memory, where not as torch puts them: kernels differ by that.
 
     Files that are mapped rarely start a tensor at a multiple of 64 bytes.
     """
     places = [
         (name, parameter.data_ptr() % 64, parameter.stride())
-        for name, parameter in module.named_parameters()
+        for name, parameter in parameters.items()
         if parameter.data_ptr() % 64 or not parameter.is_contiguous()
     ]
     if not places:
@@ -139,15 +140,15 @@ def _cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
 
 
-def _device(module: torch.nn.Module) -> str:
+def _device(parameters: Iterable[torch.nn.Parameter]) -> str:
     """Return the accelerator that holds any of the weights, else the CPU (offloaded: meta)."""
-    found = {parameter.device.type for parameter in module.parameters()} - {"meta", "cpu"}
+    found = {parameter.device.type for parameter in parameters} - {"meta", "cpu"}
     return min(found, default="cpu")
 
 
-def _dtype(module: torch.nn.Module) -> str:
+def _dtype(parameters: Iterable[torch.nn.Parameter]) -> str:
     """Return the dtype of the first weights that are floats: quantised ones come as integers."""
-    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+    floats = (p.dtype for p in parameters if p.is_floating_point())
     return str(next(floats, "none")).removeprefix("torch.")
 
 

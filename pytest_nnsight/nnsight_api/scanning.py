@@ -81,8 +81,9 @@ def is_skeleton(model: Any) -> bool:
     accelerate puts weights off.
     """
     module = torch_module(model)
-    parameters = list(module.parameters())
-    if not parameters or any(parameter.device.type != "meta" for parameter in parameters):
+    devices = (parameter.device.type for parameter in module.parameters())
+    first = next(devices, "none")
+    if first != "meta" or any(device != "meta" for device in devices):
         return False
     will_load = not getattr(model, "dispatched", True)
     return not will_load and not any(hasattr(part, "_hf_hook") for part in module.modules())
