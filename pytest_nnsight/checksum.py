@@ -32,32 +32,31 @@ def checksums(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class Checksum:
     """The checksums of tensors with so many float32 values, on a CPU.
 
-    As `checksums`, with all at hand that does not depend on the values.
+    As `checksums`, with all at hand that does not depend on the values, and by numpy, whose views
+    are made in a tenth of the time.
     """
 
     def __init__(self, count: int) -> None:
         words = -(-count // 2)
-        self.rest = words % (_APART * _TOGETHER)
-        self.whole = words - self.rest
+        self.is_odd = count % 2 == 1
+        self.whole = words - words % (_APART * _TOGETHER)
         self.blocks = (self.whole // _TOGETHER // _APART, *_BLOCK)
-        self.strides = (_TOGETHER * _APART, _APART, 1)
         cpu = torch.device("cpu")
         self.weights = _weights(self.whole // _TOGETHER, 1, cpu).numpy()
-        self.weights_of_rest = _weights(self.rest, 3, cpu).numpy()
+        self.weights_of_rest = _weights(words - self.whole, 3, cpu).numpy()
 
-    def __call__(self, tensors: Sequence[torch.Tensor]) -> np.ndarray:
-        """Return the checksum of each as two whole numbers of 32 bits, ``[tensors, 2]``."""
-        words = [_words_of(values) for values in tensors]
-        total = np.zeros(len(words), np.int64)
-        if self.whole:
-            sums = torch.empty(len(words), self.blocks[0], _APART, dtype=torch.int64)
-            for of_one, into in zip(words, sums.unbind(), strict=True):
-                torch.sum(of_one.as_strided(self.blocks, self.strides), 1, out=into)
-            total += sums.view(len(words), -1).numpy() @ self.weights
-        if self.rest:
-            rests = torch.stack([of_one[self.whole :] for of_one in words])
-            total += rests.numpy() @ self.weights_of_rest
-        return np.stack([total >> 32 & 0xFFFFFFFF, total & 0xFFFFFFFF], 1)
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
+        """Return the checksum of each as two whole numbers of 32 bits."""
+        words = [self._words(values.numpy().reshape(-1)) for values in tensors]
+        sums = np.empty((len(words), *self.blocks[::2]), np.int64)
+        for of_one, into in zip(words, sums, strict=True):
+            np.add.reduce(of_one[: self.whole].reshape(self.blocks), 1, out=into)
+        rests = np.stack([of_one[self.whole :] for of_one in words])
+        total = sums.reshape(len(words), -1) @ self.weights + rests @ self.weights_of_rest
+        return [(word >> 32 & 0xFFFFFFFF, word & 0xFFFFFFFF) for word in total.tolist()]
+
+    def _words(self, flat: np.ndarray) -> np.ndarray:
+        return (np.append(flat, np.float32(0)) if self.is_odd else flat).view(np.int64)
 
 
 def _added_up(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,13 +65,6 @@ def _added_up(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     whole = words.shape[1] - words.shape[1] % (_APART * _TOGETHER)
     blocks = words[:, :whole].view(len(words), -1, *_BLOCK)
     return blocks.sum(2).flatten(1), words[:, whole:]
-
-
-def _words_of(values: torch.Tensor) -> torch.Tensor:
-    """Return the words of a contiguous tensor, where they lie if they can be read there."""
-    if values.numel() % 2 or values.storage_offset() % 2:
-        return _words(values[None])[0]
-    return values.view(-1).view(torch.int64)
 
 
 def _words(values: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from pytest_nnsight.projection import Projection, project
 # min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
 STATISTICS = 9
 _ROWS = 64  # of a piece of memory for norms and projections
+_Number = TypeVar("_Number", float, np.ndarray)
 _SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
 
 
@@ -42,7 +44,7 @@ def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor 
     Half types are measured in float32, complex numbers as pairs. Integers and booleans are kept
     as they are, to be compared exactly.
     """
-    tensor = tensor.detach()
+    tensor = tensor.detach().resolve_neg()
     if tensor.device.type == "meta" or tensor.numel() == 0:
         return None, None
     if tensor.layout is not torch.strided:
@@ -84,13 +86,12 @@ class Gauge:
     """
 
     def __init__(self, tokens: int, width: int) -> None:
-        self.tokens = tokens
+        self.tokens, self.elements = tokens, tokens * width
         self.project = Projection(tokens, width, torch.float32, torch.device("cpu"))
         self.checksum = Checksum(tokens * width)
-        self.count = 0
         # As Python's numbers, and in a few large pieces: what numpy keeps between freed activations
         # holds their memory.
-        self.heads: list[list[float]] = []
+        self.heads: list[tuple[float, ...]] = []
         self.kept: list[np.ndarray] = []
 
     def measure(self, tensors: Sequence[torch.Tensor]) -> list[int]:
@@ -100,29 +101,34 @@ class Gauge:
                 return self.measure(tensors)
         norms = torch.stack([torch.linalg.vector_norm(values, dim=1) for values in tensors]).numpy()
         bounds = [bound for values in tensors for bound in torch.aminmax(values)]
-        totals = [values.sum() for values in tensors]
-        low, high = torch.stack(bounds).view(-1, 2).T.numpy()
+        totals = torch.stack([values.sum() for values in tensors]).tolist()
         bits = self.checksum(tensors)
-        head = _head(low, high, torch.stack(totals).numpy(), norms, bits)
-        is_sound = _is_sound(head, tensors[0].numel())
-        self._keep(head[is_sound], norms[is_sound], self.project(tensors).numpy()[is_sound])
-        odd: list[int] = np.flatnonzero(~is_sound).tolist()
+        projected = self.project(tensors).numpy()
+        numbers = torch.stack(bounds).tolist()
+        squares = np.square(norms, dtype=np.float64).sum(1).tolist()
+        odd = []
+        for index, (low, high, total, square, (upper, lower)) in enumerate(
+            zip(numbers[::2], numbers[1::2], totals, squares, bits, strict=True)
+        ):
+            if _is_sound(low, high, total, square, self.elements):
+                self.heads.append((low, high, total, 0, 0, math.nan, square, upper, lower))
+                self._keep(norms[index], projected[index])
+            else:
+                odd.append(index)
         return odd
 
-    def _keep(self, head: np.ndarray, norms: np.ndarray, projected: np.ndarray) -> None:
-        self.heads += head.tolist()
-        for of_one in zip(norms, projected, strict=True):
-            row = self.count % _ROWS
-            if not row:
-                self.kept.append(np.empty((_ROWS, 2, self.tokens), np.float32))
-            self.kept[-1][row] = of_one
-            self.count += 1
+    def _keep(self, norms: np.ndarray, projected: np.ndarray) -> None:
+        row = (len(self.heads) - 1) % _ROWS
+        if not row:
+            self.kept.append(np.empty((_ROWS, 2, self.tokens), np.float32))
+        self.kept[-1][row, 0], self.kept[-1][row, 1] = norms, projected
 
     def numbers(self) -> np.ndarray:
         """Return those of all tensors for which float32 was enough, as `measured_numbers`."""
-        if not self.count:
+        count = len(self.heads)
+        if not count:
             return np.empty((0, STATISTICS + 2 * self.tokens))
-        kept = np.concatenate(self.kept)[: self.count].reshape(self.count, -1)
+        kept = np.concatenate(self.kept)[:count].reshape(count, -1)
         return np.concatenate([np.array(self.heads), kept], 1)
 
 
@@ -130,39 +136,30 @@ def _quick_numbers(values: torch.Tensor) -> torch.Tensor:
     """Return the numbers of each tensor on a CPU, the careful way only where that is needed."""
     norms = torch.linalg.vector_norm(values, dim=2)
     bounds = (values.amin((1, 2)), values.amax((1, 2)))  # aminmax over an axis is 20 times slower
-    low, high, total = (column.numpy() for column in (*bounds, values.sum((1, 2))))
-    bits = np.stack([word.numpy() for word in checksums(values)], 1)
-    head = _head(low, high, total, norms.numpy(), bits)
+    columns = (*bounds, values.sum((1, 2)))
+    low, high, total = (column.double().numpy() for column in columns)
+    head = np.zeros((len(values), STATISTICS))
+    head[:, 0], head[:, 1], head[:, 2], head[:, 5] = low, high, total, math.nan
+    head[:, 6] = np.square(norms.numpy(), dtype=np.float64).sum(1)
+    for column, words in enumerate(checksums(values), 7):
+        head[:, column] = words.numpy()
     numbers = torch.cat([torch.from_numpy(head), norms, project(values).flatten(1)], 1)
-    is_sound = _is_sound(head, values[0].numel())
+    is_sound = _is_sound(low, high, total, head[:, 6], values[0].numel())
     if not is_sound.all():
         unsound = torch.from_numpy(~is_sound)
         numbers[unsound] = _careful_numbers(values[unsound])
     return numbers
 
 
-def _head(
-    low: np.ndarray, high: np.ndarray, total: np.ndarray, norms: np.ndarray, bits: np.ndarray
-) -> np.ndarray:
-    """Return the statistics of each tensor; its variance is to be derived from the others."""
-    head = np.zeros((len(norms), STATISTICS))
-    head[:, 0], head[:, 1], head[:, 2], head[:, 5] = low, high, total, math.nan
-    head[:, 6] = np.square(norms, dtype=np.float64).sum(1)
-    head[:, 7:] = bits
-    return head
-
-
-def _is_sound(head: np.ndarray, count: int) -> np.ndarray:
-    """Tell of each tensor whether float32 was enough.
+def _is_sound(low: _Number, high: _Number, total: _Number, square: _Number, count: int) -> _Number:
+    """Tell of a tensor, or of each of several, whether float32 was enough.
 
     Not for NaN and Inf, squares out of range, and a mean far above the deviation.
     """
-    low, high, total, square = head[:, 0], head[:, 1], head[:, 2], head[:, 6]
-    largest = np.maximum(np.abs(low), np.abs(high))
-    with np.errstate(invalid="ignore", over="ignore"):
-        is_in_range = (largest > _SMALLEST) & (largest < _LARGEST) | (largest == 0)
-        is_sound: np.ndarray = is_in_range & ((total / count) ** 2 * count <= 0.99 * square)
-    return is_sound
+    is_in_range = (abs(low) < _LARGEST) & (abs(high) < _LARGEST)  # not so for NaN
+    is_in_range &= (abs(low) > _SMALLEST) | (abs(high) > _SMALLEST) | ((low == 0) & (high == 0))
+    mean = total / count
+    return is_in_range & (mean * mean * count <= 0.99 * square)
 
 
 def _careful_numbers(values: torch.Tensor) -> torch.Tensor:

@@ -74,7 +74,9 @@ class Projection:
             torch.bmm(self.signs, values.as_strided(form, strides), out=into)
         buckets = buckets[:, :, 0]
         if self.tail:
-            tails = torch.stack([values[:, -self.tail :] for values in tensors])
+            tails = torch.stack(
+                [values.narrow(1, width - self.tail, self.tail) for values in tensors]
+            )
             buckets[:, :, : self.tail].addcmul_(tails, self.last)
         return _dot(buckets, self.mixing)
 

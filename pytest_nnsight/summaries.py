@@ -21,7 +21,7 @@ _LARGE = 256 * 1024  # bytes of a tensor that is gauged where it lies, on a CPU
 _LARGE_TOGETHER = 8 * 1024 * 1024  # bytes of one shape that are measured at once
 _SMALL_TOGETHER = 4 * 1024 * 1024  # the same of small ones, which are copied for that
 _MOST_TOGETHER = 1024
-_MOST_HELD = 64 * 1024 * 1024  # bytes of all that waits to be measured
+_MOST_HELD = 32 * 1024 * 1024  # bytes of all that waits to be measured
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Summaries:
         self._count += 1
         if tensor.dtype is torch.float32 and tensor.is_cpu and self.has_numbers:
             group = self._plain.get(tensor.shape) or self._begin(tensor)
-            if group is not None and (group.gauge is None or tensor.is_contiguous()):
+            if group is not None and (group.gauge is None or _is_plain(tensor)):
                 self._wait(group, place, tensor, version)
                 return place
         self._sort(place, tensor)
@@ -63,24 +63,27 @@ class Summaries:
     def add_new(self, tensors: Iterable[torch.Tensor]) -> list[int]:
         """Take tensors that were not changed since they were made; return their places.
 
-        As `add`, in less time for small ones.
+        As `add` where tensors are held, in less time for small ones.
         """
-        groups, places = self._plain, []
+        groups, places, float32 = self._plain, [], torch.float32
         for tensor in tensors:
             group = groups.get(tensor.shape)
             if (
                 group is None
-                or group.most == 1
-                or tensor.dtype is not torch.float32
+                or group.gauge is not None
+                or tensor.dtype is not float32
                 or tensor._base is not None
                 or not tensor.is_cpu
-                or not self.holds
             ):
                 places.append(self.add(tensor, 0))
                 continue
-            places.append(self._count)
-            self._wait_in(group, self._count, tensor, 0)
+            place = self._count
+            group.waiting.append((place, tensor, 0))
+            places.append(place)
             self._count += 1
+            self._held += group.nbytes
+        if self._held > _MOST_HELD:
+            self._empty_all()
         return places
 
     def finish(self) -> list[Summary]:
@@ -136,12 +139,9 @@ class Summaries:
         """Let a tensor wait in its group, or a copy of it."""
         if group.most > 1 and not (self.holds and version >= 0 and _may_wait(tensor)):
             tensor, version = tensor.clone(), -1
-        self._wait_in(group, place, tensor, version)
-
-    def _wait_in(self, group: _Group, place: int, tensor: torch.Tensor, version: int) -> None:
         group.waiting.append((place, tensor, version))
         self._held += group.nbytes
-        if len(group.waiting) == group.most:
+        if group.gauge is not None and len(group.waiting) == group.most:
             self._empty(group)
         elif self._held > _MOST_HELD:
             self._empty_all()
@@ -184,14 +184,15 @@ class _Group:
     def measure(self, places: list[int], tensors: list[torch.Tensor]) -> None:
         """Measure tensors together."""
         if self.gauge is not None:
-            tensors = [tokens_of(tensor) for tensor in tensors]
+            tensors = [tensor.view(self.form) for tensor in tensors]
             odd = self.gauge.measure(tensors)
             gauged = {*range(len(places))} - {*odd}
             self.gauged_places += [places[index] for index in sorted(gauged)]
             places, tensors = [places[i] for i in odd], [tensors[i] for i in odd]
-        if places:
-            numbers = measured_numbers(torch.stack(tensors).view(-1, *self.form))
-            self.blocks.append(Block(self.shape, self.dtype, self.form[0], places, numbers))
+        for start in range(0, len(places), self.most):
+            part = slice(start, start + self.most)
+            numbers = measured_numbers(torch.stack(tensors[part]).view(-1, *self.form))
+            self.blocks.append(Block(self.shape, self.dtype, self.form[0], places[part], numbers))
 
     def gauged(self) -> Block | None:
         """Return the numbers of all that were gauged."""
@@ -222,6 +223,11 @@ def as_one(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     ]
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor's values lie in memory as they are, one behind the other."""
+    return tensor.is_contiguous() and not tensor.is_neg()
+
+
 def version_of(tensor: torch.Tensor) -> int:
     """Return how often a tensor was changed; -1 in inference mode, where that is not counted."""
     return -1 if tensor.is_inference() else tensor._version
@@ -229,8 +235,10 @@ def version_of(tensor: torch.Tensor) -> int:
 
 def are_new(tensors: Iterable[torch.Tensor]) -> bool:
     """Tell whether none was changed since it was made, as far as that is counted."""
-    changes = [1 if tensor.is_inference() else tensor._version for tensor in tensors]
-    return not any(changes)
+    try:
+        return not any([tensor._version for tensor in tensors])  # noqa: C419, which takes twice as long
+    except RuntimeError:  # in inference mode changes are not counted
+        return False
 
 
 def _may_wait(tensor: torch.Tensor) -> bool:

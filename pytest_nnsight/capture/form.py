@@ -33,6 +33,8 @@ class Form(NamedTuple):
             return TENSOR
         if kind is not dict and kind is not tuple and kind is not list:
             return None
+        if ARGUMENT.collect(value, []):
+            return ARGUMENT
         items = _items(value)
         parts: list[tuple[int, Form | None, Any]] = []
         for place, item in enumerate(items):
@@ -44,8 +46,7 @@ class Form(NamedTuple):
                     return None
                 parts.append((place, form, None))
         keys = tuple(value) if kind is dict else ()
-        form = cls(kind, keys, tuple(map(type, items)), tuple(parts))
-        return ARGUMENT if form == ARGUMENT else form
+        return cls(kind, keys, tuple(map(type, items)), tuple(parts))
 
     def collect(self, value: Any, into: list[Any]) -> bool:
         """Tell whether a value is of this form; if so, add its tensors in their order."""
