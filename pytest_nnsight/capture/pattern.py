@@ -58,7 +58,8 @@ class Lesson:
     """What is noted of a step while it is taken value by value."""
 
     entries: list[Entry] = field(default_factory=list)
-    nbytes: int = 0
+    sizes: dict[int, int] = field(default_factory=dict)
+    """Bytes of its tensors, by identity."""
     are_new: bool = True
     """Whether no tensor was changed before it arrived, as if it had been changed behind that."""
 
@@ -71,13 +72,14 @@ class Lesson:
         structure, tensors = described(slot, value, names)
         ats = tuple([at for at, _ in tensors])
         self.entries.append(Entry(path, slot, structure, names, ats, Form.of(value)))
-        self.nbytes += sum(tensor.nbytes for _, tensor in tensors)
-        self.are_new &= all(each.is_cpu and version_of(each) == 0 for _, each in tensors)
+        for _, tensor in tensors:
+            self.sizes[id(tensor)] = tensor.nbytes
+            self.are_new &= tensor.is_cpu and version_of(tensor) == 0
 
     @property
     def can_follow(self) -> bool:
         """Whether its tensors could as well be measured at its end."""
-        return self.are_new and self.nbytes <= MOST_WAITING
+        return self.are_new and sum(self.sizes.values()) <= MOST_WAITING
 
 
 class Pattern:
