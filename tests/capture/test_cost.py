@@ -48,12 +48,13 @@ def counted(run: Callable[[], Any]) -> Counted:
     return found
 
 
-@pytest.mark.parametrize(("width", "most"), [(576, 5.6), (1536, 5.3), (8192, 5.2)])
+@pytest.mark.parametrize(("width", "most"), [(576, 4.6), (1536, 4.3), (8192, 4.2)])
 def test_a_large_tensor_is_read_few_times(width: int, most: float) -> None:
+    """By torch; numpy reads it once more for the checksum, which is not seen here."""
     tensor = torch.randn(1, 256, width)
     found = counted(lambda: summarize([tensor]))
     assert found.bytes / tensor.nbytes < most
-    assert found.operations.total() < 50
+    assert found.operations.total() < 36  # 31
 
 
 def test_small_tensors_of_one_shape_are_measured_together() -> None:
@@ -65,11 +66,11 @@ def test_small_tensors_of_one_shape_are_measured_together() -> None:
 
 
 def test_large_tensors_of_one_shape_are_put_together_in_the_end() -> None:
-    """Five operations read one; what is done with their results is done for several at once."""
+    """Four operations read one; what is done with their results is done for several at once."""
     tensors = [torch.randn(1, 256, 576) for _ in range(8)]
     one = counted(lambda: summarize(tensors[:1])).operations
     many = counted(lambda: summarize(tensors)).operations
-    assert many.total() - one.total() < 7 * 14  # 13, of which 8 are views
+    assert many.total() - one.total() < 7 * 9  # 8, of which 4 are views
 
 
 @pytest.mark.skipif(nnsight_api.version() < (0, 8), reason="its trace runs in another thread")
@@ -84,7 +85,7 @@ def test_a_call_of_a_generation_costs_a_few_operations(gpt2: Capture) -> None:
     calls = len(gpt2.generate([44, 73, 80], max_new_tokens=8).calls)
     ours = counted(lambda: gpt2.generate([44, 73, 80], max_new_tokens=8)).operations.total()
     more = ours - counted(plain).operations.total()
-    assert more / calls < 7  # 4.3 with transformers 5.23, 6.3 with 4.57
+    assert more / calls < 7  # 4.4 with transformers 5.23
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])

@@ -245,3 +245,12 @@ def test_any_view_is_measured_as_its_copy(
 def test_booleans_that_change_are_apart(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     mask = torch.tensor([True, True, False, True])
     assert apart(mask, change(mask)).rms == math.inf
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8), (1, 256, 1024), (3, 256, 4096)])
+def test_a_tensor_that_is_negated_when_it_is_read(shape: tuple[int, ...]) -> None:
+    """As the imaginary part of a conjugate is; its bits are those of the opposite."""
+    x = normal(*shape)
+    lazy = torch._neg_view(-x)
+    assert lazy.is_neg()
+    assert summarize(lazy) == summarize(x)

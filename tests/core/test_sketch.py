@@ -248,6 +248,46 @@ def test_a_tensor_of_inference_mode_is_copied() -> None:
     assert (summaries.finish(), summaries.has_lost) == ([before], False)
 
 
+def test_many_new_tensors_are_taken_as_one_by_one() -> None:
+    """Of every kind, also those that happen to have the shape of others."""
+    large, small = normal(*LARGE), normal(1, 1, 64)
+    tensors = [small, normal(1, 1, 64, seed=2), small.half(), small.double(), small > 0]
+    tensors += [large, normal(1, 8, 64)[:, 3:4], normal(1, 64, 1).mT, small * math.nan]
+    tensors += [torch.empty(1, 0, 64), normal(1, 1, 64, seed=3), large, torch.arange(5)]
+    both = []
+    for many in (False, True):
+        summaries = Summaries(holds=True)
+        summaries.add(small, version_of(small))
+        if many:
+            assert summaries.add_new(tensors) == [*range(1, 1 + len(tensors))]
+        else:
+            assert [summaries.add(each, 0) for each in tensors] == [*range(1, 1 + len(tensors))]
+        both.append(repr(summaries.finish()))  # in which a NaN equals another
+        assert not summaries.has_lost
+    assert both[0] == both[1]
+
+
+def test_all_that_waits_is_measured_once_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all shapes at one time; nothing that was given is held any longer."""
+    monkeypatch.setattr("pytest_nnsight.summaries._MOST_HELD", 40 * 256)
+    tensors = [normal(1, 1, 64, seed=seed) for seed in range(30)]
+    tensors += [normal(1, 1, 32, seed=seed) for seed in range(22)]
+    expected = [summarize(tensor) for tensor in tensors]
+    for many in (False, True):
+        given = [tensor.clone() for tensor in tensors]
+        references = [weakref.ref(tensor) for tensor in given]
+        summaries = Summaries(holds=True)
+        if many:
+            summaries.add_new(given)
+        else:
+            for tensor in given:
+                summaries.add(tensor, 0)
+            del tensor
+        del given
+        assert not any(reference() for reference in references)
+        assert summaries.finish() == expected
+
+
 def test_autocast_does_not_change_what_is_measured() -> None:
     """A test may run its model under it; the projection is a matrix product, too."""
     for tensor in (normal(1, 7, 64), normal(1, 300, 576)):
