@@ -86,6 +86,13 @@ ARGUMENT = Form(
 """The form of what most modules are called with: a tensor, by position."""
 
 
+def is_fixed(value: Any) -> bool:
+    """Tell whether a value keeps its parts: no list or dict that may be filled later."""
+    if type(value) is tuple:
+        return all(map(is_fixed, value))
+    return isinstance(value, torch.Tensor | int | str) or value is None or is_opaque(value)
+
+
 def _items(container: Any) -> tuple[Any, ...]:
     items: Any = container.values() if isinstance(container, dict) else container
     return tuple(items)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pytest_nnsight.capture.form import ARGUMENT, TENSOR, Form
+from pytest_nnsight.capture.form import ARGUMENT, TENSOR, Form, is_fixed
 from pytest_nnsight.capture.values import described
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.summaries import version_of
@@ -62,6 +62,8 @@ class Lesson:
     """Bytes of its tensors, by identity."""
     are_new: bool = True
     """Whether no tensor was changed before it arrived, as if it had been changed behind that."""
+    open: list[tuple[Entry, Any, list[torch.Tensor]]] = field(default_factory=list)
+    """The values with parts that may be exchanged, and their tensors."""
 
     def note(self, arrival: Arrival, names: tuple[str, ...] | None) -> None:
         """Note one arrival; without names of parameters it is not recorded."""
@@ -71,14 +73,22 @@ class Lesson:
             return
         structure, tensors = described(slot, value, names)
         ats = tuple([at for at, _ in tensors])
-        self.entries.append(Entry(path, slot, structure, names, ats, Form.of(value)))
+        entry = Entry(path, slot, structure, names, ats, Form.of(value))
+        self.entries.append(entry)
+        parts = (*value[0], *value[1].values()) if slot == "inputs" else (value,)
+        if not all(map(is_fixed, parts)):
+            self.open.append((entry, value, [tensor for _, tensor in tensors]))
         for _, tensor in tensors:
             self.sizes[id(tensor)] = tensor.nbytes
             self.are_new &= tensor.is_cpu and version_of(tensor) == 0
 
     @property
     def can_follow(self) -> bool:
-        """Whether its tensors could as well be measured at its end."""
+        """Whether its values could as well be looked at in its end."""
+        for entry, value, tensors in self.open:
+            now: list[torch.Tensor] = []
+            if not entry.collect(value, now) or [*map(id, now)] != [*map(id, tensors)]:
+                return False
         return self.are_new and sum(self.sizes.values()) <= MOST_WAITING
 
 

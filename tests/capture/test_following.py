@@ -184,6 +184,28 @@ def test_what_is_changed_before_it_arrives_is_taken_one_by_one(
     assert (taken, len(calls)) == ([], 2 * STEPS)
 
 
+@pytest.mark.parametrize("change", ["another", "more", "none"])
+def test_a_list_that_is_filled_later_is_recorded_as_it_arrived(
+    gpt2: Capture, taken: list[bool], change: str
+) -> None:
+    lists: list[list[Any]] = [[]]
+
+    def give(arguments: Any, keywords: Any, step: int) -> Any:
+        lists[0] = [arguments[0]]
+        return arguments, {**keywords, "note": lists[0]}
+
+    def fill(arguments: Any, keywords: Any, step: int) -> None:
+        if change == "another":
+            lists[0][0] = arguments[0]
+        elif change == "more":
+            lists[0].append(arguments[0])
+
+    with before(gpt2, "transformer.h.0", give), before(gpt2, "transformer.ln_f", fill):
+        run, one_by_one = compared(gpt2)
+    assert run.calls == one_by_one.calls
+    assert taken == ([True] * (STEPS - 2) if change == "none" else [])
+
+
 @pytest.mark.parametrize("most", [100_000, 150_000])
 def test_large_steps_do_not_wait_for_their_end(
     gpt2: Capture, taken: list[bool], monkeypatch: pytest.MonkeyPatch, most: int
