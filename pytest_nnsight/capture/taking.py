@@ -65,8 +65,7 @@ class Taking:
         """Generate, greedily or with a seed."""
         request = read(self.model, prompt, generates=True)
         recorder = self._recorder()
-        keeps = recorder.kept_paths or self.wanted.keep or self.wanted.steps
-        recorder.follows = self.holds and not keeps
+        recorder.follows = self.holds and self.wanted.has_all_of_a_step
         self._check_budgets([request])
         if self.remote is not None:
             ids = self._remote_ids(request, recorder)

@@ -63,6 +63,11 @@ class Wanted:
         own = [self.intervene, self.gradients, *self.settings.values()]
         return all(value is None or isinstance(value, int | float | str) for value in own)
 
+    @property
+    def has_all_of_a_step(self) -> bool:
+        """Whether the values of every step are recorded alike, and none is kept."""
+        return self.steps is None and not self.keep
+
     def recorder(self, model: Any, reached: Callable[[str], None] | None) -> Recorder:
         """Return what receives the values of one run."""
         tree = nnsight_api.named_modules(model)
