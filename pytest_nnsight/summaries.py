@@ -61,7 +61,7 @@ class Summaries:
         return place
 
     def add_new(self, tensors: Iterable[torch.Tensor]) -> list[int]:
-        """Take tensors that were not changed since they were made; return their places.
+        """Take tensors that must not have been changed since they were made; return their places.
 
         As `add` where tensors are held, in less time for small ones.
         """
@@ -75,6 +75,9 @@ class Summaries:
                 or tensor._base is not None
                 or not tensor.is_cpu
             ):
+                self.has_lost |= not are_new(
+                    (tensor,)
+                )  # the others are asked once they are measured
                 places.append(self.add(tensor, 0))
                 continue
             place = self._count

@@ -111,6 +111,25 @@ def test_a_step_that_calls_a_module_more_often_ends_it(gpt2: Capture, taken: lis
     assert taken == [True, True, False]
 
 
+def test_another_module_of_the_same_kind_ends_it(gpt2: Capture, taken: list[bool]) -> None:
+    module = nnsight_api.torch_module(gpt2.model)
+
+    def another(arguments: Any, keywords: Any, step: int) -> None:
+        module.get_submodule(f"transformer.h.0.ln_{1 if step < 4 else 2}")(arguments[0])
+
+    with before(gpt2, "transformer.ln_f", another):
+        run, one_by_one = compared(gpt2)
+    assert run.calls == one_by_one.calls
+    assert taken == [True, True, False]
+
+
+def test_steps_that_are_chosen_are_taken_one_by_one(gpt2: Capture, taken: list[bool]) -> None:
+    run, one_by_one = (generate(gpt2, steps=[0, 3, 5], keep=keep) for keep in (False, True))
+    assert run.calls == one_by_one.calls
+    assert {call.visit for call in run.calls} == {0, 3, 5}
+    assert not taken
+
+
 @pytest.mark.parametrize("path", ["transformer.h.0", "transformer.ln_f"])
 def test_other_arguments_end_it(gpt2: Capture, taken: list[bool], path: str) -> None:
     """One more, or the same by its name."""
@@ -145,10 +164,17 @@ def test_a_tensor_of_every_step_is_measured_once(gpt2: Capture, taken: list[bool
     assert len({id(leaf.summary) for leaf in leaves[2:]}) == 1
 
 
+@pytest.mark.parametrize("is_other", [False, True])
 def test_what_is_changed_in_place_in_a_late_step_is_recorded_as_it_was(
-    fresh: Capture, taken: list[bool]
+    fresh: Capture, taken: list[bool], is_other: bool
 ) -> None:
-    """The model is run once more, and from then on its values are copied as they come."""
+    """The model is run once more, and from then on its values are copied as they come.
+
+    Also where that step is another one in other ways.
+    """
+
+    def by_name(arguments: Any, keywords: Any, step: int) -> Any:
+        return ((), {"input": arguments[0]}) if step == 5 and is_other else None
 
     def double(arguments: Any, keywords: Any, step: int) -> None:
         if step == 5:
@@ -160,14 +186,14 @@ def test_what_is_changed_in_place_in_a_late_step_is_recorded_as_it_was(
     def outputs(run: Run) -> list[Any]:
         return [leaf for call in run.calls for leaf in call.leaves if leaf.at.startswith("out")]
 
-    path = "transformer.h.1.mlp.act"
-    with before(fresh, path, instead):
+    path, end = "transformer.h.1.mlp.act", "transformer.ln_f"
+    with before(fresh, path, instead), before(fresh, end, by_name):
         expected = generate(fresh)
     del taken[:]
-    with before(fresh, path, double) as calls:
+    with before(fresh, path, double) as calls, before(fresh, end, by_name):
         run = generate(fresh)
     assert outputs(run) == outputs(expected)
-    assert (len(calls), len(taken)) == (2 * STEPS, STEPS - 2)
+    assert (len(calls), len(taken)) == (2 * STEPS, 4 if is_other else STEPS - 2)
 
 
 def test_what_is_changed_before_it_arrives_is_taken_one_by_one(

@@ -138,3 +138,11 @@ def test_the_bytes_are_as_the_format_says() -> None:
     kept, sketch = packed((np.array([2.0, 4.0]), np.array([1.5, -2.0, 1.0, 0.0])))
     assert kept.hex(" ", 2) == "0040 8040"
     assert sketch.hex() == "01" + "000030" + "0000c0" + "000010" + "000000"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_rounded_up_beyond_the_largest_number_is_the_largest(sign: int) -> None:
+    """One more would be read with the other sign."""
+    norms, numbers = np.ones((1, 1)), np.full((1, 61), sign * (1 - 2.0**-26))
+    _, found = unpack(pack(norms, numbers))
+    assert np.abs(found - numbers.reshape(found.shape)).max() <= 2.0**-23

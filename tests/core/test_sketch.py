@@ -13,6 +13,7 @@ from builders import normal, summarize, summarize_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_nnsight.checksum import checksums
 from pytest_nnsight.compare.distance import distance
 from pytest_nnsight.measurement import Gauge, measured_numbers, tokens_of
 from pytest_nnsight.packing import pack_norms, read_norms, unpack
@@ -225,16 +226,21 @@ def test_what_is_held_is_no_copy() -> None:
     assert (there, summaries.has_lost, summary) == (None, False, summarize(normal(*LARGE)))
 
 
-def test_a_small_part_of_a_large_tensor_does_not_hold_it() -> None:
+@pytest.mark.parametrize("are_new", [True, False])
+def test_a_small_part_of_a_large_tensor_does_not_hold_it(are_new: bool) -> None:
     whole = normal(500, 600)
     reference = weakref.ref(whole.untyped_storage())
     summaries = Summaries(holds=True)
     part = whole[3:5]
     expected = summarize(part)
-    summaries.add(part, version_of(part))
+    if are_new:
+        summaries.add_new([normal(2, 600)])
+        summaries.add_new([part])
+    else:
+        summaries.add(part, version_of(part))
     del whole, part
     assert reference() is None
-    assert summaries.finish() == [expected]
+    assert summaries.finish()[-1].digest == expected.digest
 
 
 def test_a_tensor_of_inference_mode_is_copied() -> None:
@@ -254,6 +260,7 @@ def test_many_new_tensors_are_taken_as_one_by_one() -> None:
     tensors = [small, normal(1, 1, 64, seed=2), small.half(), small.double(), small > 0]
     tensors += [large, normal(1, 8, 64)[:, 3:4], normal(1, 64, 1).mT, small * math.nan]
     tensors += [torch.empty(1, 0, 64), normal(1, 1, 64, seed=3), large, torch.arange(5)]
+    tensors += [normal(*LARGE[::-1]).mT]
     both = []
     for many in (False, True):
         summaries = Summaries(holds=True)
@@ -265,6 +272,24 @@ def test_many_new_tensors_are_taken_as_one_by_one() -> None:
         both.append(repr(summaries.finish()))  # in which a NaN equals another
         assert not summaries.has_lost
     assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 64), (5,), LARGE])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_a_tensor_that_is_not_new_is_lost(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    for is_new in (True, False):
+        summaries = Summaries(holds=True)
+        summaries.add_new([torch.ones(*shape, dtype=dtype)])
+        tensor = torch.ones(*shape, dtype=dtype)
+        summaries.add_new([tensor if is_new else tensor.mul_(2)])
+        summaries.finish()
+        assert summaries.has_lost != is_new
+
+
+def test_a_large_tensor_with_an_odd_number_of_values_has_the_digest_of_a_small_one() -> None:
+    x = normal(301, 577)
+    upper, lower = checksums(x[None])
+    assert summarize(x).digest == f"{int(upper) << 32 | int(lower):016x}"
 
 
 def test_all_that_waits_is_measured_once_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
