@@ -260,7 +260,7 @@ def test_many_new_tensors_are_taken_as_one_by_one() -> None:
     tensors = [small, normal(1, 1, 64, seed=2), small.half(), small.double(), small > 0]
     tensors += [large, normal(1, 8, 64)[:, 3:4], normal(1, 64, 1).mT, small * math.nan]
     tensors += [torch.empty(1, 0, 64), normal(1, 1, 64, seed=3), large, torch.arange(5)]
-    tensors += [normal(*LARGE[::-1]).mT]
+    tensors += [normal(*LARGE[::-1]).mT.clone()]  # in the order of its strides, and no view
     both = []
     for many in (False, True):
         summaries = Summaries(holds=True)
