@@ -70,7 +70,6 @@ def test_where_a_process_was_outlives_it(tmp_path: Path) -> None:
     assert read_post(tmp_path / "post") == Whereabouts(*CALL_FIELDS, "transformer.h.2")
     post.enter(Whereabouts("teardown", "t"))
     assert read_post(tmp_path / "post") == Whereabouts("teardown", "t")
-    post.close()
 
 
 CALL_FIELDS = (CALL.phase, CALL.name, CALL.seconds)
@@ -91,7 +90,6 @@ def test_a_long_test_name_is_cut_and_nothing_lost(tmp_path: Path, letter: str) -
     found = read_post(tmp_path / "post")
     assert (found.phase, found.seconds, found.module) == ("call", 1.0, "transformer")
     assert found.name == letter * 480
-    post.close()
 
 
 def test_a_fault_keeps_the_frames_of_the_test_alone() -> None:
