@@ -52,8 +52,10 @@ def compared(capture: Capture) -> tuple[Run, Run]:
 def before(capture: Capture, path: str, change: Callable[..., Any]) -> Iterator[list[int]]:
     """Let a function see, and change, what a module is called with; it is told the step.
 
-    Yield what has an item for each call.
+    Yield what has an item for each call. Before 0.8 nnsight's own hooks come first, or last.
     """
+    if nnsight_api.version() < (0, 8):
+        pytest.skip("what a hook changes is not what nnsight sees")
     calls: list[int] = []
 
     def counting(module: Any, arguments: Any, keywords: Any) -> Any:
@@ -244,6 +246,7 @@ def test_large_steps_do_not_wait_for_their_end(
     assert len(taken) == (0 if most == 100_000 else 3)
 
 
+@pytest.mark.skipif(nnsight_api.version() < (0, 8), reason="it comes before nnsight's own hook")
 def test_what_comes_behind_the_last_step_is_recorded(gpt2: Capture, taken: list[bool]) -> None:
     module = nnsight_api.torch_module(gpt2.model)
 
