@@ -11,6 +11,9 @@ import torch
 from pytest_nnsight.errors import UsageError
 
 CITY = "The Eiffel Tower is in the city of"
+# Goldens come from a processor with AVX2. With AVX-512 a token of a model that lacks a part is
+# 1.9e-5 apart, where a whole one stays within 1e-5.
+OTHER_KERNELS = 5e-5
 MINOR = int(metadata.version("nnsight").split(".")[1])
 ENDS = ("model.layers.0", "model.layers.10", "model.layers.11", "model.layers.29", "lm_head")
 
@@ -37,7 +40,7 @@ def test_skipped_module(nnsight_capture: Any, nnsight_golden: Any) -> None:
     run = nnsight_capture.trace(CITY, modules=globs, keep="model.layers.0.mlp", intervene=skip)
     assert not run["model.layers.0.mlp"].output.any()
     assert not [path for path in run.paths if path.startswith("model.layers.0.mlp.")]
-    assert run == nnsight_golden
+    assert run.within(OTHER_KERNELS) == nnsight_golden
 
 
 @pytest.mark.feature("skip", "a layer, at the first step of a generation")
@@ -147,7 +150,7 @@ def test_edited_in_place(nnsight_model: Any, nnsight_capture: Any, nnsight_golde
     plain = nnsight_capture.trace(CITY, modules="model.layers.0.mlp", keep=True)
     assert not run["model.layers.0.mlp"].output.any()
     assert plain["model.layers.0.mlp"].output.any()
-    assert run == nnsight_golden
+    assert run.within(OTHER_KERNELS) == nnsight_golden
 
 
 @pytest.fixture
@@ -165,7 +168,7 @@ def test_edited_copy(nnsight_capture: Any, nnsight_golden: Any, edited: Any) -> 
     plain = nnsight_capture.trace(CITY, modules="model.layers.0.mlp", keep=True)
     assert not run["model.layers.0.mlp"].output.any()
     assert plain["model.layers.0.mlp"].output.any()
-    assert run == nnsight_golden
+    assert run.within(OTHER_KERNELS) == nnsight_golden
 
 
 @pytest.mark.feature("edit", "what is no copy of the model: an error")
@@ -181,7 +184,7 @@ def test_of_what_is_no_copy(nnsight_model: Any, nnsight_capture: Any) -> None:
 def test_generation_of_edited_copy(nnsight_capture: Any, nnsight_golden: Any, edited: Any) -> None:
     run = nnsight_capture.of(edited).generate(CITY, max_new_tokens=3, modules=ENDS, inputs=False)
     assert run.text != nnsight_capture.generate(CITY, max_new_tokens=3, modules="lm_head").text
-    assert run == nnsight_golden
+    assert run.within(OTHER_KERNELS) == nnsight_golden
 
 
 class TestRenamed:
