@@ -75,9 +75,8 @@ class Summaries:
                 or tensor._base is not None
                 or not tensor.is_cpu
             ):
-                self.has_lost |= not are_new(
-                    (tensor,)
-                )  # the others are asked once they are measured
+                # Of this one a copy may wait, which could not be asked later.
+                self.has_lost |= not are_new([tensor])
                 places.append(self.add(tensor, 0))
                 continue
             place = self._count
