@@ -31,7 +31,7 @@ def import_nnsight() -> Any:
             (anyio.streams.file, "FileStreamAttribute"),
         ):
             getattr(owner, name)
-    except ImportError:
+    except (ImportError, TypeError):  # not installed, or nnsight was imported first by a test
         pass
     import nnsight
 

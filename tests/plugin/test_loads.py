@@ -47,3 +47,10 @@ def test_each_process_loads_once(project: Project, options: tuple[str, ...], wor
     shared = {"controller": [""], "worker": [everything] * workers}
     assert imports == (shared if workers else alone)
     assert sum("loading tiny:gpt2" in line for line in lines) == max(1, workers)
+
+
+def test_a_test_may_import_nnsight_first(project: Project) -> None:
+    """What nnsight 0.8 puts on every object keeps a part of anyio from being imported behind it."""
+    (project.path / "test_it.py").write_text(f"import nnsight\n{TEST}", encoding="utf-8")
+    result = project.run(*TINY, "-p", "no:anyio", "-p", "no:hypothesispytest", "--snapshot-update")
+    result.assert_outcomes(passed=2)
