@@ -8,8 +8,6 @@ up the same in any order: threads and kernels do not matter. It is no protection
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
@@ -40,19 +38,26 @@ class Checksum:
         words = -(-count // 2)
         self.is_odd = count % 2 == 1
         self.whole = words - words % (_APART * _TOGETHER)
+        self.rest = words - self.whole
         self.blocks = (self.whole // _TOGETHER // _APART, *_BLOCK)
         cpu = torch.device("cpu")
         self.weights = _weights(self.whole // _TOGETHER, 1, cpu).numpy()
-        self.weights_of_rest = _weights(words - self.whole, 3, cpu).numpy()
+        self.weights_of_rest = _weights(self.rest, 3, cpu).numpy()
 
-    def __call__(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
+    def room_for(self, many: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the words of so many tensors are added up: those that are, and the rest."""
+        return np.empty((many, *self.blocks[::2]), np.int64), np.empty((many, self.rest), np.int64)
+
+    def add_up(self, values: np.ndarray, into: tuple[np.ndarray, np.ndarray], at: int) -> None:
+        """Read one tensor."""
+        words = self._words(values.reshape(-1))
+        np.add.reduce(words[: self.whole].reshape(self.blocks), 1, out=into[0][at])
+        into[1][at] = words[self.whole :]
+
+    def total(self, added: tuple[np.ndarray, np.ndarray]) -> list[tuple[int, int]]:
         """Return the checksum of each as two whole numbers of 32 bits."""
-        words = [self._words(values.numpy().reshape(-1)) for values in tensors]
-        sums = np.empty((len(words), *self.blocks[::2]), np.int64)
-        for of_one, into in zip(words, sums, strict=True):
-            np.add.reduce(of_one[: self.whole].reshape(self.blocks), 1, out=into)
-        rests = np.stack([of_one[self.whole :] for of_one in words])
-        total = sums.reshape(len(words), -1) @ self.weights + rests @ self.weights_of_rest
+        sums, rests = added
+        total = sums.reshape(len(sums), -1) @ self.weights + rests @ self.weights_of_rest
         return [(word >> 32 & 0xFFFFFFFF, word & 0xFFFFFFFF) for word in total.tolist()]
 
     def _words(self, flat: np.ndarray) -> np.ndarray:

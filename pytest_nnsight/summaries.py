@@ -18,7 +18,7 @@ from pytest_nnsight.run import BUCKETS, Summary
 from pytest_nnsight.sketch import Block, exact_summary, summarize_blocks
 
 _LARGE = 256 * 1024  # bytes of a tensor that is gauged where it lies, on a CPU
-_LARGE_TOGETHER = 8 * 1024 * 1024  # bytes of one shape that are measured at once
+_LARGE_TOGETHER = 16 * 1024 * 1024  # bytes of one shape that are measured at once
 _SMALL_TOGETHER = 4 * 1024 * 1024  # the same of small ones, which are copied for that
 _MOST_TOGETHER = 1024
 _MOST_HELD = 32 * 1024 * 1024  # bytes of all that waits to be measured

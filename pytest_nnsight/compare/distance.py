@@ -183,7 +183,8 @@ def telling_statistics(golden: Summary, received: Summary) -> tuple[str, str]:
     known = [(n, old, new) for n, old, new in pairs if old is not None and new is not None]
     if not known:
         return golden.digest or "no values", received.digest or "no values"
-    name, before, now = max(known, key=lambda pair: abs(pair[1] - pair[2]) / scale)
+    # Where all values were shifted alike, their mean is told rather than a bound.
+    name, before, now = max(known, key=lambda k: float(f"{abs(k[1] - k[2]) / scale:.4g}"))
     if before != now:
         for digits in range(4, 9):
             old, new = f"{before:.{digits}g}", f"{now:.{digits}g}"

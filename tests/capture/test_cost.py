@@ -1,4 +1,4 @@
-"""What watching costs, counted rather than timed: passes over memory, and operations dispatched.
+"""What watching costs, counted rather than timed: passes over memory, and operations called.
 
 A change that reads every value once more, or dispatches more for each call, fails here on any
 machine. `make bench` has the times.
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,12 +25,28 @@ VIEWS |= {"unsafe_view", "expand", "transpose", "permute", "alias", "t", "unbind
 
 
 class Counted(TorchDispatchMode):
-    """Counts the operations that torch dispatches, and the bytes that they read."""
+    """Counts the operations of torch, and of numpy on what was a tensor, and what they read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: Counter[str] = Counter()
         self.bytes = 0
+
+    def __enter__(self) -> Counted:
+        self.patch = pytest.MonkeyPatch()
+        to_numpy = torch.Tensor.numpy
+
+        def numpy(tensor: torch.Tensor) -> Read:
+            array = to_numpy(tensor).view(Read)
+            array.found = self
+            return array
+
+        self.patch.setattr(torch.Tensor, "numpy", numpy)
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        self.patch.undo()
+        super().__exit__(*raised)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -41,6 +58,29 @@ class Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class Read(np.ndarray):
+    """Was a tensor; what numpy reads of it is counted."""
+
+    found: Counted | None = None
+
+    def __array_finalize__(self, array: Any) -> None:
+        self.found = getattr(array, "found", None)
+
+    def __array_ufunc__(
+        self, function: np.ufunc, method: str, *args: Any, out: Any = None, **kwargs: Any
+    ) -> Any:
+        if self.found is not None:
+            self.found.operations[function.__name__] += 1
+            self.found.bytes += sum(arg.nbytes for arg in args if isinstance(arg, np.ndarray))
+        if out is not None:
+            kwargs["out"] = tuple(map(as_array, out))
+        return getattr(function, method)(*map(as_array, args), **kwargs)
+
+
+def as_array(value: Any) -> Any:
+    return value.view(np.ndarray) if isinstance(value, Read) else value
+
+
 def counted(run: Callable[[], Any]) -> Counted:
     run()  # signs and weights are made once
     with Counted() as found:
@@ -48,13 +88,16 @@ def counted(run: Callable[[], Any]) -> Counted:
     return found
 
 
-@pytest.mark.parametrize(("width", "most"), [(576, 4.6), (1536, 4.3), (8192, 4.2)])
+@pytest.mark.parametrize(("width", "most"), [(576, 8.2), (1536, 8.2), (8192, 7.2)])
 def test_a_large_tensor_is_read_few_times(width: int, most: float) -> None:
-    """By torch; numpy reads it once more for the checksum, which is not seen here."""
+    """Six times: bounds, sum, norms, checksum and projection.
+
+    A product of a tensor with itself counts twice, and of a narrow one the signs count as well.
+    """
     tensor = torch.randn(1, 256, width)
     found = counted(lambda: summarize([tensor]))
-    assert found.bytes / tensor.nbytes < most
-    assert found.operations.total() < 36  # 31
+    assert most - 0.2 < found.bytes / tensor.nbytes < most
+    assert found.operations.total() < 36  # 22, and 31 of a wide one
 
 
 def test_small_tensors_of_one_shape_are_measured_together() -> None:
@@ -66,11 +109,11 @@ def test_small_tensors_of_one_shape_are_measured_together() -> None:
 
 
 def test_large_tensors_of_one_shape_are_put_together_in_the_end() -> None:
-    """Four operations read one; what is done with their results is done for several at once."""
+    """Six operations read one; what is done with their results is done for several at once."""
     tensors = [torch.randn(1, 256, 576) for _ in range(8)]
     one = counted(lambda: summarize(tensors[:1])).operations
     many = counted(lambda: summarize(tensors)).operations
-    assert many.total() - one.total() < 7 * 9  # 8, of which 4 are views
+    assert many.total() - one.total() < 7 * 9  # 8, of which 2 are views
 
 
 @pytest.mark.skipif(nnsight_api.version() < (0, 8), reason="its trace runs in another thread")
