@@ -6,6 +6,8 @@ do without.
 
 from __future__ import annotations
 
+import gc
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +17,7 @@ from weakref import WeakSet
 
 import pytest
 
+from pytest_nnsight import collector
 from pytest_nnsight.errors import LeakError, UsageError
 from pytest_nnsight.session import (
     CHANGING,
@@ -71,10 +74,11 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
     from pytest_nnsight.progress import shows_bars, uncaptured
 
     with uncaptured(request.config) as say, _load_time(request.config, wanted.spec.public):
-        from pytest_nnsight.models.loading import load  # imports torch, which takes seconds
-
         _release()  # of a model before this one: pytest lets go of it only after its fixture's end
-        model = load(wanted.spec, wanted.options, say, shows_bars(request.config))
+        with collector.off():
+            from pytest_nnsight.models.loading import load  # imports torch, which takes seconds
+
+            model = load(wanted.spec, wanted.options, say, shows_bars(request.config))
     request.config.stash[SPECS] = {id(model): wanted.spec}
     yield model
 
@@ -179,8 +183,8 @@ def capture_of(model: Any, item: pytest.Item | pytest.Session) -> Capture:
 
 def _release() -> None:
     """Give the memory of models that nothing refers to back to their device."""
-    import gc
-
+    if "torch" not in sys.modules:  # there was none
+        return
     import torch
 
     gc.collect()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, MutableSet, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, MutableSet, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from pytest_nnsight import nnsight_api
+from pytest_nnsight import collector, nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
 from pytest_nnsight.capture.gradients import Gradients, Objectives
 from pytest_nnsight.capture.recorder import ChangedInPlaceError
@@ -210,7 +208,7 @@ class Capture:
         """Run once, and where noise is to be measured again under every benign change."""
         if self.remote is None:
             need_weights(self.model)
-        with _uncollected():
+        with collector.off():
             first = self._taken(wanted, take)
         if self.calibrates is None:
             return first
@@ -230,21 +228,3 @@ class Capture:
         except ChangedInPlaceError:
             self.changing.add(nnsight_api.torch_module(self.model))
             return take(wanted)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Put off the garbage collector.
-
-    The records of a run, tens of thousands at once, would set it off again and again, and each time
-    that it takes its time it goes through all of torch and transformers. What is young is collected
-    in the end: nnsight 0.7 takes some of its hooks off a model only then.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-            gc.collect(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import IO, Any
 
 import pytest
 
+from pytest_nnsight import collector
 from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
 from pytest_nnsight.isolation.limits import Limits, terminal
 from pytest_nnsight.isolation.mode import is_worker
@@ -205,6 +207,11 @@ class Watch:
     def _limit_exit(self) -> None:
         faulthandler.dump_traceback_later(_EXIT_SECONDS, exit=True, file=self._stacks)
 
+    def _leave(self) -> None:
+        """Let this process end once all that was registered for its end has run."""
+        self._limit_exit()
+        atexit.register(_end)
+
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
         """Let go of the terminal; a worker's files are its until it is gone.
@@ -215,11 +222,27 @@ class Watch:
         if self._base is None:
             os.close(self._stacks)
             return
+        collector.leave()
         if self._has_threads():
             os._exit(0)
         faulthandler.cancel_dump_traceback_later()
         # Unlike atexit it comes before threads are waited for; concurrent.futures needs it as well.
-        threading._register_atexit(self._limit_exit)  # type: ignore[attr-defined]
+        threading._register_atexit(self._leave)  # type: ignore[attr-defined]
+
+
+def _end() -> None:
+    """Run what was registered for the end of this process, and end it.
+
+    To clear a model and its libraries away takes Python a second more, which nobody sees but the
+    one who waits; what they do at that is not always quick, or in order.
+    """
+    atexit.unregister(_end)
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(0)
 
 
 def posted_at(config: pytest.Config) -> Path | None:

@@ -234,6 +234,34 @@ def test_a_worker_that_waits_for_another_does_not_hang(light: Project) -> None:
     result.stdout.no_fnmatch_line("*at its end*")
 
 
+def test_a_worker_does_what_is_registered_for_its_end_and_clears_nothing_away(
+    light: Project,
+) -> None:
+    """A model and its libraries take a second for it, and longer where something hangs."""
+    light.test_file(
+        """
+import atexit, pathlib, time
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(60)
+
+KEPT = Slow()
+atexit.register(pathlib.Path("first").touch)
+
+def test_passes():
+    atexit.register(pathlib.Path("last").touch)
+    print("said")
+"""
+    )
+    result = light.run(*TINY)
+    assert result.ret == 0
+    result.assert_outcomes(passed=1)
+    assert (light.path / "first").exists()
+    assert (light.path / "last").exists()
+    result.stdout.no_fnmatch_line("*at its end*")
+
+
 def test_a_thread_that_holds_up_a_worker_at_its_end_is_named(light: Project) -> None:
     light.test_file(
         "import threading, time\n"

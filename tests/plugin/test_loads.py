@@ -54,3 +54,27 @@ def test_a_test_may_import_nnsight_first(project: Project) -> None:
     (project.path / "test_it.py").write_text(f"import nnsight\n{TEST}", encoding="utf-8")
     result = project.run(*TINY, "-p", "no:anyio", "-p", "no:hypothesispytest", "--snapshot-update")
     result.assert_outcomes(passed=2)
+
+
+COUNTING = """
+import gc, pathlib, pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    ran = []
+    note = lambda phase, info: ran.append(phase)
+    gc.callbacks.append(note)
+    result = yield
+    gc.callbacks.remove(note)
+    if fixturedef.argname == "nnsight_model":
+        pathlib.Path("collections").write_text(str(ran.count("start")))
+    return result
+"""
+
+
+def test_the_collector_waits_until_a_model_is_loaded(project: Project) -> None:
+    """It would be set off a thousand times, for a quarter of the time that loading takes."""
+    (project.path / "conftest.py").write_text(COUNTING)
+    (project.path / "test_it.py").write_text("def test_model(nnsight_model): pass\n")
+    project.run(*TINY).assert_outcomes(passed=1)
+    assert int((project.path / "collections").read_text()) < 20
