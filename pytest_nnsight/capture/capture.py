@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from pytest_nnsight import collector, nnsight_api
+from pytest_nnsight import garbage, nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
 from pytest_nnsight.capture.gradients import Gradients, Objectives
 from pytest_nnsight.capture.recorder import ChangedInPlaceError
@@ -208,7 +208,7 @@ class Capture:
         """Run once, and where noise is to be measured again under every benign change."""
         if self.remote is None:
             need_weights(self.model)
-        with collector.off():
+        with garbage.put_off():
             first = self._taken(wanted, take)
         if self.calibrates is None:
             return first

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import pytest
 
-from pytest_nnsight import collector
+from pytest_nnsight import garbage
 from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
 from pytest_nnsight.isolation.limits import Limits, terminal
 from pytest_nnsight.isolation.mode import is_worker
@@ -222,7 +222,7 @@ class Watch:
         if self._base is None:
             os.close(self._stacks)
             return
-        collector.leave()
+        garbage.leave()
         if self._has_threads():
             os._exit(0)
         faulthandler.cancel_dump_traceback_later()

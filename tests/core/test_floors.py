@@ -19,6 +19,7 @@ MEASURING = {"summaries", "sketch", "measurement", "projection", "checksum", "fi
 # these run beside the model, the rest of the core on files
 CORE = {
     "errors": set(),
+    "garbage": set(),
     "options": {"errors"},
     "settings": {"errors", "options"},
     "run": {"errors"},

@@ -1,6 +1,7 @@
-"""Python's garbage collector, kept from going through all of torch and transformers again.
+"""When Python collects garbage: not while a model is loaded or runs, nor what is there to stay.
 
-There are a million objects in these that live as long as their process does.
+torch, transformers and nnsight have 200,000 objects and more, which live as long as their process
+does; the collector goes through all of them again and again.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def off() -> Iterator[None]:
-    """Put the collector off where very many objects are made, each some thousand would set it off.
+def put_off() -> Iterator[None]:
+    """Put off collecting where very many objects are made, and every few hundred would set it off.
 
     What is young is collected in the end: nnsight 0.7 takes some of its hooks off a model only
     then.
