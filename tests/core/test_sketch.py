@@ -17,7 +17,7 @@ from pytest_nnsight.checksum import checksums
 from pytest_nnsight.compare.distance import distance
 from pytest_nnsight.measurement import Gauge, measured_numbers, tokens_of
 from pytest_nnsight.packing import pack_norms, read_norms, unpack
-from pytest_nnsight.projection import project
+from pytest_nnsight.projection import project, row_products
 from pytest_nnsight.run import Summary, numbers_per_token, token_count
 from pytest_nnsight.summaries import Summaries, as_one, version_of
 
@@ -315,7 +315,7 @@ def test_all_that_waits_is_measured_once_it_is_too_much(monkeypatch: pytest.Monk
 
 def test_autocast_does_not_change_what_is_measured() -> None:
     """A test may run its model under it; the projection is a matrix product, too."""
-    for tensor in (normal(1, 7, 64), normal(1, 300, 576)):
+    for tensor in (normal(1, 7, 64), normal(1, 300, 576), normal(1, 300, 5000)):
         with torch.autocast("cpu", torch.bfloat16):
             inside = summarize(tensor)
         assert inside == summarize(tensor)
@@ -345,6 +345,26 @@ def test_a_large_tensor_is_measured_as_many_are(shape: tuple[int, int], offset: 
     short, other = torch.from_numpy(gauge.numbers())[0], measured_numbers(alone[None])[0]
     assert torch.equal(short[7:9], other[7:9])
     torch.testing.assert_close(short, other, rtol=1e-6, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("width", [1, 8191, 8192, 8193, 20_000])
+def test_rows_of_any_width_are_multiplied(width: int) -> None:
+    """Wide ones in parts, the last of which may be a short one."""
+    rows, others = normal(3, width), normal(3, width, seed=1)
+    found = row_products(rows.numpy(), others.numpy(), into := np.empty(3, np.float32))
+    assert found is into
+    torch.testing.assert_close(
+        torch.from_numpy(found).double(),
+        (rows.double() * others).sum(1),
+        rtol=0,
+        atol=1e-6 * width**0.5,
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(row_products(rows.numpy(), np.ones(width, np.float32))).double(),
+        rows.double().sum(1),
+        rtol=0,
+        atol=1e-6 * width**0.5,
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, 1e-30, 7.0])
