@@ -240,7 +240,7 @@ def test_a_worker_does_what_is_registered_for_its_end_and_clears_nothing_away(
     """A model and its libraries take a second for it, and longer where something hangs."""
     light.test_file(
         """
-import atexit, pathlib, time
+import atexit, gc, pathlib, time
 
 class Slow:
     def __del__(self, sleep=time.sleep):
@@ -251,7 +251,7 @@ atexit.register(pathlib.Path("first").touch)
 
 def test_passes():
     atexit.register(pathlib.Path("last").touch)
-    print("said")
+    atexit.register(lambda: pathlib.Path("frozen").write_text(str(gc.get_freeze_count())))
 """
     )
     result = light.run(*TINY)
@@ -259,6 +259,7 @@ def test_passes():
     result.assert_outcomes(passed=1)
     assert (light.path / "first").exists()
     assert (light.path / "last").exists()
+    assert int((light.path / "frozen").read_text()) > 0  # pytest need not go through it again
     result.stdout.no_fnmatch_line("*at its end*")
 
 
