@@ -164,6 +164,10 @@ def watch(config: pytest.Config) -> None:
 
         control = Control(config, is_own=workers == "own")
         config.pluginmanager.register(control, "nnsight-control")
+        if workers == "user's":
+            from pytest_nnsight.forking.nodes import ForkedWorkers
+
+            config.pluginmanager.register(ForkedWorkers(), "nnsight-forked-workers")
     else:
         from pytest_nnsight.isolation.watch import Watch
 

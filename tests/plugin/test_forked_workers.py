@@ -1,0 +1,232 @@
+"""Two workers and more share what importing torch and transformers takes: they are forked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from project import TINY, Project
+
+from pytest_nnsight.forking import nodes, server, staleness
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+
+SPY = """
+import os, pathlib, random, sys
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        heavy = [name for name in ("torch", "transformers", "nnsight") if name in sys.modules]
+        name = os.environ["PYTEST_XDIST_WORKER"]
+        drawn = [random.random(), sys.modules["numpy"].random.random() if heavy else 0]
+        pathlib.Path(f"{name}.worker").write_text(f"{os.getppid()} {heavy} {drawn}")
+"""
+TEST = """
+import pytest
+
+@pytest.mark.parametrize("number", range(4))
+def test_run(nnsight_capture, nnsight_golden, number):
+    assert nnsight_capture.trace("Hello") == nnsight_golden
+    assert nnsight_capture.generate("Hello", max_new_tokens=3) == nnsight_golden(name="generated")
+"""
+IMPORTED = "['torch', 'transformers']"
+STRICT = ("-W", "error::pytest.PytestAssertRewriteWarning", "-p", "no:hypothesispytest")
+
+
+@pytest.fixture
+def spied(project: Project) -> Project:
+    """A project whose workers tell who started them, and what was imported by then."""
+    (project.path / "conftest.py").write_text(SPY)
+    (project.path / "test_it.py").write_text(TEST)
+    return project
+
+
+def workers(project: Project) -> list[list[str]]:
+    """Return each worker's parent, what it found imported, and what it has drawn."""
+    return [path.read_text().split(" ", 1) for path in sorted(project.path.glob("*.worker"))]
+
+
+def test_two_workers_are_forked_and_write_what_one_does(spied: Project) -> None:
+    """A worker of its own accord imports; those that are forked have it, and the same values."""
+    spied.run(*TINY, "--snapshot-update").assert_outcomes(passed=4)
+    (_, alone), *_ = workers(spied)
+    assert alone.startswith("[] ")
+    written = spied.goldens()
+    result = spied.run(*TINY, *STRICT, "--snapshot-update", "-n", "2")
+    result.assert_outcomes(passed=4)
+    (first, one), (second, other) = workers(spied)
+    assert first == second != str(os.getpid())
+    assert one.startswith(IMPORTED)
+    assert other.startswith(IMPORTED)
+    assert one != other  # what each has drawn
+    assert spied.goldens() == written
+
+
+def test_a_worker_that_would_import_other_libraries_is_replaced(project: Project) -> None:
+    """By the libraries, which read a variable as they are imported, a test file can tell."""
+    project.test_file(
+        """
+os.environ["HF_HOME"] = "/elsewhere"
+
+@pytest.mark.parametrize("number", range(4))
+def test_home(nnsight_model, number):
+    from huggingface_hub import constants
+    assert constants.HF_HOME == "/elsewhere"
+"""
+    )
+    result = project.run(*TINY, "-n", "2")
+    result.assert_outcomes(passed=4)
+    assert result.ret == 0
+    result.stderr.fnmatch_lines(
+        ["nnsight: a worker starts anew, since tests change $HF_HOME: it was forked before"]
+    )
+
+
+def test_a_forked_worker_that_dies_is_reported_as_any_other(project: Project) -> None:
+    """By signal and by exit code; the one in its place imports for itself."""
+    (project.path / "conftest.py").write_text(SPY)
+    project.test_file(
+        """
+import ctypes, signal
+
+@pytest.mark.parametrize("death", ["segfault", "kill", "exit"])
+def test_dies(death):
+    {"segfault": lambda: ctypes.string_at(0), "exit": lambda: os._exit(3),
+     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL)}[death]()
+
+def test_lives(nnsight_capture):
+    assert nnsight_capture.trace("Hello").calls
+"""
+    )
+    result = project.run(*TINY, "-n", "2")
+    assert result.ret == 1
+    result.assert_outcomes(failed=3, passed=1)
+    for name, title in {
+        "segfault": "CRASHED: segmentation fault",
+        "kill": "KILLED (out of memory?)",
+        "exit": "EXITED 3",
+    }.items():
+        result.stdout.fnmatch_lines([f"FAILED test_it.py::test_dies[[]{name}] - {title}*"])
+    heavy = [imported.partition("]")[0] for _, imported in workers(project)]
+    assert heavy[:2] == [IMPORTED[:-1]] * 2
+    assert set(heavy[2:]) == {"["}
+
+
+def test_without_what_cannot_be_imported_workers_start_as_usual(spied: Project) -> None:
+    """The server ends, and pytest-xdist's own Python takes its place."""
+    source = "import pytest_nnsight.forking.nodes as nodes; nodes.MODULES = ('no_such_library',)"
+    (spied.path / "conftest.py").write_text(f"{source}\n{SPY}")
+    spied.run(*TINY, "--snapshot-update", "-n", "2").assert_outcomes(passed=4)
+    assert [imported[:3] for _, imported in workers(spied)] == ["[] "] * 2
+
+
+def test_with_the_plugin_left_out_workers_start_as_usual(spied: Project) -> None:
+    options = ("-p", "no:nnsight-forked-workers", "--snapshot-update", "-n", "2")
+    spied.run(*TINY, *options).assert_outcomes(passed=4)
+    assert [imported[:3] for _, imported in workers(spied)] == ["[] "] * 2
+
+
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+def test_nothing_outlives_pytest(project: Project, ends: signal.Signals) -> None:
+    """Whether it was interrupted, with all that it has started, or killed alone."""
+    project.test_file("import time\ndef test_it():\n    time.sleep(100)\n" * 2)
+    (project.path / "conftest.py").write_text(SPY)
+    command = [sys.executable, "-m", "pytest", *TINY, "-n", "2", "-p", "no:cacheprovider"]
+    running = subprocess.Popen(command, cwd=project.path, start_new_session=True)
+    wait_until(lambda: len(workers(project)) == 2)
+    assert in_group(running.pid) > 5  # pytest, the server, two launchers, two workers
+    send = os.killpg if ends == signal.SIGINT else os.kill
+    send(running.pid, ends)
+    assert running.wait(60) == (2 if ends == signal.SIGINT else -signal.SIGKILL)
+    wait_until(lambda: in_group(running.pid) == 0)
+
+
+def wait_until(holds: object) -> None:
+    """Wait for a minute at most."""
+    end = time.monotonic() + 60
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def in_group(group: int) -> int:
+    """Count the processes of a group that have not ended."""
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    fields = [text.rpartition(")")[2].split() for text in stats]
+    return sum(int(of[2]) == group and of[0] != "Z" for of in fields)
+
+
+POPEN = {"popen": True, "python": None, "via": None, "chdir": None}
+
+
+@pytest.mark.parametrize(
+    ("specs", "goes"),
+    [
+        ([POPEN, POPEN], True),
+        ([POPEN], False),
+        ([POPEN, POPEN | {"popen": None}], False),
+        ([POPEN, POPEN | {"python": "python3.12"}], False),
+        ([POPEN, POPEN | {"via": "proxy"}], False),
+        ([POPEN, POPEN | {"chdir": "elsewhere"}], False),
+    ],
+    ids=["two", "one", "by ssh", "another Python", "via a proxy", "in another folder"],
+)
+def test_usual_workers_are_forked_alone(
+    specs: list[dict[str, object]], goes: bool, pytestconfig: pytest.Config
+) -> None:
+    """Of an accelerator there is none here to be seen: its device files stand for it."""
+    found = [SimpleNamespace(**spec) for spec in specs]
+    assert nodes._can_fork(pytestconfig, found) is goes
+
+
+def test_beside_an_accelerator_nothing_is_forked(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver does not bear it. There is none here: a file that is there stands for its own."""
+    found = [SimpleNamespace(**POPEN)] * 2
+    monkeypatch.setattr(nodes, "_ACCELERATORS", ("null",))
+    assert not nodes._can_fork(pytestconfig, found)
+
+
+def test_measured_for_coverage_nothing_is_forked(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest-cov is not installed here: a plugin of its name stands for it."""
+    pytestconfig.pluginmanager.register(object(), "_cov")
+    try:
+        assert not nodes._can_fork(pytestconfig, [SimpleNamespace(**POPEN)] * 2)
+    finally:
+        pytestconfig.pluginmanager.unregister(name="_cov")
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker that was forked just now."""
+    monkeypatch.setattr(server, "imported_in", dict(os.environ))
+    monkeypatch.setattr(staleness, "LIBRARIES", ("json",))
+
+
+def test_nothing_has_changed_for_a_worker_just_forked(forked: None) -> None:
+    assert not staleness.what_changed()
+
+
+def test_what_a_worker_would_import_otherwise_is_named(
+    forked: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTEST_OWN", "1")
+    monkeypatch.setenv("HF_HOME", "elsewhere")
+    monkeypatch.delenv("PATH")
+    (tmp_path / "json.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert staleness.what_changed() == "$HF_HOME, $PATH, the place of json"
+
+
+def test_a_worker_that_was_not_forked_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", "elsewhere")
+    assert not staleness.what_changed()
