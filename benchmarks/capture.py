@@ -13,6 +13,7 @@ from benchmarks.turns import ratio, take_turns
 TOKENS = 256
 PROMPT = 32
 GOALS = {1: 1.15, 2: 1.20}
+OUTPUTS = "the same, outputs alone: inputs=False"
 
 
 def measure(model: str, rounds: int) -> Iterator[Row]:
@@ -31,14 +32,16 @@ def traces(subject: Subject, rounds: int, threads: int) -> Iterator[Row]:
     ways = (
         lambda: subject.forward(ids),
         lambda: subject.capture.trace(ids),
+        lambda: subject.capture.trace(ids, inputs=False),
         lambda: subject.cache(ids),
         lambda: subject.cache(ids, inputs=True),
         lambda: subject.hand_over(ids),
     )
-    plain, ours, cache, both, bare = take_turns(ways, rounds, threads)
+    plain, ours, outputs, cache, both, bare = take_turns(ways, rounds, threads)
     calls = len(subject.capture.trace(ids).calls)
     name = f"trace of {TOKENS} tokens, all {calls} calls"
     yield Row(f"{name}, over a plain forward", ratio(ours, plain), GOALS[threads], threads)
+    yield Row(OUTPUTS, ratio(outputs, plain), GOALS[threads], threads)
     yield Row(f"{name}, over tracer.cache()", ratio(ours, cache), 1.05, threads)
     yield Row(
         "  the same, over tracer.cache(include_inputs=True)", ratio(ours, both), None, threads
@@ -54,9 +57,11 @@ def generations(subject: Subject, rounds: int, threads: int) -> Iterator[Row]:
         ways = (
             lambda steps=steps: subject.generate(ids, steps),
             lambda steps=steps: subject.capture.generate(ids, **exactly(steps)),
+            lambda steps=steps: subject.capture.generate(ids, inputs=False, **exactly(steps)),
             lambda steps=steps: subject.hand_over(ids, steps),
         )
-        plain, ours, bare = take_turns(ways, max(3, rounds // 2), threads)
+        plain, ours, outputs, bare = take_turns(ways, max(3, rounds // 2), threads)
         name = f"generate {steps} tokens, every call of every step, over plain generate"
         yield Row(name, ratio(ours, plain), 1.20, threads)
+        yield Row(OUTPUTS, ratio(outputs, plain), 1.20, threads)
         yield Row("  every value handed over and dropped", ratio(bare, plain), None, threads)

@@ -19,12 +19,11 @@ _STREAMS = (0, 1, 2)
 def launch(address: str, arguments: list[str]) -> int:
     """Return what a forked process ended with, minus the signal where it was killed by one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # says nothing of a Ctrl-C, that pytest answers
-    request = {"arguments": arguments, "environ": dict(os.environ), "folder": os.getcwd()}
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(address)
             socket.send_fds(connection, [b"\n"], _STREAMS)
-            connection.sendall(json.dumps(request).encode() + b"\n")
+            connection.sendall(json.dumps(arguments).encode() + b"\n")
             answers = connection.makefile()
             is_forked = bool(answers.readline())
         except OSError:

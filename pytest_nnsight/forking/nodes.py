@@ -51,7 +51,7 @@ class ForkedWorkers:
                 listening.bind(address)
             except OSError:  # the path of the temporary folder is too long
                 return
-            listening.listen(len(specs))
+            listening.listen()
             self._start(listening.fileno(), len(specs))
         words = [sys.executable, "-I", "-S", str(_FOLDER / "launcher.py"), address]
         for spec in specs:

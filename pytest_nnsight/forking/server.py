@@ -37,9 +37,8 @@ class Forked(BaseException):
         self.arguments = arguments
 
 
-def prepare(path: list[str], modules: list[str]) -> dict[str, str]:
-    """Import modules; return what they have changed in the environment."""
-    before = dict(os.environ)
+def prepare(path: list[str], modules: list[str]) -> None:
+    """Import modules, and leave them as they are for all that is forked."""
     sys.path[:] = path
     gc.disable()
     for module in modules:
@@ -47,7 +46,6 @@ def prepare(path: list[str], modules: list[str]) -> dict[str, str]:
     _leave_to_pytest()
     gc.freeze()
     imported_in.update(os.environ)
-    return {key: value for key, value in os.environ.items() if before.get(key) != value}
 
 
 def _leave_to_pytest() -> None:
@@ -70,7 +68,7 @@ def can_fork() -> bool:
     return threading.active_count() == 1 and not any(kind.is_available() for kind in accelerators)
 
 
-def fork(listening: socket.socket, changes: dict[str, str]) -> tuple[int, socket.socket] | None:
+def fork(listening: socket.socket) -> tuple[int, socket.socket] | None:
     """Fork for the next who asks; return the process and the connection to who waits for its end.
 
     Nothing where that one has gone. Raise `Forked` in the process that is forked.
@@ -82,14 +80,15 @@ def fork(listening: socket.socket, changes: dict[str, str]) -> tuple[int, socket
     try:
         streams = socket.recv_fds(connection, 1, 3)[1]
         with connection.makefile() as lines:
-            request = json.loads(lines.readline())
+            arguments = json.loads(lines.readline())
     except (OSError, ValueError):
         return None
     with warnings.catch_warnings(action="ignore"):  # of threads of BLAS, which sees to its own
         process = os.fork()
     if process == 0:
-        _become(streams, request["environ"] | changes, request["folder"])
-        raise Forked(request["arguments"])
+        connection.close()
+        _become(streams)
+        raise Forked(arguments)
     for stream in streams:
         os.close(stream)
     with suppress(OSError):
@@ -106,14 +105,11 @@ def reap(forked: list[tuple[int, socket.socket]]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-I", "-S", str(script), json.dumps(waiting)])
 
 
-def _become(streams: list[int], environ: dict[str, str], folder: str) -> None:
-    """Take over the streams, environment and folder of who asked for a process."""
+def _become(streams: list[int]) -> None:
+    """Take over the streams of who asked for a process; all else it has in common with this one."""
     for stream, given in enumerate(streams):
         os.dup2(given, stream)
         os.close(given)
-    os.environ.clear()
-    os.environ.update(environ)
-    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.modules["numpy"].random.seed()  # or each process would draw the same
     gc.enable()
@@ -132,13 +128,13 @@ def serve(path: list[str], modules: list[str], listening: int, count: int) -> li
     """Serve; return the arguments for a Python in each process that is forked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends this
     with socket.socket(fileno=listening) as door:
-        changes = prepare(path, modules)
+        prepare(path, modules)
         if not can_fork():
             _end()
         forked: list[tuple[int, socket.socket]] = []
         try:
             for _ in range(count):
-                forked += filter(None, [fork(door, changes)])
+                forked += filter(None, [fork(door)])
         except Forked as process:
             for _, connection in forked:
                 connection.close()

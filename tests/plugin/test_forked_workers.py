@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,14 +21,19 @@ from pytest_nnsight.forking import nodes, server, staleness
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 
 SPY = """
-import os, pathlib, random, sys
+import json, os, pathlib, random, sys
 
 def pytest_configure(config):
     if hasattr(config, "workerinput"):
         heavy = [name for name in ("torch", "transformers", "nnsight") if name in sys.modules]
         name = os.environ["PYTEST_XDIST_WORKER"]
-        drawn = [random.random(), sys.modules["numpy"].random.random() if heavy else 0]
-        pathlib.Path(f"{name}.worker").write_text(f"{os.getppid()} {heavy} {drawn}")
+        drawn = [sys.modules["numpy"].random.random(), random.random()] if heavy else [0, 0]
+        files = [os.readlink(file) for file in pathlib.Path("/proc/self/fd").iterdir()
+                 if file.is_symlink()]
+        sockets = sum(file.startswith("socket:") for file in files)
+        told = [os.getppid(), heavy, sockets, *drawn]
+        pathlib.Path(f"{name}.new").write_text(json.dumps(told))
+        os.rename(f"{name}.new", f"{name}.worker")
 """
 TEST = """
 import pytest
@@ -35,7 +43,7 @@ def test_run(nnsight_capture, nnsight_golden, number):
     assert nnsight_capture.trace("Hello") == nnsight_golden
     assert nnsight_capture.generate("Hello", max_new_tokens=3) == nnsight_golden(name="generated")
 """
-IMPORTED = "['torch', 'transformers']"
+IMPORTED = ["torch", "transformers"]
 STRICT = ("-W", "error::pytest.PytestAssertRewriteWarning", "-p", "no:hypothesispytest")
 
 
@@ -47,24 +55,36 @@ def spied(project: Project) -> Project:
     return project
 
 
-def workers(project: Project) -> list[list[str]]:
-    """Return each worker's parent, what it found imported, and what it has drawn."""
-    return [path.read_text().split(" ", 1) for path in sorted(project.path.glob("*.worker"))]
+@dataclass(frozen=True)
+class Worker:
+    """Who started a worker, what it found imported, open sockets, what it draws by either."""
+
+    parent: int
+    imported: list[str]
+    sockets: int
+    by_numpy: float
+    by_python: float
+
+
+def workers(project: Project) -> list[Worker]:
+    """Return the workers that have begun, in their order."""
+    return [Worker(*json.loads(p.read_text())) for p in sorted(project.path.glob("*.worker"))]
 
 
 def test_two_workers_are_forked_and_write_what_one_does(spied: Project) -> None:
     """A worker of its own accord imports; those that are forked have it, and the same values."""
     spied.run(*TINY, "--snapshot-update").assert_outcomes(passed=4)
-    (_, alone), *_ = workers(spied)
-    assert alone.startswith("[] ")
+    (alone,) = workers(spied)
+    assert alone.imported == []
     written = spied.goldens()
     result = spied.run(*TINY, *STRICT, "--snapshot-update", "-n", "2")
     result.assert_outcomes(passed=4)
-    (first, one), (second, other) = workers(spied)
-    assert first == second != str(os.getpid())
-    assert one.startswith(IMPORTED)
-    assert other.startswith(IMPORTED)
-    assert one != other  # what each has drawn
+    one, other = workers(spied)
+    assert one.imported == other.imported == IMPORTED
+    assert one.parent == other.parent
+    assert one.sockets == other.sockets == 0
+    assert one.by_numpy != other.by_numpy
+    assert one.by_python != other.by_python
     assert spied.goldens() == written
 
 
@@ -113,38 +133,70 @@ def test_lives(nnsight_capture):
         "exit": "EXITED 3",
     }.items():
         result.stdout.fnmatch_lines([f"FAILED test_it.py::test_dies[[]{name}] - {title}*"])
-    heavy = [imported.partition("]")[0] for _, imported in workers(project)]
-    assert heavy[:2] == [IMPORTED[:-1]] * 2
-    assert set(heavy[2:]) == {"["}
+    assert [each.imported for each in workers(project)] == [IMPORTED] * 2 + [[]] * 3
 
 
-def test_without_what_cannot_be_imported_workers_start_as_usual(spied: Project) -> None:
+@pytest.mark.parametrize("modules", [["no_such_library"], ["torch", "with_a_thread"]], ids=str)
+def test_where_nothing_can_be_forked_workers_start_as_usual(
+    spied: Project, modules: list[str]
+) -> None:
     """The server ends, and pytest-xdist's own Python takes its place."""
-    source = "import pytest_nnsight.forking.nodes as nodes; nodes.MODULES = ('no_such_library',)"
+    (spied.path / "with_a_thread.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=[9], daemon=True).start()"
+    )
+    source = f"import pytest_nnsight.forking.nodes as nodes; nodes.MODULES = {modules}"
     (spied.path / "conftest.py").write_text(f"{source}\n{SPY}")
     spied.run(*TINY, "--snapshot-update", "-n", "2").assert_outcomes(passed=4)
-    assert [imported[:3] for _, imported in workers(spied)] == ["[] "] * 2
+    assert [each.imported for each in workers(spied)] == [[], []]
 
 
 def test_with_the_plugin_left_out_workers_start_as_usual(spied: Project) -> None:
     options = ("-p", "no:nnsight-forked-workers", "--snapshot-update", "-n", "2")
     spied.run(*TINY, *options).assert_outcomes(passed=4)
-    assert [imported[:3] for _, imported in workers(spied)] == ["[] "] * 2
+    assert [each.imported for each in workers(spied)] == [[], []]
 
 
 @pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_nothing_outlives_pytest(project: Project, ends: signal.Signals) -> None:
-    """Whether it was interrupted, with all that it has started, or killed alone."""
-    project.test_file("import time\ndef test_it():\n    time.sleep(100)\n" * 2)
+    """Whether it was interrupted, with all that it has started, or killed alone.
+
+    A worker that lets nothing else run, as code in C may, hears of neither by itself.
+    """
+    sleep = "time.sleep(100)" if ends == signal.SIGINT else "ctypes.PyDLL(None).sleep(100)"
+    project.test_file(f"import ctypes, time\ndef test_it():\n    {sleep}\n")
     (project.path / "conftest.py").write_text(SPY)
     command = [sys.executable, "-m", "pytest", *TINY, "-n", "2", "-p", "no:cacheprovider"]
     running = subprocess.Popen(command, cwd=project.path, start_new_session=True)
     wait_until(lambda: len(workers(project)) == 2)
     assert in_group(running.pid) > 5  # pytest, the server, two launchers, two workers
+    time.sleep(1)  # until the test has begun
     send = os.killpg if ends == signal.SIGINT else os.kill
     send(running.pid, ends)
     assert running.wait(60) == (2 if ends == signal.SIGINT else -signal.SIGKILL)
     wait_until(lambda: in_group(running.pid) == 0)
+
+
+def test_a_launcher_that_is_killed_takes_its_worker_along(project: Project) -> None:
+    """That is how pytest-xdist ends a worker that does not end by itself."""
+    project.test_file("import time\ndef test_sleeps():\n    time.sleep(100)\n")
+    (project.path / "conftest.py").write_text(SPY)
+    command = [sys.executable, "-m", "pytest", *TINY, "-n", "2", "-p", "no:cacheprovider"]
+    running = subprocess.Popen(
+        command, cwd=project.path, start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: len(workers(project)) == 2)
+    time.sleep(1)  # until the test has begun
+    for launcher in launchers(running.pid):
+        os.kill(launcher, signal.SIGKILL)
+    assert "test_sleeps - KILLED (out of memory?)" in running.communicate(timeout=60)[0]
+    wait_until(lambda: in_group(running.pid) == 0)
+
+
+def launchers(group: int) -> list[int]:
+    """Return the processes of a group that wait for a worker."""
+    lines = told_of_processes("cmdline")
+    found = [process for process, line in lines.items() if b"/forking/launcher.py" in line]
+    return [process for process in found if os.getpgid(process) == group]
 
 
 def wait_until(holds: object) -> None:
@@ -157,9 +209,18 @@ def wait_until(holds: object) -> None:
 
 def in_group(group: int) -> int:
     """Count the processes of a group that have not ended."""
-    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
-    fields = [text.rpartition(")")[2].split() for text in stats]
-    return sum(int(of[2]) == group and of[0] != "Z" for of in fields)
+    stats = told_of_processes("stat").values()
+    fields = [text.rpartition(b")")[2].split() for text in stats]
+    return sum(int(of[2]) == group and of[0] != b"Z" for of in fields)
+
+
+def told_of_processes(file: str) -> dict[int, bytes]:
+    """Return what Linux tells of each process in a file; of those that end meanwhile nothing."""
+    told: dict[int, bytes] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            told[int(folder.name)] = (folder / file).read_bytes()
+    return told
 
 
 POPEN = {"popen": True, "python": None, "via": None, "chdir": None}
