@@ -304,3 +304,62 @@ def test_what_has_no_form() -> None:
 @dataclass
 class SomeOutput:
     logits: torch.Tensor
+
+
+def arrivals() -> list[pattern.Arrival]:
+    """Return values of every kind, as they arrive."""
+    one, other = torch.ones(2), torch.zeros(3)
+    return [
+        ("", "inputs", ((), {"ids": one})),
+        ("a", "inputs", ((one,), {})),
+        ("a", "output", other),
+        ("b", "inputs", ((one, other), {})),
+        ("b", "output", ((other,), {})),
+        ("c", "inputs", (([one],), {})),
+        ("c", "output", None),
+        ("", "output", one),
+    ]
+
+
+def put_aside(found: list[pattern.Arrival]) -> pattern.Arrived:
+    arrived = pattern.Arrived()
+    for arrival in found:
+        arrived.add(*arrival)
+    return arrived
+
+
+def test_what_was_put_aside_is_given_back_as_it_was() -> None:
+    found = arrivals()  # of the very tensors, or they would be compared
+    assert [*put_aside(found)] == found
+
+
+@pytest.mark.parametrize("left_out", [(), ("a",), ("",)], ids=["all", "without a", "without root"])
+def test_the_tensors_of_a_step_are_those_of_its_calls(left_out: tuple[str, ...]) -> None:
+    lesson = pattern.Lesson()
+    for arrival in arrivals():
+        lesson.note(arrival, None if arrival[0] in left_out else ("x", "y"))
+    learned = Pattern(lesson.entries)
+    found = learned.tensors_of(put_aside(arrivals()))
+    assert found is not None
+    calls = iter(zip(learned.ats, (len(found[place]) for place in learned.order), strict=True))
+    told = [
+        (path, [next(calls) for _ in range(count)])
+        for path, count in zip(learned.paths, learned.tensors, strict=True)
+    ]
+    every = {
+        "a": [("in.x", 2), ("out", 3)],
+        "b": [("in.x", 2), ("in.y", 3), ("out[0][0]", 3)],
+        "c": [("in.x[0]", 2)],
+        "": [("in.ids", 2), ("out", 2)],
+    }
+    assert told == [(path, leaves) for path, leaves in every.items() if path not in left_out]
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_value_of_another_kind_is_another_step(at: int) -> None:
+    lesson, others = pattern.Lesson(), arrivals()
+    for arrival in arrivals():
+        lesson.note(arrival, ("x", "y"))
+    path, slot, _ = others[at]
+    others[at] = (path, slot, ((1, 2), {}) if slot == "inputs" else (1, 2))
+    assert Pattern(lesson.entries).tensors_of(put_aside(others)) is None
