@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, compress, islice, repeat
+from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -43,56 +43,14 @@ class Entry(NamedTuple):
 
     def collect(self, value: Any, into: list[torch.Tensor]) -> bool:
         """Tell whether a value has the structure of this one; if so, add its tensors."""
-        if self.structure is None:
-            return True
         if self.form is not None:
             return self.form.collect(value, into)
-        structure, tensors = described(self.slot, value, self.names)
-        if structure != self.structure or tuple([at for at, _ in tensors]) != self.ats:
-            return False
-        into += [tensor for _, tensor in tensors]
+        if self.structure is not None:
+            structure, tensors = described(self.slot, value, self.names)
+            if structure != self.structure or tuple([at for at, _ in tensors]) != self.ats:
+                return False
+            into += [tensor for _, tensor in tensors]
         return True
-
-    @property
-    def is_one(self) -> bool:
-        """Whether its value is a tensor, or a call with one: `Arrived` knows these."""
-        return self.form is TENSOR or (self.form is ARGUMENT and self.slot == "inputs")
-
-
-@dataclass(slots=True)
-class Arrived:
-    """What has arrived of a step, put aside until its end.
-
-    Nearly every value is a tensor, or a call with one, which is looked at while it is in the cache:
-    ``tensors`` are those. ``others`` are all other values, each behind how many arrivals.
-    """
-
-    paths: list[str] = field(default_factory=list)
-    slots: list[str] = field(default_factory=list)
-    tensors: list[torch.Tensor] = field(default_factory=list)
-    others: list[tuple[int, Any]] = field(default_factory=list)
-
-    def add(self, path: str, slot: str, value: Any) -> None:
-        """Put one value aside."""
-        one = value
-        if slot == "inputs":
-            arguments, keywords = value
-            one = arguments[0] if len(arguments) == 1 and not keywords else None
-        if type(one) is torch.Tensor:
-            self.tensors.append(one)
-        else:
-            self.others.append((len(self.paths), value))
-        self.paths.append(path)
-        self.slots.append(slot)
-
-    def __iter__(self) -> Iterator[Arrival]:
-        """Yield what has arrived, as it was."""
-        tensors, others = iter(self.tensors), dict(self.others)
-        for at, (path, slot) in enumerate(zip(self.paths, self.slots, strict=True)):
-            if at in others:
-                yield path, slot, others[at]
-            else:
-                yield path, slot, ((next(tensors),), {}) if slot == "inputs" else next(tensors)
 
 
 @dataclass(slots=True)
@@ -111,7 +69,7 @@ class Lesson:
         """Note one arrival; without names of parameters it is not recorded."""
         path, slot, value = arrival
         if names is None:
-            self.entries.append(Entry(path, slot, form=Form.of(value)))
+            self.entries.append(Entry(path, slot))
             return
         structure, tensors = described(slot, value, names)
         ats = tuple([at for at, _ in tensors])
@@ -138,61 +96,55 @@ class Pattern:
     """A step: its arrivals, and the calls they became, column by column.
 
     ``paths`` of the calls are torch's. ``order`` are the places of their tensors among those that
-    `tensors_of` returns.
+    arrived.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        self.came_from = [entry.path for entry in entries]
-        self.slots = [entry.slot for entry in entries]
-        others = [at for at, entry in enumerate(entries) if not entry.is_one]
-        self.others = [(at, entries[at]) for at in others]
-        ones = [entry for entry in entries if entry.is_one]
-        self.are_recorded = [entry.structure is not None for entry in ones]
+        self.came_from = tuple([entry.path for entry in entries])
+        self.slots = tuple([entry.slot for entry in entries])
+        self.entries = [(entry, entry.form) for entry in entries]
         self.paths: list[str] = []
         self.outputs: list[str] = []
         self.inputs: list[str | None] = []
         self.tensors: list[int] = []
         self.order: list[int] = []
         waiting: dict[str, list[tuple[str | None, range]]] = {}
-        places = _places(entries)
-        for (path, slot, structure, *_), own in zip(entries, places, strict=True):
+        end = 0
+        for path, slot, structure, _, ats, _ in entries:
+            start, end = end, end + len(ats)
             if structure is None:
                 continue
             if slot == "inputs":
-                waiting.setdefault(path, []).append((structure, own))
+                waiting.setdefault(path, []).append((structure, range(start, end)))
                 continue
             inputs, entered = waiting[path].pop() if waiting.get(path) else (None, range(0))
             self.paths.append(path)
             self.outputs.append(structure)
             self.inputs.append(inputs)
-            self.tensors.append(len(entered) + len(own))
-            self.order += [*entered, *own]
-        names = dict(zip(chain(*places), chain(*(entry.ats for entry in entries)), strict=True))
-        self.ats = [names[place] for place in self.order]
+            self.tensors.append(len(entered) + len(ats))
+            self.order += [*entered, *range(start, end)]
+        arrived = [at for entry in entries for at in entry.ats]
+        self.ats = [arrived[place] for place in self.order]
 
-    def tensors_of(self, arrived: Arrived) -> list[torch.Tensor] | None:
-        """Return the tensors of a step; ``None`` where it is another one.
-
-        First those of values that are one, or a call with one, then those of all others.
-        """
-        if arrived.paths != self.came_from or arrived.slots != self.slots:
+    def tensors_of(self, arrived: Sequence[Arrival]) -> list[torch.Tensor] | None:
+        """Return the tensors of a step in order of arrival, ``None`` where it is another one."""
+        paths, slots, values = zip(*arrived, strict=True)
+        if paths != self.came_from or slots != self.slots:
             return None
-        if [at for at, _ in arrived.others] != [at for at, _ in self.others]:
-            return None
-        found = [*compress(arrived.tensors, self.are_recorded)]
-        for (_, value), (_, entry) in zip(arrived.others, self.others, strict=True):
-            if not entry.collect(value, found):
+        found: list[torch.Tensor] = []
+        for value, (entry, form) in zip(values, self.entries, strict=True):
+            if form is TENSOR:  # here and below without a call: nearly all are one of these two
+                if type(value) is not torch.Tensor:
+                    return None
+                found.append(value)
+            elif form is ARGUMENT:
+                arguments, keywords = value
+                if keywords or len(arguments) != 1 or type(arguments[0]) is not torch.Tensor:
+                    return None
+                found.append(arguments[0])
+            elif not entry.collect(value, found):
                 return None
         return found
-
-
-def _places(entries: Sequence[Entry]) -> list[range]:
-    """Return the places of each value's tensors among those of `Pattern.tensors_of`."""
-    places, end = [range(0)] * len(entries), 0
-    for at in sorted(range(len(entries)), key=lambda at: not entries[at].is_one):
-        start, end = end, end + len(entries[at].ats)
-        places[at] = range(start, end)
-    return places
 
 
 class Followed(NamedTuple):

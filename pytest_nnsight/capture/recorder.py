@@ -11,7 +11,7 @@ import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.entries import digests_of
-from pytest_nnsight.capture.pattern import MOST_WAITING, Arrived, Followed, Lesson, Pattern
+from pytest_nnsight.capture.pattern import MOST_WAITING, Arrival, Followed, Lesson, Pattern
 from pytest_nnsight.capture.places import Places
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
@@ -68,7 +68,7 @@ class Recorder:
     """Whether the steps of a generation may be taken as a whole, once one of them is known."""
     _lesson: Lesson | None = None
     _pattern: Pattern | None = None
-    _arrived: Arrived = field(default_factory=Arrived)
+    _arrived: list[Arrival] = field(default_factory=list)
     _called: list[_Known] = field(default_factory=list)
     _known: dict[str, _Known] = field(default_factory=dict)
 
@@ -81,7 +81,7 @@ class Recorder:
         if self.reached is not None:
             self.reached(path or ROOT)
         if self._pattern is not None:
-            self._arrived.add(path, slot, value)
+            self._arrived.append((path, slot, value))
             if path or slot == "inputs":
                 return
         if torch.is_grad_enabled():
@@ -93,7 +93,7 @@ class Recorder:
     def _receive(self, path: str, slot: str, value: Any) -> None:
         """Take one value, or those of a step that ends with it."""
         if self._pattern is not None:
-            self._take_step(self._pattern, value)
+            self._take_step(self._pattern)
             return
         self._take(path, slot, value)
         if self.follows and not path and slot == "output":
@@ -122,28 +122,25 @@ class Recorder:
             self._called = [self._known[path] for path in self._pattern.paths]
         self._lesson = None
 
-    def _take_step(self, pattern: Pattern, output: Any) -> None:
-        """Take the values of a step that were put aside: as a whole, if it is as the pattern.
-
-        The last of them is the model's ``output``.
-        """
+    def _take_step(self, pattern: Pattern) -> None:
+        """Take the values of a step that were put aside: as a whole, if it is as the pattern."""
         tensors = pattern.tensors_of(self._arrived)
         if tensors is None:
             self._take_one_by_one()
             return
-        self._arrived = Arrived()
+        last, self._arrived = self._arrived[-1], []
         visits = []
         for known in self._called:
             visits.append(known.visits)
             known.visits += 1
         self.calls.append(Followed(pattern, self.step, visits, self.places.of_step(tensors)))
-        self._note_step(output)
+        self._note_step(last[2])
         if self.places.bytes_held > MOST_WAITING:
             self._pattern, self.follows = None, False
 
     def _take_one_by_one(self) -> None:
         """Take what was put aside, of a step that is another one or did not come to its end."""
-        arrived, self._arrived = self._arrived, Arrived()
+        arrived, self._arrived = self._arrived, []
         self._pattern, self.follows = None, False
         with torch.no_grad():
             for path, slot, value in arrived:
