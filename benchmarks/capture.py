@@ -13,7 +13,7 @@ from benchmarks.turns import ratio, take_turns
 TOKENS = 256
 PROMPT = 32
 GOALS = {1: 1.15, 2: 1.20}
-OUTPUTS = "the same, outputs alone: inputs=False"
+OUTPUTS = "the same of outputs alone, inputs=False"
 
 
 def measure(model: str, rounds: int) -> Iterator[Row]:

@@ -167,7 +167,8 @@ def watch(config: pytest.Config) -> None:
         if workers == "user's":
             from pytest_nnsight.forking.nodes import ForkedWorkers
 
-            config.pluginmanager.register(ForkedWorkers(), "nnsight-forked-workers")
+            forked = ForkedWorkers(settings.load_timeout)
+            config.pluginmanager.register(forked, "nnsight-forked-workers")
     else:
         from pytest_nnsight.isolation.watch import Watch
 

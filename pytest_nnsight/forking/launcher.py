@@ -1,7 +1,8 @@
 """Run in place of a worker's Python: have it forked, and end as it ended.
 
-A script of the standard library alone. Its arguments are the server's socket and those of a
-Python. Where the server does not fork, and where there is none, it becomes that Python itself.
+A script of the standard library alone. Its arguments are the server's socket, the seconds to wait
+for it, and those of a Python. Where the server does not fork, is not ready in time, or is not
+there, it becomes that Python itself.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 _STREAMS = (0, 1, 2)
 
 
-def launch(address: str, arguments: list[str]) -> int:
+def launch(address: str, seconds: float, arguments: list[str]) -> int:
     """Return what a forked process ended with, minus the signal where it was killed by one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # says nothing of a Ctrl-C, that pytest answers
-    with socket.socket(socket.AF_UNIX) as connection:
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile() as answers:
         try:
+            connection.settimeout(seconds)
             connection.connect(address)
-            socket.send_fds(connection, [b"\n"], _STREAMS)
-            connection.sendall(json.dumps(arguments).encode() + b"\n")
-            answers = connection.makefile()
+            if answers.readline():
+                connection.settimeout(None)
+                socket.send_fds(connection, [b"\n"], _STREAMS)
+                connection.sendall(json.dumps(arguments).encode() + b"\n")
             is_forked = bool(answers.readline())
         except OSError:
             is_forked = False
+            with suppress(OSError):
+                os.unlink(address)  # that no other waits as long
         if not is_forked:
             os.execv(sys.executable, [sys.executable, *arguments])
         # What ends a worker reaches it by itself, and who reads its output waits for its end.
@@ -49,4 +55,4 @@ def end(status: int) -> None:
 
 
 if __name__ == "__main__":
-    end(launch(sys.argv[1], sys.argv[2:]))
+    end(launch(sys.argv[1], float(sys.argv[2]), sys.argv[3:]))

@@ -33,9 +33,13 @@ _WAIT = 0.5  # seconds; it may be importing yet, which nothing breaks off
 
 
 class ForkedWorkers:
-    """Has two workers and more forked from one process, which has imported the libraries."""
+    """Has two workers and more forked from one process, which has imported the libraries.
 
-    def __init__(self) -> None:
+    It has so many ``seconds`` for that, then each worker imports them itself, within its own limit.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._folder: Path | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -53,7 +57,8 @@ class ForkedWorkers:
                 return
             listening.listen()
             self._start(listening.fileno(), len(specs))
-        words = [sys.executable, "-I", "-S", str(_FOLDER / "launcher.py"), address]
+        script = str(_FOLDER / "launcher.py")
+        words = [sys.executable, "-I", "-S", script, address, str(self._seconds)]
         for spec in specs:
             spec.python = shlex.join(words)
 
@@ -86,7 +91,15 @@ def _can_fork(config: pytest.Config, specs: list[Any]) -> bool:
     What is imported before a worker begins is not seen by one that measures coverage.
     """
     is_usual = all(spec.popen and not (spec.python or spec.via or spec.chdir) for spec in specs)
-    is_able = hasattr(os, "pidfd_open") and hasattr(socket, "send_fds")  # Linux alone
     has_accelerator = any(glob.glob(f"/dev/{name}") for name in _ACCELERATORS)
     is_covered = config.pluginmanager.hasplugin("_cov")
-    return len(specs) > 1 and is_usual and is_able and not has_accelerator and not is_covered
+    return len(specs) > 1 and is_usual and _is_able() and not has_accelerator and not is_covered
+
+
+def _is_able() -> bool:
+    """Tell whether this system has what `reaper` needs: Linux, but not within every sandbox."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True

@@ -78,6 +78,7 @@ def fork(listening: socket.socket) -> tuple[int, socket.socket] | None:
         _end()
     connection = listening.accept()[0]
     try:
+        connection.sendall(b"ready\n")  # who does not wait any longer does not answer
         streams = socket.recv_fds(connection, 1, 3)[1]
         with connection.makefile() as lines:
             arguments = json.loads(lines.readline())

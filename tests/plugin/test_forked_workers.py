@@ -136,17 +136,19 @@ def test_lives(nnsight_capture):
     assert [each.imported for each in workers(project)] == [IMPORTED] * 2 + [[]] * 3
 
 
-@pytest.mark.parametrize("modules", [["no_such_library"], ["torch", "with_a_thread"]], ids=str)
-def test_where_nothing_can_be_forked_workers_start_as_usual(
-    spied: Project, modules: list[str]
-) -> None:
-    """The server ends, and pytest-xdist's own Python takes its place."""
-    (spied.path / "with_a_thread.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=[9], daemon=True).start()"
-    )
-    source = f"import pytest_nnsight.forking.nodes as nodes; nodes.MODULES = {modules}"
+@pytest.mark.parametrize("library", ["raises", "starts_a_thread", "hangs"])
+def test_where_nothing_can_be_forked_workers_start_as_usual(spied: Project, library: str) -> None:
+    """pytest-xdist's own Python takes its place, at once or when loading has taken too long."""
+    code = {
+        "raises": "1 / 0",
+        "starts_a_thread": "import threading\nthreading.Thread(target=sleep, args=[9]).start()",
+        "hangs": "sleep(100)",
+    }[library]
+    (spied.path / f"{library}.py").write_text(f"from time import sleep\n{code}\n")
+    source = f"import pytest_nnsight.forking.nodes as nodes; nodes.MODULES = ['torch', {library!r}]"
     (spied.path / "conftest.py").write_text(f"{source}\n{SPY}")
-    spied.run(*TINY, "--snapshot-update", "-n", "2").assert_outcomes(passed=4)
+    options = ("--nnsight-load-timeout=15", "--snapshot-update", "-n", "2")
+    spied.run(*TINY, *options).assert_outcomes(passed=4)
     assert [each.imported for each in workers(spied)] == [[], []]
 
 
@@ -253,6 +255,18 @@ def test_beside_an_accelerator_nothing_is_forked(
     found = [SimpleNamespace(**POPEN)] * 2
     monkeypatch.setattr(nodes, "_ACCELERATORS", ("null",))
     assert not nodes._can_fork(pytestconfig, found)
+
+
+def test_where_linux_tells_of_no_end_nothing_is_forked(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a sandbox. This one has it: a function that raises as there stands for it."""
+
+    def refused(process: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    assert not nodes._can_fork(pytestconfig, [SimpleNamespace(**POPEN)] * 2)
 
 
 def test_measured_for_coverage_nothing_is_forked(
