@@ -90,8 +90,6 @@ def _replace_stale(config: pytest.Config) -> None:
 
     A test file may set a variable, like ``HF_HOME``, that they read while they are imported.
     """
-    if not hasattr(config, "workerinput"):
-        return
     from pytest_nnsight.forking import staleness
     from pytest_nnsight.isolation.watch import REPLACED
     from pytest_nnsight.progress import saying

@@ -91,9 +91,13 @@ def _can_fork(config: pytest.Config, specs: list[Any]) -> bool:
     What is imported before a worker begins is not seen by one that measures coverage.
     """
     is_usual = all(spec.popen and not (spec.python or spec.via or spec.chdir) for spec in specs)
-    has_accelerator = any(glob.glob(f"/dev/{name}") for name in _ACCELERATORS)
     is_covered = config.pluginmanager.hasplugin("_cov")
-    return len(specs) > 1 and is_usual and _is_able() and not has_accelerator and not is_covered
+    return len(specs) > 1 and is_usual and _is_able() and not has_accelerator() and not is_covered
+
+
+def has_accelerator() -> bool:
+    """Tell by the files of its device; torch, which could say more, is not imported here."""
+    return any(glob.glob(f"/dev/{name}") for name in _ACCELERATORS)
 
 
 def _is_able() -> bool:

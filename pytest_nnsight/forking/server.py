@@ -119,7 +119,7 @@ def _become(streams: list[int]) -> None:
 def run(arguments: list[str]) -> None:
     """Run what ``python -u -c CODE`` would, ``-B`` as well."""
     sys.argv = ["-c"]
-    sys.dont_write_bytecode = "-B" in arguments
+    sys.dont_write_bytecode |= "-B" in arguments  # what the environment says holds here too
     main = types.ModuleType("__main__")
     sys.modules[NAME], sys.modules["__main__"] = sys.modules["__main__"], main
     exec(arguments[-1], vars(main))
@@ -135,7 +135,8 @@ def serve(path: list[str], modules: list[str], listening: int, count: int) -> li
         forked: list[tuple[int, socket.socket]] = []
         try:
             for _ in range(count):
-                forked += filter(None, [fork(door)])
+                if (started := fork(door)) is not None:
+                    forked.append(started)
         except Forked as process:
             for _, connection in forked:
                 connection.close()

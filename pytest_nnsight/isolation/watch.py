@@ -21,7 +21,7 @@ from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.isolation.post import Post, Whereabouts
 from pytest_nnsight.settings import Settings
 
-REPLACED = 86  # the exit code of a worker that ends since a thread of a hung test lives on in it
+REPLACED = 86  # the exit code of a worker that ends for another to go on in its place
 _EXIT_SECONDS = 8.0  # after 10 xdist kills a worker that does not end, without a stack
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 POST = "nnsight_post"

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,10 @@ from project import TINY, Project
 
 from pytest_nnsight.forking import nodes, server, staleness
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone"),
+    pytest.mark.skipif(nodes.has_accelerator(), reason="and not beside an accelerator"),
+]
 
 SPY = """
 import json, os, pathlib, random, sys
@@ -165,22 +170,27 @@ def test_nothing_outlives_pytest(project: Project, ends: signal.Signals) -> None
     A worker that lets nothing else run, as code in C may, hears of neither by itself.
     """
     sleep = "time.sleep(100)" if ends == signal.SIGINT else "ctypes.PyDLL(None).sleep(100)"
-    project.test_file(f"import ctypes, time\ndef test_it():\n    {sleep}\n")
-    (project.path / "conftest.py").write_text(SPY)
-    command = [sys.executable, "-m", "pytest", *TINY, "-n", "2", "-p", "no:cacheprovider"]
-    running = subprocess.Popen(command, cwd=project.path, start_new_session=True)
-    wait_until(lambda: len(workers(project)) == 2)
+    running = begin(project, sleep)
     assert in_group(running.pid) > 5  # pytest, the server, two launchers, two workers
-    time.sleep(1)  # until the test has begun
     send = os.killpg if ends == signal.SIGINT else os.kill
     send(running.pid, ends)
-    assert running.wait(60) == (2 if ends == signal.SIGINT else -signal.SIGKILL)
+    running.communicate(timeout=60)
+    assert running.returncode == (2 if ends == signal.SIGINT else -signal.SIGKILL)
     wait_until(lambda: in_group(running.pid) == 0)
 
 
 def test_a_launcher_that_is_killed_takes_its_worker_along(project: Project) -> None:
     """That is how pytest-xdist ends a worker that does not end by itself."""
-    project.test_file("import time\ndef test_sleeps():\n    time.sleep(100)\n")
+    running = begin(project, "time.sleep(100)")
+    for launcher in launchers(running.pid):
+        os.kill(launcher, signal.SIGKILL)
+    assert "test_sleeps - KILLED (out of memory?)" in running.communicate(timeout=60)[0]
+    wait_until(lambda: in_group(running.pid) == 0)
+
+
+def begin(project: Project, line: str) -> subprocess.Popen[str]:
+    """Start a session of two workers, in a group of its own, with a test of one line."""
+    project.test_file(f"import ctypes, time\ndef test_sleeps():\n    {line}\n")
     (project.path / "conftest.py").write_text(SPY)
     command = [sys.executable, "-m", "pytest", *TINY, "-n", "2", "-p", "no:cacheprovider"]
     running = subprocess.Popen(
@@ -188,10 +198,7 @@ def test_a_launcher_that_is_killed_takes_its_worker_along(project: Project) -> N
     )
     wait_until(lambda: len(workers(project)) == 2)
     time.sleep(1)  # until the test has begun
-    for launcher in launchers(running.pid):
-        os.kill(launcher, signal.SIGKILL)
-    assert "test_sleeps - KILLED (out of memory?)" in running.communicate(timeout=60)[0]
-    wait_until(lambda: in_group(running.pid) == 0)
+    return running
 
 
 def launchers(group: int) -> list[int]:
@@ -201,10 +208,10 @@ def launchers(group: int) -> list[int]:
     return [process for process in found if os.getpgid(process) == group]
 
 
-def wait_until(holds: object) -> None:
+def wait_until(holds: Callable[[], bool]) -> None:
     """Wait for a minute at most."""
     end = time.monotonic() + 60
-    while not holds():  # type: ignore[operator]
+    while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)
 
@@ -243,7 +250,6 @@ POPEN = {"popen": True, "python": None, "via": None, "chdir": None}
 def test_usual_workers_are_forked_alone(
     specs: list[dict[str, object]], goes: bool, pytestconfig: pytest.Config
 ) -> None:
-    """Of an accelerator there is none here to be seen: its device files stand for it."""
     found = [SimpleNamespace(**spec) for spec in specs]
     assert nodes._can_fork(pytestconfig, found) is goes
 
@@ -278,6 +284,28 @@ def test_measured_for_coverage_nothing_is_forked(
         assert not nodes._can_fork(pytestconfig, [SimpleNamespace(**POPEN)] * 2)
     finally:
         pytestconfig.pluginmanager.unregister(name="_cov")
+
+
+def test_where_a_socket_would_have_too_long_a_path_nothing_is_forked(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("a" * 120)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    specs, plugin = [SimpleNamespace(**POPEN) for _ in range(2)], nodes.ForkedWorkers(9.0)
+    plugin.pytest_xdist_setupnodes(pytestconfig, specs)
+    plugin.pytest_unconfigure()
+    assert [spec.python for spec in specs] == [None, None]
+    assert [*deep.iterdir()] == []
+
+
+def test_a_forked_worker_writes_no_bytecode_where_the_environment_says_so(
+    spied: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    spied.run(*TINY, "--snapshot-update", "-n", "2").assert_outcomes(passed=4)
+    assert [each.imported for each in workers(spied)] == [IMPORTED] * 2
+    assert not [*spied.path.rglob("*.pyc")]
 
 
 @pytest.fixture
