@@ -31,21 +31,9 @@ def write_share(process):
     share = {line.split()[0].strip(":"): int(line.split()[1]) * 1024 for line in lines}
     (HERE / f"{process}.json").write_text(json.dumps(share))
 
-def serves(process):
-    try:
-        words = pathlib.Path(f"/proc/{process}/cmdline").read_bytes()
-        is_worker = (HERE / f"{process}.ran").exists()
-        return b"/forking/" in words and os.getpgid(process) == os.getpgrp() and not is_worker
-    except OSError:
-        return False
-
 def tell():
     wait("ran")
     write_share(os.getpid())
-    if os.environ["PYTEST_XDIST_WORKER"] == "gw0":
-        processes = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-        for process in filter(serves, processes):
-            write_share(process)
     wait("read")
 """
 CAPTURED = """

@@ -164,11 +164,6 @@ def watch(config: pytest.Config) -> None:
 
         control = Control(config, is_own=workers == "own")
         config.pluginmanager.register(control, "nnsight-control")
-        if workers == "user's":
-            from pytest_nnsight.forking.nodes import ForkedWorkers
-
-            forked = ForkedWorkers(settings.load_timeout)
-            config.pluginmanager.register(forked, "nnsight-forked-workers")
     else:
         from pytest_nnsight.isolation.watch import Watch
 

@@ -7,7 +7,6 @@ do without.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -74,7 +73,6 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
     from pytest_nnsight import garbage
     from pytest_nnsight.progress import shows_bars, uncaptured
 
-    _replace_stale(request.config)
     with uncaptured(request.config) as say, _load_time(request.config, wanted.spec.public):
         _release()  # of a model before this one: pytest lets go of it only after its fixture's end
         with garbage.put_off():
@@ -83,22 +81,6 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
             model = load(wanted.spec, wanted.options, say, shows_bars(request.config))
     request.config.stash[SPECS] = {id(model): wanted.spec}
     yield model
-
-
-def _replace_stale(config: pytest.Config) -> None:
-    """End a worker that was forked with other libraries than it would import: for one that has not.
-
-    A test file may set a variable, like ``HF_HOME``, that they read while they are imported.
-    """
-    from pytest_nnsight.forking import staleness
-    from pytest_nnsight.isolation.watch import REPLACED
-    from pytest_nnsight.progress import saying
-
-    changed = staleness.what_changed()
-    if changed:
-        say = saying(config)
-        say(f"nnsight: a worker starts anew, since tests change {changed}: it was forked before\n")
-        os._exit(REPLACED)
 
 
 def _load_time(config: pytest.Config, name: str) -> AbstractContextManager[None]:

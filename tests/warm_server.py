@@ -107,10 +107,6 @@ def start_workers_here(server: Path) -> None:
     from execnet import gateway_io
     from warm_process import WarmProcess
 
-    from pytest_nnsight.forking import nodes
-
-    nodes._can_fork = lambda config, specs: False  # here they are forked anyway
-
     def start(self: Any, args: list[str], execmodel: Any) -> None:
         read_in, write_in = os.pipe()
         read_out, write_out = os.pipe()
