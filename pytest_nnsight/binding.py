@@ -47,6 +47,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
         test=golden_path(item.nodeid, loaded_model.name if len(settings.model) > 1 else None),
         as_run=partial(_as_run, loaded_model),
         fingerprint=loaded_model.fingerprint,
+        check_unchanged=partial(loaded_model.check_unchanged, item.nodeid),
         explain=partial(_explained, item, loaded_model),
         whole_tensors=_whole_tensors,
         note=partial(note_match, item, loaded_model.name),
@@ -75,9 +76,9 @@ def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -
     diagnosis = diagnosed(finding)
     refresh = f"{command_of(item.config, item.nodeid)} --snapshot-update"
     first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))
-    if loaded_model.unseen:
+    if loaded_model.change:
         first = f"{first}, changed since the model was loaded"
-        rest = [f"  {loaded_model.unseen}", *rest]
+        rest = [f"  {loaded_model.change}", *rest]
     note_failure(item, loaded_model.name, finding, diagnosis, first)
     return [first, *rest]
 

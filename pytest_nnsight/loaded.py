@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nnsight.errors import LeakError
+
 if TYPE_CHECKING:
     from pytest_nnsight.guard.guard import Guard
     from pytest_nnsight.models.spec import LoadOptions, ModelSpec
@@ -52,9 +54,23 @@ class LoadedModel:
         return weights_fingerprint(parameters), parameters
 
     @property
-    def unseen(self) -> str:
-        """How the weights changed since they were loaded, where only reading them all showed it."""
-        return self.guard.unseen if self.guard else ""
+    def change(self) -> str:
+        """How the weights differ from what they should be, as last read; empty if they do not."""
+        return self.guard.change if self.guard else ""
+
+    def check_unchanged(self, test: str) -> bool:
+        """Raise `LeakError` where a test changed the weights; tell whether they are as loaded.
+
+        Checked is what was read last, see `fingerprint`.
+        """
+        if self.guard is None:
+            return True
+        if self.guard.change and self.guard.checks(test):
+            raise LeakError(
+                f"golden not written: {self.guard.change}; "
+                "change them in a fixture that restores them"
+            )
+        return self.guard.is_as_loaded()
 
     @property
     def name(self) -> str:

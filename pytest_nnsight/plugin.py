@@ -86,6 +86,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Make the goldens of a test that has passed ready, while the model is at hand."""
     with failures.one_line_failures(item):
+        shared_model.accept_fixture_changes(item)
         result = yield
         if GOLDENS in item.stash:
             item.stash[GOLDENS].seal()
@@ -117,7 +118,8 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Iterator[Any]:
     """Guard the model that tests share, ours or a user's own."""
-    model = yield
+    with shared_model.checked_fixture(fixturedef, request):
+        model = yield
     if fixturedef.argname == FIXTURE:
         shared_model.share(model, fixturedef, request.config)
     return model

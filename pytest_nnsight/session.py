@@ -35,6 +35,8 @@ SHARED = pytest.StashKey[dict[int, Any]]()
 CHANGING = pytest.StashKey[Any]()
 """The models that change in place what their modules gave."""
 FIXTURE = "nnsight_model"
+NOTE = "nnsight_note"
+"""The user property of a note: restored state that fails no test."""
 SUITE_NODE = "nnsight-suite"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from pytest_nnsight.errors import LeakError, UsageError
 from pytest_nnsight.session import (
     CHANGING,
     FIXTURE,
+    GOLDENS,
+    NOTE,
     PASSED,
     SETTINGS,
     SHARED,
@@ -32,7 +34,8 @@ from pytest_nnsight.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_nnsight.capture.capture import Capture
-    from pytest_nnsight.loaded import LoadedModel, LoadRequest
+    from pytest_nnsight.guard.leak import Leak
+    from pytest_nnsight.loaded import LoadedModel, LoadRequest, SharedModel
 
 
 def load_requests(metafunc: pytest.Metafunc, settings: Settings) -> list[LoadRequest]:
@@ -121,35 +124,121 @@ def named_model(request: pytest.FixtureRequest) -> Any:
 
 @contextmanager
 def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Put back what a test leaves changed on the model, and name it; load what cannot be put back.
+    """Restore what a test left changed and name it; load the model again where that is needed.
 
-    A test that has failed already is told beside its failure, not failed twice.
+    A test that has failed already gets a section in its report, not a second failure.
     """
     config, item = request.config, request.node
     shared = config.stash[SHARED].get(id(model))
     mode = settings_of(item, config.stash[SETTINGS]).leaks
-    if shared is None or mode == "off":
+    if shared is not None and mode == "off":
+        shared.guard.skip(item.nodeid)
+    if mode == "off" or (shared is None and not _uses_models(config)):
         yield
         return
-    leave = shared.guard.enter(item.nodeid)
+    leave, change = _enter(config, shared, item.nodeid), ""
+    if shared is not None and shared.guard.change:
+        change = f"the model is not what was loaded: {shared.guard.change}"
+        if mode == "fail":
+            _load_again(id(model), shared, request)
+            raise LeakError(f"{change}; it is loaded again")
+        warnings.warn(change, stacklevel=1)
     yield
-    left, unseen = leave(), shared.guard.unseen
-    if not left and not unseen:
+    _report(leave(), model, shared, request, mode)
+
+
+def _enter(
+    config: pytest.Config, shared: SharedModel | None, test: str
+) -> Callable[[], list[Leak]]:
+    """Begin a test; one that does not use the model can still replace functions of torch."""
+    if shared is not None:
+        return shared.guard.enter(test)
+    from pytest_nnsight.guard.patches import snapshot_patches
+
+    models = [other.guard.model for other in config.stash[SHARED].values()]
+    restore = snapshot_patches(models[0] if models else None)
+    return lambda: [*restore()]
+
+
+def _uses_models(config: pytest.Config) -> bool:
+    return "torch" in sys.modules and bool(config.stash[SETTINGS].model or config.stash[SHARED])
+
+
+def _report(
+    leaks: list[Leak],
+    model: Any,
+    shared: SharedModel | None,
+    request: pytest.FixtureRequest,
+    mode: str,
+) -> None:
+    """Say what a test left changed: as a note, a warning, a failure, or beside its own failure."""
+    from pytest_nnsight.guard.leak import Severity
+
+    item, change = request.node, shared.guard.change if shared is not None else ""
+    notes = [leak.text for leak in leaks if leak.severity == Severity.NOTE]
+    item.user_properties += [(NOTE, text) for text in notes]
+    leaks = [leak for leak in leaks if leak.severity > Severity.NOTE]
+    if not leaks and not change:
         return
-    told = [unseen] if unseen else []
-    if left:
-        told.append("left on the model: " + "; ".join(leak.text for leak in left))
-    text = "; ".join(told)
-    if unseen or any(leak.is_lost for leak in left):
+    parts = [change] if change else []
+    if leaks:
+        parts.append("left on the model: " + "; ".join(leak.text for leak in leaks))
+    text = "; ".join(parts)
+    worst = max((leak.severity for leak in leaks), default=Severity.NOTE)
+    if shared is not None and (change or worst == Severity.LOST):
         text += "; it is loaded again"
-        del config.stash[SHARED][id(model)]
-        shared.fixture.finish(request)
+        _load_again(id(model), shared, request)
     if mode == "warn":
+        if GOLDENS in item.stash and item.stash[GOLDENS].discard_if(change or worst > 1):
+            text += "; its goldens are not written"
         warnings.warn(f"{item.nodeid} {text}", stacklevel=1)
     elif PASSED in item.stash:
         raise LeakError(text)
     else:
         item.add_report_section("teardown", "nnsight", text)
+
+
+def _load_again(key: int, shared: SharedModel, request: Any) -> None:
+    """Take down the fixture of a model, so that the next test that asks for it loads it again."""
+    request.config.stash[SHARED].pop(key, None)
+    shared.fixture.finish(request)
+
+
+def accept_fixture_changes(item: pytest.Item) -> None:
+    """Accept what the fixtures of a test changed on the model before the test itself runs."""
+    for shared in item.config.stash[SHARED].values():
+        shared.guard.begin_call(item.nodeid)
+
+
+@contextmanager
+def checked_fixture(
+    fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """Let a fixture of wider scope change the weights for its tests; it must restore them."""
+    config = request.config
+    if fixture.scope == "function" or fixture.argname == FIXTURE:
+        yield
+        return
+    afterwards = []
+    for key, shared in config.stash[SHARED].items():
+        after_setup, after_teardown = shared.guard.enter_fixture(fixture.argname)
+        afterwards.append(after_setup)
+        fixture.addfinalizer(partial(_leave_fixture, request, key, after_teardown))
+    yield
+    for after_setup in afterwards:
+        after_setup()
+
+
+def _leave_fixture(request: Any, key: int, after_teardown: Callable[[], str]) -> None:
+    shared = request.config.stash[SHARED].get(key)
+    left = after_teardown() if shared is not None else ""
+    if shared is None or not left:
+        return
+    _load_again(key, shared, request)
+    text = f"{left}; the model is loaded again"
+    if request.config.stash[SETTINGS].leaks == "fail":
+        raise LeakError(text)
+    warnings.warn(text, stacklevel=1)
 
 
 def loaded_model(model: Any, item: pytest.Item | pytest.Session) -> LoadedModel:

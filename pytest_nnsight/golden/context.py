@@ -25,6 +25,7 @@ class GoldenContext:
     ``folder`` is ``golden/<model>/<device>-<dtype>`` and ``test`` the path of the test below it.
     ``read_from`` is the folder of another variant to compare with, where that was asked for.
     ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now,
+    ``check_unchanged`` raises where the test changed them and tells whether they are as loaded,
     ``whole_tensors`` gives the tensors that a run kept, by label. ``note`` is told of a
     run that matched its golden. ``unsaid`` gives what the last comparison came to, where it has
     failed and nothing has asked for it yet.
@@ -35,6 +36,7 @@ class GoldenContext:
     test: str
     as_run: Callable[[Any], Run]
     fingerprint: Callable[[], tuple[str | None, dict[str, str]]]
+    check_unchanged: Callable[[], bool]
     explain: Callable[[Finding], list[str]]
     whole_tensors: Callable[[Run], Tensors]
     note: Callable[[Finding], None]
@@ -54,13 +56,14 @@ class GoldenContext:
         if not self.pending:
             return
         fingerprint, parameters = self.weights(self.pending.values())
+        is_as_loaded = self.check_unchanged()
         for path, run in self.pending.items():
             check_inside(path, self.goldens)
             text = encode(self.to_write(path, run, fingerprint))
             self.sealed.append(partial(write_atomically, path, text))
             if self.settings.store_tensors and run.kept:
                 self.sealed.append(partial(write_tensors, path, text, self.whole_tensors(run)))
-        if parameters:
+        if parameters and is_as_loaded:
             self.sealed.append(partial(write_weights, self.folder, parameters))
         self.pending.clear()
 
@@ -69,6 +72,13 @@ class GoldenContext:
         if all(run.kind == "scan" for run in runs):
             return None, {}
         return self.fingerprint()
+
+    def discard_if(self, is_wrong: object) -> bool:
+        """Drop what was made ready where something is wrong; return whether there was anything."""
+        had_any = bool(is_wrong and self.sealed)
+        if is_wrong:
+            self.sealed.clear()
+        return had_any
 
     def commit(self) -> None:
         """Write what was made ready; called once the test has passed its teardown too."""
@@ -87,7 +97,7 @@ class GoldenContext:
 
     def release(self) -> None:
         """Let go of the model, which the functions of a context refer to."""
-        self.as_run = self.fingerprint = self.explain = _released
+        self.as_run = self.fingerprint = self.check_unchanged = self.explain = _released
         self.whole_tensors = self.note = _released
         self.unsaid = None
 

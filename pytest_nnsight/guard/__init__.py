@@ -1,1 +1,5 @@
-"""What a test left behind on the shared model: found, put back, and named."""
+"""Find what a test left changed on the shared model, restore it, and name it.
+
+In: a loaded nnsight model, and the tests that enter and leave. Out: `Leak` records.
+Must not import pytest, `golden`, `capture` or `report`.
+"""

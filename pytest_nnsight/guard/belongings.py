@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard.leak import Leak, PutBack, listed
+from pytest_nnsight.guard.leak import Leak, Restore, listed
 
 _OF_TOKENIZER = ("padding_side", "truncation_side", "pad_token", "eos_token", "chat_template")
 
 
-def keep_edits(model: Any) -> PutBack:
+def snapshot_edits(model: Any) -> Restore:
     """Keep the persistent edits (``model.edit(inplace=True)``) that a model carries."""
     before = nnsight_api.edits(model)
 
-    def put_back() -> Iterator[Leak]:
+    def restore() -> Iterator[Leak]:
         now = nnsight_api.edits(model)
         if [*map(id, now)] == [*map(id, before)]:
             return
@@ -25,13 +25,13 @@ def keep_edits(model: Any) -> PutBack:
         yield Leak(
             f"{more} persistent edit(s), cleared"
             if more > 0
-            else "persistent edits gone or replaced, put back"
+            else "persistent edits gone or replaced, restored"
         )
 
-    return put_back
+    return restore
 
 
-def keep_configs(model: Any) -> PutBack:
+def snapshot_configs(model: Any) -> Restore:
     """Keep the config and the generation config of a model."""
     module = nnsight_api.torch_module(model)
     found = {
@@ -41,7 +41,7 @@ def keep_configs(model: Any) -> PutBack:
     }
     before = {name: (_plain(config), copy.deepcopy(vars(config))) for name, config in found.items()}
 
-    def put_back() -> Iterator[Leak]:
+    def restore() -> Iterator[Leak]:
         for name, config in found.items():
             plain, values = before[name]
             is_owned = getattr(module, name, None) is config
@@ -52,9 +52,9 @@ def keep_configs(model: Any) -> PutBack:
             vars(config).clear()
             vars(config).update(values)
             setattr(module, name, config)
-            yield Leak(f"{name.replace('_', ' ')} {listed(keys) or 'replaced'}, put back")
+            yield Leak(f"{name.replace('_', ' ')} {listed(keys) or 'replaced'}, restored")
 
-    return put_back
+    return restore
 
 
 def _plain(config: Any) -> dict[str, Any]:
@@ -62,17 +62,17 @@ def _plain(config: Any) -> dict[str, Any]:
     return {**config.to_dict(), "attention implementation": attention}
 
 
-def keep_tokenizer(model: Any) -> PutBack:
+def snapshot_tokenizer(model: Any) -> Restore:
     """Keep what of a tokenizer decides how a text becomes token ids."""
     tokenizer = getattr(model, "tokenizer", None)
     before = {name: getattr(tokenizer, name) for name in _OF_TOKENIZER if hasattr(tokenizer, name)}
 
-    def put_back() -> Iterator[Leak]:
+    def restore() -> Iterator[Leak]:
         for name, value in before.items():
             now = getattr(tokenizer, name)
             if now != value:
                 setattr(tokenizer, name, value)
                 told = "" if name == "chat_template" else f" {now!r}, back to {value!r}"
-                yield Leak(f"tokenizer {name.replace('_', ' ')}{told or ', put back'}")
+                yield Leak(f"tokenizer {name.replace('_', ' ')}{told or ', restored'}")
 
-    return put_back
+    return restore

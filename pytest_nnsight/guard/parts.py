@@ -10,7 +10,7 @@ import torch
 from torch.nn.modules import module as torch_modules
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard.leak import Leak, PutBack, listed
+from pytest_nnsight.guard.leak import Leak, Restore, Severity, listed
 
 # Where torch keeps hooks, and what it keeps about them; private, the same from torch 2.0 to 2.13.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -45,30 +45,30 @@ def _part(path: str, module: torch.nn.Module) -> _Part:
     return _Part(path, module, dict(module._modules), hooks, module.training, forward)
 
 
-def keep_parts(model: Any) -> PutBack:
-    """Keep the modules of a model: hooks, forwards and modes can be put back, children not.
+def snapshot_parts(model: Any) -> Restore:
+    """Keep the modules of a model: hooks, forwards and modes can be restored, children not.
 
     nnsight's tree of envoys follows children that are replaced, and is not ours to mend.
     """
     parts = [_part(*item) for item in nnsight_api.named_modules(model).items()]
     everywhere = _hooks(torch_modules, _GLOBAL_HOOKS)
 
-    def put_back() -> Iterator[Leak]:
+    def restore() -> Iterator[Leak]:
         nnsight_api.remove_cache_hooks(model)
         replaced = [part.path for part in parts if part.module._modules != part.children]
         if replaced:
-            yield Leak(f"modules replaced or added in {_named(replaced)}", is_lost=True)
-        hooked = [part.path for part in parts if _put_back_hooks(part.module, part.hooks)]
+            yield Leak(f"modules replaced or added in {_named(replaced)}", Severity.LOST)
+        hooked = [part.path for part in parts if _restore_hooks(part.module, part.hooks)]
         if hooked:
-            yield Leak(f"torch hooks on {_named(hooked)}, put back as they were")
-        if _put_back_hooks(torch_modules, everywhere):
-            yield Leak("torch hooks on all modules, put back as they were")
-        yield from _put_back_modes(parts)
+            yield Leak(f"torch hooks on {_named(hooked)}, restored")
+        if _restore_hooks(torch_modules, everywhere):
+            yield Leak("torch hooks on all modules, restored")
+        yield from _restore_modes(parts)
 
-    return put_back
+    return restore
 
 
-def _put_back_modes(parts: list[_Part]) -> Iterator[Leak]:
+def _restore_modes(parts: list[_Part]) -> Iterator[Leak]:
     patched: list[str] = []
     for part in parts:
         now = part.module.__dict__.get("forward")
@@ -79,46 +79,46 @@ def _put_back_modes(parts: list[_Part]) -> Iterator[Leak]:
         if part.forward is not None:
             part.module.forward = part.forward
     if patched:
-        yield Leak(f"another forward on {_named(patched)}, put back")
+        yield Leak(f"another forward on {_named(patched)}, restored")
     switched = [part for part in parts if part.module.training != part.training]
     for part in switched:
         part.module.training = part.training
     if switched:
         mode = "training" if not switched[0].training else "eval"
-        yield Leak(f"{mode} mode on {len(switched)} of {len(parts)} modules, put back")
+        yield Leak(f"{mode} mode on {len(switched)} of {len(parts)} modules, restored")
 
 
-def keep_gradients(model: Any) -> PutBack:
+def snapshot_gradients(model: Any) -> Restore:
     """Keep which parameters ask for a gradient, which hold one, and the hooks of their tensors."""
     parameters = dict(nnsight_api.torch_module(model).named_parameters())
     grads = {name: parameter.grad for name, parameter in parameters.items()}
     asking = {name: parameter.requires_grad for name, parameter in parameters.items()}
     hooks = {name: _tensor_hooks(parameter) for name, parameter in parameters.items()}
 
-    def put_back() -> Iterator[Leak]:
+    def restore() -> Iterator[Leak]:
         left = [name for name, parameter in parameters.items() if parameter.grad is not grads[name]]
         for name in left:
             parameters[name].grad = grads[name]
         if left:
             yield Leak(f"gradients on {len(left)} of {len(parameters)} parameters, dropped")
-        hooked = [name for name in parameters if _put_back_tensor(parameters[name], hooks[name])]
+        hooked = [name for name in parameters if _restore_tensor(parameters[name], hooks[name])]
         if hooked:
-            yield Leak(f"hooks on parameters {listed(hooked)}, put back as they were")
+            yield Leak(f"hooks on parameters {listed(hooked)}, restored")
         turned = [name for name in parameters if parameters[name].requires_grad != asking[name]]
         for name in turned:
             parameters[name].requires_grad_(asking[name])
         if turned:
-            yield Leak(f"requires_grad of {len(turned)} of {len(parameters)} parameters, put back")
+            yield Leak(f"requires_grad of {len(turned)} of {len(parameters)} parameters, restored")
 
-    return put_back
+    return restore
 
 
 def _hooks(owner: Any, names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:
     return {name: dict(getattr(owner, name)) for name in names if hasattr(owner, name)}
 
 
-def _put_back_hooks(owner: Any, before: dict[str, dict[Any, Any]]) -> bool:
-    """Put hooks back; tell whether any had changed that are not nnsight's own.
+def _restore_hooks(owner: Any, before: dict[str, dict[Any, Any]]) -> bool:
+    """Restore hooks; tell whether any had changed that are not nnsight's own.
 
     What transformers 5 hangs on a model when it is first asked for hidden states stays: it does so
     once, and would find none later.
@@ -149,7 +149,7 @@ def _tensor_hooks(tensor: torch.Tensor) -> tuple[dict[Any, Any], dict[Any, Any]]
     return dict(tensor._backward_hooks or {}), dict(after or {})
 
 
-def _put_back_tensor(tensor: torch.Tensor, before: tuple[dict[Any, Any], dict[Any, Any]]) -> bool:
+def _restore_tensor(tensor: torch.Tensor, before: tuple[dict[Any, Any], dict[Any, Any]]) -> bool:
     now = _tensor_hooks(tensor)
     if now == before:
         return False

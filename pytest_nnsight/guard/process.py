@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pytest_nnsight.guard.leak import Leak, PutBack
+from pytest_nnsight.guard.leak import Leak, Restore
 
 # What it is, how to read it, how to set it.
 _SWITCHES: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
@@ -31,21 +31,21 @@ _SWITCHES: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
 )
 
 
-def keep_switches(model: Any) -> PutBack:
+def snapshot_switches(model: Any) -> Restore:
     """Keep the settings of torch that change what any model computes."""
     before = [read() for _, read, _ in _SWITCHES]
 
-    def put_back() -> Iterator[Leak]:
+    def restore() -> Iterator[Leak]:
         for (name, read, write), value in zip(_SWITCHES, before, strict=True):
             now = read()
             if now != value:
                 write(value)
                 yield Leak(f"torch's {name} {now}, back to {value}")
 
-    return put_back
+    return restore
 
 
-def keep_seeds(model: Any) -> PutBack:
+def snapshot_seeds(model: Any) -> Restore:
     """Keep the states of random generators; to draw from one is no leak, so nothing is said."""
     state = random.getstate()
     numpy = sys.modules.get("numpy")
@@ -53,7 +53,7 @@ def keep_seeds(model: Any) -> PutBack:
     of_torch = torch.get_rng_state()
     of_cuda = torch.cuda.get_rng_state_all() if _uses_cuda() else None
 
-    def put_back() -> Iterator[Leak]:
+    def restore() -> Iterator[Leak]:
         random.setstate(state)
         if numpy is not None:
             numpy.random.set_state(of_numpy)
@@ -62,7 +62,7 @@ def keep_seeds(model: Any) -> PutBack:
             torch.cuda.set_rng_state_all(of_cuda)
         yield from ()
 
-    return put_back
+    return restore
 
 
 def _uses_cuda() -> bool:

@@ -1,8 +1,8 @@
-"""The weights of a model between tests: what was replaced is put back, what was written is found.
+"""The weights of a model between tests: restore what was replaced, find what was written.
 
-To read all weights takes as long as a short forward pass. Between tests a mark is read of each
-tensor: which it is, where it lies, its version, and some of its values. A change that leaves all of
-these as they were, as of one value through ``.data``, shows once all weights are read.
+Reading all weights takes as long as a short forward pass. Between tests only a mark of each tensor
+is read: its identity, address, version, and some of its values. A change that leaves the mark as it
+was, such as one value written through ``.data``, shows when all weights are read.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.fingerprint import digests, saved_tensors
-from pytest_nnsight.guard.leak import Leak, PutBack, listed
+from pytest_nnsight.guard.leak import Leak, Restore, listed
 
 _SAMPLED = 64  # values of each tensor
-_LARGEST_COPY = 65_536  # values of a buffer that is copied
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # quantised and other tensors may lack operations
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a module holds a tensor."""
+class _Slot:
+    """The place of a module that holds a tensor."""
 
     name: str
     owner: MutableMapping[str, torch.Tensor | None]
@@ -33,56 +32,49 @@ class _Place:
 
 
 class Weights:
-    """The parameters and saved buffers of one model, with the digests of their content."""
+    """The parameters and saved buffers of one model, with the digest of each as last read."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._marks = self._look()
+        self._marks = self._read_marks()
         self.digests = digests(saved_tensors(self._module))
 
-    def keep(self) -> PutBack:
-        """Keep which tensors the modules hold, and where the values of each lie.
+    def snapshot(self) -> Restore:
+        """Remember which tensors the modules hold, and where the values of each lie.
 
-        A tensor that is replaced, cast or moved can be put back; one that was written cannot.
-        Buffers that are not saved are a module's working memory, which is put back silently.
+        A tensor that was replaced, cast or moved is restored; values that were written are not.
         """
-        self.changed()  # by a fixture of wider scope, which is its own affair
-        places = [*_places(self._module)]
-        data = [place.tensor.detach() for place in places]
-        working = [*_working_memory(self._module)]
+        slots = [*_slots(self._module)]
+        data = [slot.tensor.detach() for slot in slots]
 
-        def put_back() -> Iterator[Leak]:
-            for owner, key, buffer, values in working:
-                buffer.copy_(values)
-                owner[key] = buffer
-            replaced = [
-                place.name
-                for place, values in zip(places, data, strict=True)
-                if _put_back(place, values)
-            ]
+        def restore() -> Iterator[Leak]:
+            pairs = zip(slots, data, strict=True)
+            replaced = [slot.name for slot, values in pairs if _restore_slot(slot, values)]
             if replaced:
-                yield Leak(f"parameters replaced, cast or moved: {listed(replaced)}, put back")
-            changed = self.changed()
-            if changed:
-                yield Leak(f"weights changed: {self.counted(changed)}", is_lost=True)
+                yield Leak(f"parameters replaced, cast or moved: {listed(replaced)}, restored")
 
-        return put_back
+        return restore
 
-    def counted(self, names: list[str]) -> str:
+    def count(self, names: list[str]) -> str:
         """Say how many of the parameters these are, and name the first."""
         total = len(self.digests.keys() | names)
         return f"{len(names)} of {total} parameters differ ({listed(names)})"
 
-    def changed(self) -> list[str]:
-        """Return the tensors with another mark than at the last look and with other content."""
-        before, self._marks = self._marks, self._look()
+    def update(self) -> list[str]:
+        """Read the tensors whose mark changed; return those whose content changed."""
+        before, self._marks = self._marks, self._read_marks()
         names = {*before, *self._marks}
         return self._read(sorted(n for n in names if before.get(n) != self._marks.get(n)))
 
-    def verify(self) -> list[str]:
-        """Read all weights; return those whose content changed and whose mark did not."""
-        self.changed()
+    def read_all(self) -> list[str]:
+        """Read all weights; return those whose content changed although their mark did not."""
+        self.update()
         return self._read([*self.digests])
+
+    def differing(self, before: dict[str, str]) -> list[str]:
+        """Return the names whose digest, as last read, is another than in ``before``."""
+        names = {*before, *self.digests}
+        return sorted(n for n in names if before.get(n) != self.digests.get(n))
 
     def _read(self, names: list[str]) -> list[str]:
         if not names:
@@ -93,12 +85,12 @@ class Weights:
         self.digests = {name: found[name] for name in tensors}
         return [name for name in names if self.digests.get(name) != before.get(name)]
 
-    def _look(self) -> dict[str, tuple[object, ...]]:
+    def _read_marks(self) -> dict[str, tuple[object, ...]]:
         first: dict[int, str] = {}  # a tied tensor counts under its first name
         tensors = {
-            place.name: place.tensor
-            for place in _places(self._module)
-            if first.setdefault(id(place.tensor), place.name) == place.name
+            slot.name: slot.tensor
+            for slot in _slots(self._module)
+            if first.setdefault(id(slot.tensor), slot.name) == slot.name
         }
         samples = _samples(tensors)
         return {name: (*_mark(tensor), samples.get(name)) for name, tensor in tensors.items()}
@@ -138,7 +130,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in _PLAIN and tensor.layout == torch.strided
 
 
-def _places(module: torch.nn.Module) -> Iterator[_Place]:
+def _slots(module: torch.nn.Module) -> Iterator[_Slot]:
     """Yield every place that holds a parameter or saved buffer, those of tied ones all."""
     for path, part in module.named_modules():
         saved = part._buffers.keys() - part._non_persistent_buffers_set
@@ -147,32 +139,19 @@ def _places(module: torch.nn.Module) -> Iterator[_Place]:
             tensor = owner[key]
             if tensor is not None:
                 name = f"{path}.{key}" if path else key
-                yield _Place(name, owner, key, tensor)
+                yield _Slot(name, owner, key, tensor)
 
 
-def _put_back(place: _Place, data: torch.Tensor) -> bool:
+def _restore_slot(slot: _Slot, data: torch.Tensor) -> bool:
     """Put a tensor and its values back where they were; tell whether they were elsewhere."""
-    now = place.owner.get(place.key)
+    now = slot.owner.get(slot.key)
     if data.device.type == "meta" or (now is not None and now.device.type == "meta"):
         return False
-    is_other = now is not place.tensor
-    place.owner[place.key] = place.tensor
-    if not _is_plain(place.tensor):
+    is_other = now is not slot.tensor
+    slot.owner[slot.key] = slot.tensor
+    if not _is_plain(slot.tensor):
         return is_other
-    if place.tensor.data_ptr() != data.data_ptr() or place.tensor.shape != data.shape:
-        place.tensor.data = data
+    if slot.tensor.data_ptr() != data.data_ptr() or slot.tensor.shape != data.shape:
+        slot.tensor.data = data
         return True
     return is_other
-
-
-def _working_memory(
-    module: torch.nn.Module,
-) -> Iterator[tuple[MutableMapping[str, Any], str, torch.Tensor, torch.Tensor]]:
-    """Yield where buffers lie that are not saved, and copies of those that are not large."""
-    for part in module.modules():
-        for key in part._non_persistent_buffers_set:
-            buffer = part._buffers.get(key)
-            if buffer is None or buffer.device.type == "meta" or buffer.is_inference():
-                continue
-            if buffer.numel() <= _LARGEST_COPY:
-                yield part._buffers, key, buffer, buffer.clone()
