@@ -17,7 +17,7 @@ from pytest_nnsight.errors import UsageError, hide_home, visible
 from pytest_nnsight.failures import SECTION
 from pytest_nnsight.outcomes import FORMAT
 from pytest_nnsight.records import DETAILS, RECORD
-from pytest_nnsight.session import command_of
+from pytest_nnsight.session import NOTE, command_of
 
 PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
 _DEATH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED)\b.*")
@@ -62,6 +62,8 @@ class Reporter:
             test["hint"] = next((text for name, text in report.sections if name == SECTION), "")
             test["command"] = hide_home(command_of(self._config, report.nodeid))
         test["seconds"] = round(test["seconds"] + report.duration, 3)
+        notes = [str(text) for name, text in report.user_properties if name == NOTE]
+        test["notes"] = notes or test["notes"]
         records = [json.loads(str(text)) for name, text in report.user_properties if name == RECORD]
         test["goldens"] = records or test["goldens"]
         if records and report.when == "call" and self._config.pluginmanager.hasplugin("html"):
@@ -135,8 +137,8 @@ class Reporter:
 
 
 def _is_ours(test: dict[str, Any]) -> bool:
-    """Tell whether a test compared a golden or died: of others nothing is said or imported."""
-    return bool(test["goldens"]) or test["outcome"] in ("hung", "crashed")
+    """Tell whether a test compared a golden, has a note or died: others are not reported on."""
+    return bool(test["goldens"] or test["notes"]) or test["outcome"] in ("hung", "crashed")
 
 
 def _new(report: pytest.TestReport) -> dict[str, Any]:
@@ -149,6 +151,7 @@ def _new(report: pytest.TestReport) -> dict[str, Any]:
         "seconds": 0.0,
         "line": "",
         "goldens": [],
+        "notes": [],
     }
 
 

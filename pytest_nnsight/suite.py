@@ -31,6 +31,19 @@ def test_long_prompt(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert nnsight_capture.trace(LONG) == nnsight_golden
 
 
+def test_short_prompt_after_long(nnsight_capture: Any) -> None:
+    """A short prompt gives the same after a long one: no module keeps stale state."""
+    if not _takes_text(nnsight_capture.model):
+        pytest.skip("this model takes no text, and what it takes has one length")
+    short = _short(nnsight_capture.model)
+    first = nnsight_capture.trace(short)
+    nnsight_capture.trace(LONG)
+    lines = _differences(first, nnsight_capture.trace(short))
+    if lines:
+        lines[0] = f"a short prompt differs after a long one, {lines[0]}"
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
 def test_padded_batch(nnsight_capture: Any, nnsight_golden: Any) -> None:
     """Prompts of different lengths in one batch: padding, masks and positions."""
     model = nnsight_capture.model
@@ -44,6 +57,17 @@ def test_greedy_generation(nnsight_capture: Any, nnsight_golden: Any) -> None:
         pytest.skip("this model cannot generate")
     prompt = _short(nnsight_capture.model)
     assert nnsight_capture.generate(prompt, max_new_tokens=8) == nnsight_golden
+
+
+def _differences(first: Any, second: Any) -> list[str]:
+    """Compare two runs of one prompt; return the lines of a report, none where they match."""
+    from pytest_nnsight.compare.comparison import compare
+    from pytest_nnsight.diagnose.diagnosis import Finding
+    from pytest_nnsight.report.failure import comparison_lines, diagnosed
+
+    comparison = compare(first, second)
+    finding = Finding("first run", golden=first, received=second, comparison=comparison)
+    return [] if comparison.matches else comparison_lines(finding, diagnosed(finding))
 
 
 def _takes_text(model: Any) -> bool:

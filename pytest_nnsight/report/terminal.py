@@ -61,13 +61,14 @@ def session_lines(report: dict[str, Any], verbosity: int, letters: str) -> Itera
     """
     found = [(test, *verdict_of(test)) for test in report["tests"]]
     counted = count_line(report)
-    if counted is None and not any(verdict in _TOLD for _, verdict, _ in found):
+    noted = [*_noted(report)]
+    if counted is None and not noted and not any(verdict in _TOLD for _, verdict, _ in found):
         return
     if counted is not None:
         yield counted
     if verbosity < 0:
         return
-    yield from _noted(report)
+    yield from noted
     findings = _findings(report)
     most = len(findings) if verbosity > 1 else _MOST_FINDINGS
     for finding in findings[:most]:
@@ -92,7 +93,13 @@ def _count_word(verdict: str) -> str:
 
 
 def _noted(report: dict[str, Any]) -> Iterator[Line]:
-    """Yield what is to be known of tests that passed."""
+    """Yield what is to be known of tests that passed, and the notes of all tests."""
+    notes = [
+        f"  {test['test']}: {note}" for test in report["tests"] for note in test.get("notes", ())
+    ]
+    if notes:
+        yield Line("notes, which fail nothing:")
+        yield from (Line(visible(note)) for note in notes)
     for name, heading in _HEADINGS.items():
         rows = [
             f"  {test['test']}: {golden[name]}"

@@ -12,12 +12,12 @@ BOTH = (*TINY, "--nnsight-model", "tiny:bert", "--nnsight-suite")
 
 
 def test_the_suite_on_two_models_and_two_workers(project: Project) -> None:
-    project.run(*BOTH, "-n", "2", "--snapshot-update").assert_outcomes(passed=7, skipped=1)
+    project.run(*BOTH, "-n", "2", "--snapshot-update").assert_outcomes(passed=9, skipped=1)
     assert sorted(project.goldens()) == [
         *(f"tiny-bert/cpu-float32/suite/test_{name}.json" for name in NAMES[1:]),
         *(f"tiny-gpt2/cpu-float32/suite/test_{name}.json" for name in NAMES),
     ]
-    project.run(*BOTH).assert_outcomes(passed=7, skipped=1)
+    project.run(*BOTH).assert_outcomes(passed=9, skipped=1)
 
 
 def test_the_suite_does_not_move_the_import_path(project: Project) -> None:
@@ -42,10 +42,16 @@ def test_the_suite_is_selected_deselected_and_collected(project: Project) -> Non
     listed = project.run(*TINY, "--nnsight-suite", "--collect-only", "-q")
     assert [line for line in listed.outlines if "::" in line] == [
         f"nnsight-suite::test_{name}"
-        for name in ("short_prompt", "long_prompt", "padded_batch", "greedy_generation")
+        for name in (
+            "short_prompt",
+            "long_prompt",
+            "short_prompt_after_long",
+            "padded_batch",
+            "greedy_generation",
+        )
     ]
     selected = project.run(*TINY, "--nnsight-suite", "--collect-only", "-q", "-k", "batch")
-    selected.stdout.fnmatch_lines(["nnsight-suite::test_padded_batch", "1/4 tests collected*"])
+    selected.stdout.fnmatch_lines(["nnsight-suite::test_padded_batch", "1/5 tests collected*"])
     deselected = project.run(
         *TINY,
         "--nnsight-suite",
@@ -56,4 +62,4 @@ def test_the_suite_is_selected_deselected_and_collected(project: Project) -> Non
         "test_it.py",
     )
     assert "test_it.py::test_mine" in deselected.outlines
-    deselected.stdout.fnmatch_lines(["4/5 tests collected*"])
+    deselected.stdout.fnmatch_lines(["5/6 tests collected*"])
