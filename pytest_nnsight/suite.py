@@ -31,7 +31,7 @@ def test_long_prompt(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert nnsight_capture.trace(LONG) == nnsight_golden
 
 
-def test_short_prompt_after_long(nnsight_capture: Any) -> None:
+def test_no_stale_state(nnsight_capture: Any) -> None:
     """A short prompt gives the same after a long one: no module keeps stale state."""
     if not _takes_text(nnsight_capture.model):
         pytest.skip("this model takes no text, and what it takes has one length")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -65,20 +66,24 @@ def _restore_owner(owner: Owner, before: dict[str, Any]) -> list[str]:
     """Restore the callables of one module or class; return the names of those that differed."""
     now = _callables(owner)
     changed = [name for name, value in before.items() if now.get(name) is not value]
+    changed = [name for name in changed if not _is_of_library(now.get(name))]
     for name in changed:
         setattr(owner, name, before[name])
-    added: list[str] = []
-    if isinstance(owner, type):  # a new method may hide one of a base class
-        bases = owner.__mro__[1:]
-        new = [name for name in now.keys() - before.keys() if not _is_of_nnsight(now[name])]
-        added = [name for name in new if any(name in vars(base) for base in bases)]
+    if isinstance(owner, ModuleType):
+        return changed
+    bases = owner.__mro__[1:]  # a new method may hide one of these
+    new = [name for name in now.keys() - before.keys() if not _is_of_library(now[name])]
+    added = [name for name in new if any(name in vars(base) for base in bases)]
     for name in added:
         delattr(owner, name)
     return changed + added
 
 
-def _is_of_nnsight(value: Any) -> bool:
-    return str(getattr(value, "__module__", "")).startswith("nnsight")
+def _is_of_library(value: Any) -> bool:
+    """Tell whether a function is what nnsight or torch._dynamo sets on import."""
+    code = getattr(value, "__code__", None)
+    parts = Path(getattr(code, "co_filename", "")).parts
+    return "nnsight" in parts or parts[-2:] == ("torch", "_compile.py")
 
 
 def _attention_functions() -> Any:

@@ -129,9 +129,9 @@ def test_a_golden_of_the_whole_model_holds(
     options += ["-k", "short_prompt" if _HEAD_SEES_ALL else "short_prompt or generation"]
     written = pytester.runpytest_subprocess(*options, "--snapshot-update", timeout=120)
     count = 1 if _HEAD_SEES_ALL else 2
-    written.assert_outcomes(passed=count, deselected=4 - count)
+    written.assert_outcomes(passed=count, deselected=5 - count)
     checked = pytester.runpytest_subprocess(*options, "--nnsight-device-map", SMALL, timeout=120)
-    checked.assert_outcomes(passed=count, deselected=4 - count)
+    checked.assert_outcomes(passed=count, deselected=5 - count)
     checked.stdout.fnmatch_lines([f"{count} golden*: {count} the same bit by bit"])
 
 

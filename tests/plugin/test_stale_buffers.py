@@ -57,7 +57,7 @@ def test_a_stale_buffer_is_restored_with_a_note(project: Project) -> None:
 def test_the_suite_fails_on_a_stale_buffer(project: Project) -> None:
     project.run(*LLAMA, "--nnsight-suite", "--snapshot-update").assert_outcomes(passed=5)
     project.test_file(STALE, "conftest.py")
-    result = project.run(*LLAMA, "--nnsight-suite", "-k", "short")
+    result = project.run(*LLAMA, "--nnsight-suite", "-k", "short or stale")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.re_match_lines(
         [

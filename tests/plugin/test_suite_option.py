@@ -45,7 +45,7 @@ def test_the_suite_is_selected_deselected_and_collected(project: Project) -> Non
         for name in (
             "short_prompt",
             "long_prompt",
-            "short_prompt_after_long",
+            "no_stale_state",
             "padded_batch",
             "greedy_generation",
         )

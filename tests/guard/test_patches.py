@@ -1,0 +1,23 @@
+"""What libraries replace when they are imported is no leak, and is not undone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import torch
+from pytest_nnsight.guard.patches import snapshot_patches
+
+restore = snapshot_patches(None)
+before = torch.Tensor.backward
+import torch._dynamo
+import nnsight
+assert torch.Tensor.backward is not before
+assert [*restore()] == [], [*restore()]
+assert torch.Tensor.backward is not before
+"""
+
+
+def test_what_nnsight_and_dynamo_replace_on_import_stays() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], check=True)
