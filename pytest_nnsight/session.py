@@ -111,19 +111,29 @@ def _check_root(config: pytest.Config, specs: list[ModelSpec]) -> None:
             )
 
 
-@contextmanager
-def conftest_limit(config: pytest.Config) -> Iterator[None]:
-    """End the process, with its stack and exit code 1, where a conftest file hangs or crashes."""
+def _early_settings(config: pytest.Config) -> Settings:
+    """Read the settings that are known before conftest files are loaded."""
     try:
-        settings = read_settings(vars(config.known_args_namespace), config.getini)
-    except UsageError:  # said once the options are read for good
-        settings = Settings()
+        return read_settings(vars(config.known_args_namespace), config.getini)
+    except UsageError:  # it is raised again once all options are read
+        return Settings()
+
+
+@contextmanager
+def conftest_loading(config: pytest.Config) -> Iterator[None]:
+    """Prepare for a worker, and load conftest files within a time limit.
+
+    Where one hangs or crashes, the process ends with its stack and exit code 1.
+    """
+    settings = _early_settings(config)
     if not settings.model:
         yield
         return
     from pytest_nnsight.isolation.faults import named_faults
     from pytest_nnsight.isolation.limits import hard_limit, terminal
+    from pytest_nnsight.isolation.mode import announce_worker
 
+    announce_worker(config, settings)
     where, stderr = "while loading conftest files", terminal()
     try:
         with (
