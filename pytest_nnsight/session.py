@@ -148,6 +148,10 @@ def conftest_loading(config: pytest.Config) -> Iterator[None]:
 def watch(config: pytest.Config) -> None:
     """Let tests run in workers where they may, and within their time; take hold of stderr."""
     settings = config.stash[SETTINGS]
+    if settings.model:
+        from pytest_nnsight.naming import remember_tests
+
+        remember_tests(config)
     if settings.prune:
         from pytest_nnsight.pruning import Prune
 
