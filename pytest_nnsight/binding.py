@@ -19,6 +19,7 @@ from pytest_nnsight.session import (
     SETTINGS,
     command_of,
     settings_of,
+    test_id,
 )
 from pytest_nnsight.settings import Settings, golden_root
 
@@ -74,7 +75,8 @@ def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -
     from pytest_nnsight.report.failure import diagnosed, failure_lines
 
     diagnosis = diagnosed(finding)
-    refresh = f"{command_of(item.config, item.nodeid)} --snapshot-update"
+    test = test_id(item.nodeid, item.location[0])
+    refresh = f"{command_of(item.config, test)} --snapshot-update"
     first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))
     if loaded_model.unseen:
         first = f"{first}, changed since the model was loaded"

@@ -211,6 +211,14 @@ def settings_of(item: pytest.Item | pytest.Session, settings: Settings) -> Setti
     return settings
 
 
+def test_id(nodeid: str, file: str) -> str:
+    """Return the id of a test by its file from the root folder, outside of it too.
+
+    There pytest's node id depends on its arguments, and may lack the file.
+    """
+    return f"{file}::{nodeid.partition('::')[2]}" if file.startswith("..") else nodeid
+
+
 def command_of(config: pytest.Config, test: str) -> str:
     """Return the command that runs one test again, on the same model loaded in the same way."""
     words = ["pytest"]
@@ -222,6 +230,10 @@ def command_of(config: pytest.Config, test: str) -> str:
     if test.startswith(SUITE_NODE):
         name = test.rpartition("::")[2].partition("[")[0]
         words.append(f"--nnsight-suite -k {shlex.quote(name)}")
+    elif test.startswith(".."):
+        folder = config.invocation_params.dir
+        root, path = (os.path.relpath(p, folder) for p in (config.rootpath, config.rootpath / test))
+        words += ["--rootdir", shlex.quote(root), shlex.quote(path)]
     else:
         words.append(shlex.quote(test))
     return " ".join(words)

@@ -102,23 +102,9 @@ NAMES = st.one_of(
 )
 FILES = st.sampled_from(
     [
-        "a.py",
-        "a/a.py",
-        "a/b.py",
-        "a.yaml",
-        "a.rst",
-        "a/b.rst",
-        "b",
-        ".",
-        "..",
-        "../a.py",
-        "../b/a.py",
-        "/a.py",
-        "suite.py",
-        "nnsight-suite",
-        "a.json.py",
-        "a/a.json.py",
-        "a.b.py",
+        *("a.py", "a/a.py", "a/b.py", "a.b.py", "a.json.py", "a/a.json.py", "suite.py"),
+        *("a.yaml", "a.rst", "a/b.rst", "b", "", ".", "nnsight-suite"),
+        *("..", "../a.py", "../b/a.py", "/a.py"),
     ]
 )
 MODELS = st.sampled_from([None, MODEL])
