@@ -43,6 +43,7 @@ class Reporter:
                 )
         self._start = time.time()
         self._tests: dict[str, dict[str, Any]] = {}
+        self._outdated: dict[str, int] = {}
         self._errors: list[dict[str, str]] = []
         self._exit_code = 0
 
@@ -63,13 +64,17 @@ class Reporter:
             test["hint"] = next((text for name, text in report.sections if name == SECTION), "")
             test["command"] = hide_home(command_of(self._config, name))
         test["seconds"] = round(test["seconds"] + report.duration, 3)
-        records = [json.loads(str(text)) for name, text in report.user_properties if name == RECORD]
+        every = [json.loads(str(text)) for name, text in report.user_properties if name == RECORD]
+        records = every[self._outdated.get(name, 0) :]
         test["goldens"] = records or test["goldens"]
         if records and report.when == "call" and self._config.pluginmanager.hasplugin("html"):
             from pytest_nnsight.report.extras import extras_of
 
             report.extras = [*getattr(report, "extras", ()), *extras_of(records)]  # type: ignore[attr-defined]
         test.setdefault("details", []).extend(getattr(report, DETAILS, ()))
+        if str(report.outcome) == "rerun":  # by pytest-rerunfailures: only the last attempt counts
+            self._outdated[name] = len(every)
+            test["goldens"], test["details"] = [], []
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

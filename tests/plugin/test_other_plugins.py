@@ -183,6 +183,23 @@ def test_rerunfailures(
     assert project.run(*options).ret == 0
 
 
+def test_rerunfailures_reports_the_last_attempt_alone(project: Project, use: Use) -> None:
+    project.write_goldens(*use(), passed=3)
+    project.test_file(
+        TESTS.replace("def scale", "RUNS = []\ndef scale").replace(
+            "    factor =", "    RUNS.append(1)\n    factor = 1.01 if len(RUNS) == 1 else"
+        )
+    )
+    result = project.run(*use("rerunfailures"), "--reruns=1", "--nnsight-report=report.json")
+    assert result.ret == 0
+    result.assert_outcomes(passed=3)
+    assert result.parseoutcomes()["rerun"] == 1
+    result.stdout.fnmatch_lines(["3 goldens: 3 the same bit by bit"])
+    tests = json.loads((project.path / "report.json").read_text())["tests"]
+    assert [len(test["goldens"]) for test in tests] == [1, 1, 1]
+    assert {test["goldens"][0]["verdict"] for test in tests} == {"same"}
+
+
 def test_asyncio(project: Project, use: Use, drift: Drift) -> None:
     project.pytester.makeini(
         "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
