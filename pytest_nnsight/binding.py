@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nnsight.errors import UsageError, suggest
-from pytest_nnsight.naming import collected_tests
+from pytest_nnsight.naming import collected_tests, location_of
 from pytest_nnsight.records import note_failure, note_match
 from pytest_nnsight.session import (
     GOLDENS,
     SETTINGS,
     command_of,
     settings_of,
-    test_id,
 )
 from pytest_nnsight.settings import Settings, golden_root
 
@@ -75,7 +74,7 @@ def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -
     from pytest_nnsight.report.failure import diagnosed, failure_lines
 
     diagnosis = diagnosed(finding)
-    test = test_id(item.nodeid, item.location[0])
+    test = "::".join(location_of(item, item.config.rootpath))
     refresh = f"{command_of(item.config, test)} --snapshot-update"
     first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))
     if loaded_model.unseen:

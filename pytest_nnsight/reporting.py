@@ -55,7 +55,7 @@ class Reporter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep how each phase of a test ended; the worst counts."""
-        name = test_id(report.nodeid, report.location[0])
+        name = test_id(self._config.rootpath, report.nodeid, report.location[0])
         test = self._tests.setdefault(name, _new(name, report))
         outcome, line = _outcome(report)
         if _WORST_FIRST.index(outcome) < _WORST_FIRST.index(test["outcome"]):

@@ -211,12 +211,15 @@ def settings_of(item: pytest.Item | pytest.Session, settings: Settings) -> Setti
     return settings
 
 
-def test_id(nodeid: str, file: str) -> str:
-    """Return the id of a test by its file from the root folder, outside of it too.
+def test_id(root: Path, nodeid: str, code_file: str) -> str:
+    """Return the id of a reported test by its file from the root folder, outside of it too.
 
-    There pytest's node id depends on its arguments, and may lack the file.
+    There pytest's node id depends on its arguments, and may lack the file. ``code_file`` is where
+    the code of the test is, which may also be another file, such as that of a base class.
     """
-    return f"{file}::{nodeid.partition('::')[2]}" if file.startswith("..") else nodeid
+    file, _, name = nodeid.partition("::")
+    is_outside = file != SUITE_NODE and code_file.startswith("..") and not (root / file).is_file()
+    return f"{code_file}::{name}" if is_outside else nodeid
 
 
 def command_of(config: pytest.Config, test: str) -> str:

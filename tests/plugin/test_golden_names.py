@@ -130,3 +130,22 @@ def test_rootdir_elsewhere_reports_each_test_and_how_to_run_it(
     assert [test["test"] for test in tests] == [f"../{LEFT}::test_a", f"../{RIGHT}::test_a"]
     outside.run(*command.split()[1:], "--snapshot-update").assert_outcomes(passed=1)
     outside.run(*ROOT, "tests").assert_outcomes(passed=1, failed=1)
+
+
+def test_a_test_whose_code_lies_elsewhere_is_reported_by_its_own_file(
+    outside: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside.test_file(
+        "class Base:\n"
+        "    def test_a(self, nnsight_capture, nnsight_golden):\n"
+        "        assert nnsight_capture.trace('Hello') == nnsight_golden\n",
+        "tests/base.py",
+    )
+    outside.test_file("from base import Base\nclass TestIt(Base): pass\n", "root/test_it.py")
+    monkeypatch.setenv("PYTHONPATH", str(outside.path / "tests"), prepend=":")
+    result = outside.run(*ROOT, "root", "--nnsight-suite", "--nnsight-report=report.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    tests = json.loads((outside.path / "report.json").read_text())["tests"]
+    assert len(tests) > 1
+    assert tests[0]["test"] == "test_it.py::TestIt::test_a"
+    assert tests[-1]["test"].startswith("nnsight-suite::test_")
