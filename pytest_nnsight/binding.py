@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nnsight.errors import UsageError, suggest
+from pytest_nnsight.naming import collected_tests, location_of
 from pytest_nnsight.records import note_failure, note_match
 from pytest_nnsight.session import (
     GOLDENS,
     SETTINGS,
-    SUITE_NODE,
     command_of,
     settings_of,
 )
@@ -44,7 +43,9 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
     context = GoldenContext(
         root=config.rootpath,
         folder=root / loaded_model.name / environment.variant,
-        test=golden_path(item.nodeid, loaded_model.name if len(settings.model) > 1 else None),
+        test=collected_tests(config).golden_path(
+            item, loaded_model.name if len(settings.model) > 1 else None
+        ),
         as_run=partial(_as_run, loaded_model),
         fingerprint=loaded_model.fingerprint,
         check_unchanged=partial(loaded_model.check_unchanged, item.nodeid),
@@ -74,7 +75,8 @@ def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -
     from pytest_nnsight.report.failure import diagnosed, failure_lines
 
     diagnosis = diagnosed(finding)
-    refresh = f"{command_of(item.config, item.nodeid)} --snapshot-update"
+    test = "::".join(location_of(item, item.config.rootpath))
+    refresh = f"{command_of(item.config, test)} --snapshot-update"
     first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))
     if loaded_model.change:
         first = f"{first}, changed since the model was loaded"
@@ -94,24 +96,6 @@ def _other_variant(folder: Path, settings: Settings) -> Path | None:
             f"nearest: {suggest(settings.golden_from, variants) or 'none yet'}"
         )
     return folder / settings.golden_from
-
-
-def golden_path(nodeid: str, model_in_id: str | None) -> str:
-    """Return a test's path below its golden folder: ``tests/test_residual/test_stream``.
-
-    The folder of the test file is mirrored. ``model_in_id`` is the name of the model where it is
-    part of the test's id, with several models; it is left out once, since it is the folder.
-    """
-    file, _, inside = nodeid.partition("::")
-    folder = Path("suite") if file == SUITE_NODE else Path(file).with_suffix("")
-    if ".." in folder.parts or folder.is_absolute():
-        folder = Path(folder.name)
-    name, bracket, parameters = inside.replace("::", ".").partition("[")
-    if bracket and model_in_id is not None:
-        edges = rf"(?:^|-){re.escape(model_in_id)}(?=-|\]$)"
-        parameters = re.sub(edges, "", parameters, count=1).removeprefix("-")
-    kept = f"[{parameters}" if parameters not in ("", "]") else ""
-    return str(folder / (name + kept).replace("/", "_"))
 
 
 def _as_run(loaded_model: LoadedModel, data: Any) -> Run:

@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
     """Load conftest files within the time that loading has, where a model is configured."""
-    with wiring.conftest_limit(early_config):
+    with wiring.conftest_loading(early_config):
         return (yield)
 
 

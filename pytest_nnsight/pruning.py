@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_nnsight.binding import golden_path
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.golden.prune import remove, without_test
+from pytest_nnsight.naming import collected_tests, is_hashed
 from pytest_nnsight.session import settings_of
 from pytest_nnsight.settings import Settings, golden_root
 
@@ -30,15 +30,18 @@ class Prune:
         self._lines: list[str] = []
 
     @pytest.hookimpl
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
         """Note every test there is, by its models, before ``-k`` and others leave some out."""
         from pytest_nnsight.models.spec import parse_spec
 
+        collected = collected_tests(config)
         self._tests = {parse_spec(text).name: set() for text in self._settings.model}
         for item in items:
             names = [parse_spec(text).name for text in settings_of(item, self._settings).model]
             for name in names:
-                path = golden_path(item.nodeid, name if len(names) > 1 else None)
+                path = collected.golden_path(item, name if len(names) > 1 else None)
                 self._tests.setdefault(name, set()).add(path)
 
     @pytest.hookimpl(tryfirst=True)
@@ -60,8 +63,8 @@ class Prune:
         return True
 
     def _has(self, file: str) -> bool:
-        """Tell whether a test file is still there, whose tests were not all collected."""
-        if file == "suite":
+        """Tell whether a test file may still be there, whose tests were not all collected."""
+        if file == "suite" or is_hashed(file):
             return True
         path = self._root / file
         return any(path.parent.glob(f"{path.name}.*")) if path.parent.is_dir() else False

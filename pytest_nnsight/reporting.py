@@ -17,7 +17,7 @@ from pytest_nnsight.errors import UsageError, hide_home, visible
 from pytest_nnsight.failures import SECTION
 from pytest_nnsight.outcomes import FORMAT
 from pytest_nnsight.records import DETAILS, RECORD
-from pytest_nnsight.session import NOTE, command_of
+from pytest_nnsight.session import NOTE, command_of, test_id
 
 PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
 _DEATH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED)\b.*")
@@ -43,6 +43,7 @@ class Reporter:
                 )
         self._start = time.time()
         self._tests: dict[str, dict[str, Any]] = {}
+        self._outdated: dict[str, int] = {}
         self._errors: list[dict[str, str]] = []
         self._exit_code = 0
 
@@ -54,23 +55,28 @@ class Reporter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep how each phase of a test ended; the worst counts."""
-        test = self._tests.setdefault(report.nodeid, _new(report))
+        name = test_id(self._config.rootpath, report.nodeid, report.location[0])
+        test = self._tests.setdefault(name, _new(name, report))
         outcome, line = _outcome(report)
         if _WORST_FIRST.index(outcome) < _WORST_FIRST.index(test["outcome"]):
             test["outcome"], test["line"] = outcome, line
             test["text"] = visible_lines(report.longreprtext)
             test["hint"] = next((text for name, text in report.sections if name == SECTION), "")
-            test["command"] = hide_home(command_of(self._config, report.nodeid))
+            test["command"] = hide_home(command_of(self._config, name))
         test["seconds"] = round(test["seconds"] + report.duration, 3)
-        notes = [str(text) for name, text in report.user_properties if name == NOTE]
+        notes = [str(text) for key, text in report.user_properties if key == NOTE]
         test["notes"] = notes or test["notes"]
-        records = [json.loads(str(text)) for name, text in report.user_properties if name == RECORD]
+        every = [json.loads(str(text)) for key, text in report.user_properties if key == RECORD]
+        records = every[self._outdated.get(name, 0) :]
         test["goldens"] = records or test["goldens"]
         if records and report.when == "call" and self._config.pluginmanager.hasplugin("html"):
             from pytest_nnsight.report.extras import extras_of
 
             report.extras = [*getattr(report, "extras", ()), *extras_of(records)]  # type: ignore[attr-defined]
         test.setdefault("details", []).extend(getattr(report, DETAILS, ()))
+        if str(report.outcome) == "rerun":  # by pytest-rerunfailures: only the last attempt counts
+            self._outdated[name] = len(every)
+            test["goldens"], test["details"] = [], []
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -141,10 +147,10 @@ def _is_ours(test: dict[str, Any]) -> bool:
     return bool(test["goldens"] or test["notes"]) or test["outcome"] in ("hung", "crashed")
 
 
-def _new(report: pytest.TestReport) -> dict[str, Any]:
+def _new(name: str, report: pytest.TestReport) -> dict[str, Any]:
     file, line, _ = report.location
     return {
-        "test": report.nodeid,
+        "test": name,
         "file": file,
         "line_number": (line or 0) + 1,
         "outcome": "passed",

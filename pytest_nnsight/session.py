@@ -113,19 +113,29 @@ def _check_root(config: pytest.Config, specs: list[ModelSpec]) -> None:
             )
 
 
-@contextmanager
-def conftest_limit(config: pytest.Config) -> Iterator[None]:
-    """End the process, with its stack and exit code 1, where a conftest file hangs or crashes."""
+def _early_settings(config: pytest.Config) -> Settings:
+    """Read the settings that are known before conftest files are loaded."""
     try:
-        settings = read_settings(vars(config.known_args_namespace), config.getini)
-    except UsageError:  # said once the options are read for good
-        settings = Settings()
+        return read_settings(vars(config.known_args_namespace), config.getini)
+    except UsageError:  # it is raised again once all options are read
+        return Settings()
+
+
+@contextmanager
+def conftest_loading(config: pytest.Config) -> Iterator[None]:
+    """Prepare for a worker, and load conftest files within a time limit.
+
+    Where one hangs or crashes, the process ends with its stack and exit code 1.
+    """
+    settings = _early_settings(config)
     if not settings.model:
         yield
         return
     from pytest_nnsight.isolation.faults import named_faults
     from pytest_nnsight.isolation.limits import hard_limit, terminal
+    from pytest_nnsight.isolation.mode import announce_worker
 
+    announce_worker(config, settings)
     where, stderr = "while loading conftest files", terminal()
     try:
         with (
@@ -140,6 +150,10 @@ def conftest_limit(config: pytest.Config) -> Iterator[None]:
 def watch(config: pytest.Config) -> None:
     """Let tests run in workers where they may, and within their time; take hold of stderr."""
     settings = config.stash[SETTINGS]
+    if settings.model:
+        from pytest_nnsight.naming import remember_tests
+
+        remember_tests(config)
     if settings.prune:
         from pytest_nnsight.pruning import Prune
 
@@ -199,6 +213,17 @@ def settings_of(item: pytest.Item | pytest.Session, settings: Settings) -> Setti
     return settings
 
 
+def test_id(root: Path, nodeid: str, code_file: str) -> str:
+    """Return the id of a reported test by its file from the root folder, outside of it too.
+
+    There pytest's node id depends on its arguments, and may lack the file. ``code_file`` is where
+    the code of the test is, which may also be another file, such as that of a base class.
+    """
+    file, _, name = nodeid.partition("::")
+    is_outside = file != SUITE_NODE and code_file.startswith("..") and not (root / file).is_file()
+    return f"{code_file}::{name}" if is_outside else nodeid
+
+
 def command_of(config: pytest.Config, test: str) -> str:
     """Return the command that runs one test again, on the same model loaded in the same way."""
     words = ["pytest"]
@@ -210,6 +235,10 @@ def command_of(config: pytest.Config, test: str) -> str:
     if test.startswith(SUITE_NODE):
         name = test.rpartition("::")[2].partition("[")[0]
         words.append(f"--nnsight-suite -k {shlex.quote(name)}")
+    elif test.startswith(".."):
+        folder = config.invocation_params.dir
+        root, path = (os.path.relpath(p, folder) for p in (config.rootpath, config.rootpath / test))
+        words += ["--rootdir", shlex.quote(root), shlex.quote(path)]
     else:
         words.append(shlex.quote(test))
     return " ".join(words)

@@ -149,6 +149,7 @@ def become(asked: dict[str, Any], descriptors: list[int], own_path: list[str]) -
     os.chdir(asked["folder"])
     before = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:] = [*before, *(entry for entry in own_path if entry not in before)]
+    sys.modules["xdist.plugin"]._sys_path[:] = sys.path  # what xdist gives to its workers
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

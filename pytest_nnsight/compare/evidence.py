@@ -9,6 +9,8 @@ from pytest_nnsight.run import Run
 
 # Keys that change what a model is asked or how it is stored, never what a forward computes.
 _IRRELEVANT = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tokenizer_class")
+# The keys that the first token of a decoder is made from.
+_START_KEYS = ("decoder_start_token_id", "bos_token_id")
 Fingerprints = Mapping[str, str]
 
 
@@ -93,6 +95,40 @@ def changed_generation(golden: Run, received: Run) -> list[str]:
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
+
+
+def changed_start_token(golden: Run, received: Run, first: tuple[int, int]) -> list[str]:
+    """List the settings whose change explains that a decoder starts with another token.
+
+    ``first`` are the first tokens of both runs. ``generate`` reads the generation config, and the
+    model's config for what is not there.
+    """
+    configs = [("", golden.model.config, received.model.config)]
+    if golden.kind == "generate":
+        configs.insert(0, ("generation ", golden.model.generation, received.model.generation))
+    for prefix, before, now in configs:
+        old, new = _start_tokens(before), _start_tokens(now)
+        changes = [
+            f"{prefix}{key} {_brief(old.get(key))} -> {_brief(new.get(key))}"
+            for key in sorted({*old, *new})
+            if old.get(key) != new.get(key)
+            and old.get(key, first[0]) == first[0]
+            and new.get(key, first[1]) == first[1]
+        ]
+        if changes:
+            return sorted(changes, key=lambda text: _START_KEYS[0] not in text)
+    return []
+
+
+def _start_tokens(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the keys, those of parts of the model too, that may choose a first token."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _start_tokens(value, f"{prefix}{key}.")
+        elif key in _START_KEYS and value is not None:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def changed_modules(golden: Run, received: Run) -> dict[str, str]:

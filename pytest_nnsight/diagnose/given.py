@@ -15,14 +15,50 @@ def from_request(case: Case) -> Cause | None:
     if start.kind in ("settings", "kind"):
         return Cause("settings", "the test asks for something else than the golden's")
     if start.kind == "tensors":
-        return Cause(
-            _kind_of_tensor(start.label) or "prompt", f"the model is given other {start.label}"
-        )
+        return _from_tensor(case, start.label)
     if golden.prompt.text is None or golden.prompt.text != received.prompt.text:
         return Cause("prompt", "the test asks for another prompt than the golden's")
     if isinstance(golden.prompt.text, list) and isinstance(golden.prompt.text[0], dict):
         return Cause("tokenizer", "the same messages give other token ids: the chat template?")
     return Cause("tokenizer", "the same text gives other token ids")
+
+
+def _from_tensor(case: Case, name: str) -> Cause:
+    """Another mask, other positions or other ids of a decoder, for the same token ids.
+
+    What the test asks for is the prompt. What a library makes of the same text is not, nor is the
+    start of a decoder that comes from a config.
+    """
+    text, other = case.golden.prompt.text, f"the model is given other {name}"
+    if kind := _kind_of_tensor(name):
+        return Cause(kind, other)
+    is_of_text = text is not None and text == case.received.prompt.text
+    if not name.startswith("decoder_"):
+        same_text = f"the same text gives other {name}"
+        return Cause("tokenizer", same_text) if is_of_text else Cause("prompt", other)
+    first = _other_first_ids(case, name)
+    changes = evidence.changed_start_token(case.golden, case.received, first) if first else []
+    if changes:
+        return Cause("config", first_of(changes), is_certain=is_of_text)
+    if not is_of_text:
+        return Cause("prompt", other)
+    moved = evidence.changed_versions(case.golden, case.received)
+    return Cause("code", f"{other}; {moved}" if moved else other, is_certain=False)
+
+
+def _other_first_ids(case: Case, name: str) -> tuple[int, int] | None:
+    """Return the first ids of both runs where all rows differ in these alone."""
+    before = case.golden.prompt.tensors.get(name, ())
+    now = case.received.prompt.tensors.get(name, ())
+    pairs = {(old[:1], new[:1]) for old, new in zip(before, now, strict=False)}
+    if (
+        len(before) != len(now)
+        or len(pairs) != 1
+        or [r[1:] for r in before] != [r[1:] for r in now]
+    ):
+        return None
+    ((old, new),) = pairs
+    return (old[0], new[0]) if old and new else None
 
 
 def from_choice(case: Case) -> Cause | None:

@@ -70,9 +70,10 @@ class GoldenAssertion(SnapshotAssertion):
 
     def release(self) -> None:
         """Let go of model, runs and texts; syrupy keeps every assertion to the session's end."""
+        assert isinstance(self.extension, GoldenExtension)
         for result in self.executions.values():
             result.asserted_data = result.recalled_data = None
-        assert isinstance(self.extension, GoldenExtension)
+            self.extension.context.count_as_failed(result)
         self.extension._received = None
         self.extension.context.release()
 

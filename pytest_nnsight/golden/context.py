@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError, hide_home
@@ -16,6 +16,17 @@ from pytest_nnsight.golden.storage import check_inside, read_text, write_atomica
 from pytest_nnsight.golden.tensors import Tensors, write_tensors
 from pytest_nnsight.run import Run, with_weights
 from pytest_nnsight.settings import Settings
+
+if TYPE_CHECKING:
+    from syrupy.assertion import AssertionResult
+
+
+class UncountedResult(NamedTuple):
+    """A result of syrupy's whose golden is not written yet, and what it is once it is."""
+
+    result: AssertionResult
+    created: bool
+    updated: bool
 
 
 @dataclass(slots=True)
@@ -27,8 +38,9 @@ class GoldenContext:
     ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now,
     ``check_unchanged`` raises where the test changed them and tells whether they are as loaded,
     ``whole_tensors`` gives the tensors that a run kept, by label. ``note`` is told of a
-    run that matched its golden. ``unsaid`` gives what the last comparison came to, where it has
-    failed and nothing has asked for it yet.
+    run that matched its golden. ``uncounted`` are the results whose goldens are not written yet.
+    ``unsaid`` gives what the last comparison came to, where it has failed and nothing has asked for
+    it yet.
     """
 
     root: Path
@@ -44,6 +56,7 @@ class GoldenContext:
     read_from: Path | None = None
     pending: dict[Path, Run] = field(default_factory=dict)
     sealed: list[Callable[[], None]] = field(default_factory=list)
+    uncounted: list[UncountedResult] = field(default_factory=list)
     unsaid: Callable[[], list[str]] | None = None
 
     @property
@@ -61,6 +74,7 @@ class GoldenContext:
             check_inside(path, self.goldens)
             text = encode(self.to_write(path, run, fingerprint))
             self.sealed.append(partial(write_atomically, path, text))
+            self.sealed.append(partial(self.count_written, path))
             if self.settings.store_tensors and run.kept:
                 self.sealed.append(partial(write_tensors, path, text, self.whole_tensors(run)))
         if parameters and is_as_loaded:
@@ -85,6 +99,18 @@ class GoldenContext:
         for write in self.sealed:
             write()
         self.sealed.clear()
+
+    def count_as_failed(self, result: AssertionResult) -> None:
+        """Let syrupy count a golden as failed until `count_written`, where one is to be written."""
+        if result.created or result.updated:
+            self.uncounted.append(UncountedResult(result, result.created, result.updated))
+            result.created = result.updated = result.success = False
+
+    def count_written(self, path: Path) -> None:
+        """Let syrupy count a golden as generated or updated."""
+        for result, created, updated in self.uncounted:
+            if Path(result.snapshot_location) == path:
+                result.created, result.updated, result.success = created, updated, True
 
     def to_write(self, path: Path, run: Run, fingerprint: str | None) -> Run:
         """Return what stands in the golden of a run: with weights, and noise measured before."""

@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from pytest_nnsight.errors import GoldenError, hide_home
-from pytest_nnsight.golden.storage import WEIGHTS_FILE, clean_name
+from pytest_nnsight.golden.storage import LONGEST_NAME, WEIGHTS_FILE, clean_name
 from pytest_nnsight.golden.tensors import tensors_path
 
-# What may stand in a golden's name behind that of its test: nothing, a number, a name, a hash.
-_BEHIND = re.compile(r"$|\.|\[|-")
+# What may stand in a golden's name behind that of its test: nothing, a number, a name. Where a name
+# had to be changed to be one of a file, a hash stands behind it.
+_BEHIND = re.compile(r"$|\.|\[")
+_HASH = re.compile(r"-[0-9a-f]{8}$")
 _CUT_OFF = re.compile(r"\..+\.tmp")
 
 
@@ -27,7 +29,7 @@ def without_test(
     names: dict[str, list[str]] = {}
     for test in tests:
         file, _, name = test.rpartition("/")
-        names.setdefault(file, []).append(clean_name(name))
+        names.setdefault(file, []).append(name)
     for variant in sorted(path for path in folder.glob("*-*") if path.is_dir()):
         for path in sorted(variant.rglob("*")):
             file = path.parent.relative_to(variant).as_posix()
@@ -40,7 +42,13 @@ def without_test(
 
 
 def _belongs(golden: str, test: str) -> bool:
-    return golden.startswith(test) and bool(_BEHIND.match(golden[len(test) :]))
+    """Tell whether a golden is one of a test, by the names of both."""
+    clean = clean_name(test)
+    behind = golden.removeprefix(clean)
+    if not golden.startswith(clean):
+        return False
+    may_be_hashed = clean != test or len(clean) == LONGEST_NAME
+    return bool(_BEHIND.match(behind)) or (may_be_hashed and bool(_HASH.fullmatch(behind)))
 
 
 def remove(golden: Path, folder: Path) -> None:

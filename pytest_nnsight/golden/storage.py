@@ -15,12 +15,12 @@ from pytest_nnsight.errors import GoldenError, hide_home
 
 WEIGHTS_FILE = "weights.json"
 LARGEST_FILE = 128 * 1024 * 1024  # bytes; reading takes some ten times as much memory
-_LONGEST = 160  # characters of a name
+LONGEST_NAME = 160  # characters
 
 
 def clean_name(name: str) -> str:
     """Keep of a test's name ASCII letters, digits and ``-_.,=+[]``, at most 160 of them."""
-    return re.sub(r"[^A-Za-z0-9_\-.,=+\[\]]", "_", name)[:_LONGEST]
+    return re.sub(r"[^A-Za-z0-9_\-.,=+\[\]]", "_", name)[:LONGEST_NAME]
 
 
 def file_name(name: str) -> str:

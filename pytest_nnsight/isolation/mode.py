@@ -15,10 +15,28 @@ from pytest_nnsight.settings import Settings
 _HANGING = ("loadgroup", "loadfile", "loadscope")
 _FIXED_AFTER = Version("3.8.0")
 
+_ANNOUNCED = pytest.StashKey[bool]()
+
 
 def is_worker(config: pytest.Config) -> bool:
     """Tell whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
+
+
+def announce_worker(early_config: pytest.Config, settings: Settings) -> None:
+    """Show plugins that a worker is coming, before pytest has parsed its options for good.
+
+    pytest-cov chooses between one process and several in ``pytest_load_initial_conftests``, by
+    these options. Its choice of several also works where `isolate` later decides against a worker
+    (a test path that is not there); the other way round it would end the run.
+    """
+    options = early_config.known_args_namespace
+    has_xdist = early_config.pluginmanager.hasplugin("xdist")
+    if not settings.model or settings.isolation == "off" or _why_not(options, settings, has_xdist):
+        return
+    early_config.stash[_ANNOUNCED] = True
+    if options.numprocesses is None and options.dist == "no" and not options.distload:
+        _ask_for_worker(options)
 
 
 def isolate(config: pytest.Config, settings: Settings) -> str:
@@ -34,20 +52,23 @@ def isolate(config: pytest.Config, settings: Settings) -> str:
     if has_xdist and option.dist != "no":
         _refuse_hanging(option.dist)
         return "" if settings.isolation == "off" else "user's"
-    why_not = _why_not(config, settings, has_xdist)
+    why_not = _why_not(option, settings, has_xdist) or _why_not_now(config)
     if settings.isolation == "off" or (why_not and settings.isolation == "auto"):
         return ""
     if why_not:
         raise UsageError(
             f"--nnsight-isolation=on does not go with {why_not}; leave one of them out"
         )
-    option.numprocesses, option.dist, option.tx = 1, "load", ["popen"]
+    _ask_for_worker(option)
     return "own"
 
 
-def _why_not(config: pytest.Config, settings: Settings, has_xdist: bool) -> str:
-    """Say what tests in another process could not do; empty for nothing."""
-    option: Any = config.option
+def _ask_for_worker(options: Any) -> None:
+    options.numprocesses, options.dist, options.tx = 1, "load", ["popen"]
+
+
+def _why_not(option: Any, settings: Settings, has_xdist: bool) -> str:
+    """Name the option that does not work with tests in another process; empty for none."""
     reasons = {
         "-p no:xdist": not has_xdist,
         "--pdb": option.usepdb,
@@ -56,10 +77,18 @@ def _why_not(config: pytest.Config, settings: Settings, has_xdist: bool) -> str:
         "--collect-only": option.collectonly,
         "--nnsight-prune": settings.prune is not None,
         "--fixtures": option.showfixtures or option.show_fixtures_per_test,
-        "a path that is not there": bool(_missing(config)),  # of which a worker says nothing
         "-n 0": getattr(option, "numprocesses", None) == 0,
     }
     return next((name for name, holds in reasons.items() if holds), "")
+
+
+def _why_not_now(config: pytest.Config) -> str:
+    """Name what rules out a worker once conftest files are loaded; empty for nothing."""
+    if _missing(config):  # a worker does not report it
+        return "a path that is not there"
+    if config.pluginmanager.hasplugin("_cov") and _ANNOUNCED not in config.stash:
+        return "--cov, where a conftest file chooses the model or isolation"
+    return ""
 
 
 def _missing(config: pytest.Config) -> list[str]:

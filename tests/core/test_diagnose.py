@@ -87,8 +87,8 @@ def prompted(**changes: Any) -> Prompt:
         (
             {"tensors": {"token_type_ids": ((0, 0, 0),)}},
             {"tensors": {"token_type_ids": ((1, 0, 0),)}},
-            "prompt",
-            "the model is given other token_type_ids",
+            "tokenizer",
+            "the same text gives other token_type_ids",
         ),
     ],
 )

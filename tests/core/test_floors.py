@@ -13,7 +13,7 @@ import pytest_nnsight
 ROOT = Path(pytest_nnsight.__file__).parent
 PACKAGE = "pytest_nnsight"
 EDGE = {"plugin", "session", "shared_model", "loaded", "binding", "pruning", "reporting", "records"}
-EDGE |= {"cli", "suite", "difference", "away", "failures", "progress"}
+EDGE |= {"cli", "suite", "difference", "away", "failures", "progress", "naming"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
 MEASURING = {"summaries", "sketch", "measurement", "projection", "checksum", "fingerprint"}
 # these run beside the model, the rest of the core on files

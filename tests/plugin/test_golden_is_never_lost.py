@@ -78,8 +78,11 @@ def test_a_failure_after_the_assertion(
     before = project.goldens()
     monkeypatch.setenv("LATE", "1")
     monkeypatch.setenv("PROMPT", "Another")
-    project.run(*TINY, "--snapshot-update").assert_outcomes(failed=1, passed=1)
+    result = project.run(*TINY, "--snapshot-update")
+    result.assert_outcomes(failed=1, passed=1)
     assert (project.goldens() == before) is keeps
+    if keeps:
+        result.stdout.fnmatch_lines(["1 snapshot failed. 1 snapshot passed."])
 
 
 def test_a_test_selected_alone(
@@ -210,7 +213,39 @@ def disk():
     result = project.run(*TINY, "--snapshot-update", "-k", "one")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["cannot write golden *File too large; *nothing was changed"])
+    result.stdout.fnmatch_lines(["1 snapshot failed."])
     assert project.goldens() == before
+
+
+def test_a_full_disk_counts_no_golden_as_generated(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A golden is counted once it is written; the one that was there stays."""
+    project.test_file(TESTS)
+    disk = project.path / "golden"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(disk)]
+    if subprocess.run(mount).returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    try:
+        project.run(*TINY, "--snapshot-update", "-k", "one").assert_outcomes(passed=1)
+        before = project.goldens()
+        assert len(before) == 1
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        (disk / "other").write_bytes(b"x" * free)
+        monkeypatch.setenv("PROMPT", "Another")
+        result = project.run(*TINY, "--snapshot-update")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.assert_outcomes(passed=2, errors=2)
+        result.stdout.fnmatch_lines(["cannot write golden *: No space left on device; *"])
+        result.stdout.fnmatch_lines(["2 snapshots failed."])
+        assert project.goldens() == before
+        (disk / "other").unlink()
+        again = project.run(*TINY, "--snapshot-update")
+        again.assert_outcomes(passed=2)
+        again.stdout.fnmatch_lines(["1 snapshot generated. 1 snapshot updated."])
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_two_runs_at_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
