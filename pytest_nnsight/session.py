@@ -162,7 +162,7 @@ def watch(config: pytest.Config) -> None:
     if workers:
         from pytest_nnsight.isolation.control import Control
 
-        control = Control(config, is_own=workers == "own")
+        control = Control(config, workers == "own", settings.load_timeout)
         config.pluginmanager.register(control, "nnsight-control")
     else:
         from pytest_nnsight.isolation.watch import Watch

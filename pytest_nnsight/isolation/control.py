@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-import tempfile
+import time
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_nnsight.isolation.deaths import Death
-from pytest_nnsight.isolation.post import read_post
-from pytest_nnsight.isolation.watch import POST, REPLACED
+from pytest_nnsight.isolation.post import Post, Whereabouts, read_post
+from pytest_nnsight.isolation.supervisor import PIPE, Supervisor, process_of
+from pytest_nnsight.isolation.watch import EXIT_CODE, POST, REPLACED
 
 _MOST_DEATHS = 9  # of each worker, one after another, with no test that ended by itself between
 _DEATHS_OF_LOADING = 3  # as many as one counts that died while it loaded a model, which takes long
 _MOST_OUTPUT = 20_000  # characters
 _STREAMS = {"stdout": "out", "stderr": "err"}
-_CUT_SHORT = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)  # xdist kills workers
-_WAIT = 10.0  # seconds for a process to be gone whose pipe is closed
+_CUT_SHORT = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+_WAIT = 10.0  # seconds for a process to be gone whose pipe is closed, or which is in a test still
 
 
 class Control:
@@ -29,24 +32,42 @@ class Control:
     ``is_own`` tells that the user asked for no workers, and expects pytest's own exit codes.
     """
 
-    def __init__(self, config: pytest.Config, is_own: bool) -> None:
-        self._config, self._is_own = config, is_own
-        self._folder = Path(tempfile.mkdtemp(prefix="pytest-nnsight-"))
+    def __init__(self, config: pytest.Config, is_own: bool, load_timeout: float) -> None:
+        self._config, self._is_own, self._load_timeout = config, is_own, load_timeout
+        self._supervisor = Supervisor()
         self._collected: dict[str, None] = {}
         self._reported: set[str] = set()
         self._deaths_in_a_row = 0
         self._stopped = ""
         self._nodes: dict[str, Any] = {}
+        self._exit_code: int | None = None
         self._bad_ends: list[str] = []
+        self._children: list[str] = []
         self._workers = len(config.option.tx)
         if config.option.maxworkerrestart is None:
             config.option.maxworkerrestart = "1000000"  # xdist's own limit drops tests unnamed
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker where to say where it is."""
+        """Tell a worker where to say where it is, and see to it that it starts."""
         self._nodes[node.gateway.id] = node
-        node.workerinput[POST] = str(self._folder / node.gateway.id)
+        path = self._path(node)
+        node.workerinput[POST] = str(path)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            Post(path).enter(Whereabouts("start", "", self._load_timeout))
+        except OSError as error:
+            pytest.exit(
+                f"no room for the state of worker {node.gateway.id} in {path.parent} "
+                f"({error.strerror}): make room there, or set TMPDIR to another folder",
+                pytest.ExitCode.USAGE_ERROR,
+            )
+        self._supervisor.add(node, path)
+
+    def _path(self, node: Any) -> Path:
+        """Return the file of a worker's state, in the folder that pytest clears itself."""
+        factory: Any = self._config._tmp_path_factory  # type: ignore[attr-defined]
+        return Path(factory.getbasetemp()) / "nnsight" / str(node.gateway.id)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
@@ -82,18 +103,23 @@ class Control:
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Count a death; after too many with nothing between, let no other worker start."""
         if not error:
+            self._exit_code = node.workeroutput.get(EXIT_CODE, self._exit_code)
             return
         del self._nodes[node.gateway.id]
         death = self._death(node)
         if death.exit_code == REPLACED:
+            return
+        session: Any = self._config.pluginmanager.getplugin("dsession")
+        if death.last.phase == "exit" and not self.left:
+            session._max_worker_restart = 0  # xdist has no other way to be told, as of 3.8
+            self._say_bad_end(node, death)
             return
         self._deaths_in_a_row += _DEATHS_OF_LOADING if death.last.phase == "loading" else 1
         in_test = bool(self._collected)
         if self._deaths_in_a_row < (_MOST_DEATHS * self._workers if in_test else 1):
             return
         self._stopped = death.title
-        session: Any = self._config.pluginmanager.getplugin("dsession")
-        session._max_worker_restart = 0  # xdist has no other way to be told, as of 3.8
+        session._max_worker_restart = 0
         if not in_test:
             report = pytest.CollectReport(
                 death.last.name or "collection", "failed", "\n".join(death.lines), None
@@ -102,20 +128,29 @@ class Control:
 
     def _death(self, node: Any) -> Death:
         """Read what a dead worker left."""
-        process, base = _process(node), self._folder / node.gateway.id
+        process, name = process_of(node), node.gateway.id
         code: int | None = None
-        if process is not None:
+        is_lost = False
+        with suppress(subprocess.TimeoutExpired):  # of one in uninterruptible sleep
             try:
-                code = process.wait(_WAIT)
+                code = process and process.wait(_WAIT)
             except subprocess.TimeoutExpired:
+                is_lost = True
                 process.kill()
-                code = process.wait(_WAIT)
+                code = process.wait(PIPE)
+        last = self._supervisor.hung.get(name) or read_post(self._path(node))
+        is_lost = is_lost or (code == 0 and bool(self.left) and last.phase in ("idle", "exit"))
         output = {name: self._read(node, ending) for name, ending in _STREAMS.items()}
-        return Death(code, read_post(base), self._read(node, "stack"), output)
+        stack, is_hung = self._read(node, "stack"), name in self._supervisor.hung
+        return Death(code, last, stack, output, is_hung, is_lost)
+
+    def _say_bad_end(self, node: Any, death: Death) -> None:
+        title, *stack = death.lines
+        self._bad_ends += [f"worker {node.gateway.id} {title}", *stack]
 
     def _read(self, node: Any, ending: str) -> str:
         try:
-            text = Path(f"{self._folder / node.gateway.id}.{ending}").read_text(errors="replace")
+            text = Path(f"{self._path(node)}.{ending}").read_text(errors="replace")
         except OSError:
             return ""
         return text[-_MOST_OUTPUT:]
@@ -128,24 +163,54 @@ class Control:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """End with exit code 1 where workers kept dying, or one did not end as it should."""
-        result = yield
         was_cut_short = session.exitstatus in _CUT_SHORT
+        self._end_workers(_WAIT if was_cut_short else None)
+        result = yield
         for node in self._nodes.values() if not was_cut_short else ():
-            process = _process(node)
+            process = process_of(node)
             if process is not None and process.poll() not in (None, 0):
-                title, *stack = self._death(node).lines
-                self._bad_ends += [f"worker {node.gateway.id} {title}", *stack]
+                self._say_bad_end(node, self._death(node))
         is_stop = session.exitstatus == pytest.ExitCode.INTERRUPTED and session.testsfailed
         if is_stop and self._is_own and self._config.option.maxfail:  # of -x: pytest's own is 1
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._exit_code is not None:
+            session.exitstatus = self._exit_code
         if self._stopped or self._bad_ends:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return result
 
+    def _end_workers(self, seconds: float | None) -> None:
+        """Let workers end, in their own limit or in ``seconds``; xdist then has none to wait for.
+
+        xdist would kill them after 10 seconds, and wait for a child that holds a worker's pipe.
+        """
+        session: Any = self._config.pluginmanager.getplugin("dsession")
+        group = getattr(getattr(session, "nodemanager", None), "group", ())
+        gateways = [x for x in group if getattr(x._io, "popen", None) is not None]
+        for gateway in gateways:
+            gateway.exit()
+        until = None if seconds is None else time.monotonic() + seconds
+        for gateway in gateways:
+            process = gateway._io.popen
+            try:
+                process.wait(until and max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        until = time.monotonic() + PIPE
+        for gateway in gateways:
+            while gateway.hasreceiver() and time.monotonic() < until:
+                time.sleep(0.02)
+            if gateway.hasreceiver():
+                pids = ", ".join(map(str, _pipe_holders(gateway._io.infile))) or "unknown pid"
+                self._children.append(
+                    f"worker {gateway.id}: a child process of a test is still running ({pids})"
+                )
+        self._supervisor.stop()
+
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Name the tests that did not run, since workers kept dying."""
-        lines = list(self._bad_ends)
+        lines = self._bad_ends + self._children
         if self._stopped:
             lines.append(f"stopped, since workers kept dying: {self._stopped}")
             lines += [f"{len(self.left)} tests did not run:"] if self.left else []
@@ -158,10 +223,16 @@ class Control:
     @pytest.hookimpl
     def pytest_unconfigure(self) -> None:
         """Remove what workers wrote."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._supervisor.stop()
+        for folder in {self._path(node).parent for node in self._nodes.values()}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _process(node: Any) -> subprocess.Popen[bytes] | None:
-    """Return a worker's process, which execnet keeps to itself."""
-    process: subprocess.Popen[bytes] | None = getattr(node.gateway._io, "popen", None)
-    return process
+def _pipe_holders(pipe: Any) -> list[int]:
+    """Return the processes that hold a pipe open; Linux alone tells."""
+    name, found = f"pipe:[{os.fstat(pipe.fileno()).st_ino}]", set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(link) == name:
+                found.add(int(link.parts[2]))
+    return sorted(found - {os.getpid()})

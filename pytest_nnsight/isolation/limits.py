@@ -1,9 +1,9 @@
 """How long things may take: a soft limit that keeps the process, a hard one that ends it.
 
-The soft limit raises in the main thread, from a signal. Where that is of no use, as in a loop in C
-or in code that swallows every exception, `faulthandler`'s timer ends the process, whatever holds
-the interpreter. There is one such timer a process, and pytest takes it off after every failure: it
-is armed for each phase anew.
+The soft limit raises in the main thread, from a signal. That does not end a loop in C, or code that
+swallows every exception: there the controller kills the worker (`supervisor`). Where there is no
+controller, `faulthandler`'s timer ends the process, whatever holds the interpreter. There is one
+such timer a process, and pytest takes it off after every failure: it is armed for each phase anew.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ from pytest_nnsight.isolation.post import Whereabouts
 from pytest_nnsight.isolation.stacks import trimmed
 
 _IMPORTING = ("collection", "loading")
+_STEPS = 8  # of a soft limit: while a process is stopped, one of them passes at most
+_ORPHAN = 86_400.0  # seconds in which a worker ends whose controller was killed
 HARD_EXIT = 1  # what `faulthandler` exits with
+# Writes the stacks of all threads; without a handler nothing happens.
+DUMP_SIGNAL: int | None = getattr(signal, "SIGURG", None)
 
 
 class Limits:
     """The timers of this process; stacks go to the descriptor ``stacks``.
 
     ``enters`` is told what begins, ``module`` gives the last module that was captured. ``ends`` is
-    called in a thread of its own, where there is one, before the process is ended.
+    called in a thread of its own, where there is one, before the process is ended. A controller
+    ends a process that ``is_supervised``.
     """
 
     def __init__(
@@ -40,8 +45,10 @@ class Limits:
         enters: Callable[[Whereabouts], None],
         module: Callable[[], str],
         ends: Callable[[str], None] | None = None,
+        is_supervised: bool = False,
     ) -> None:
         self._stacks, self._enters, self._module, self._ends = stacks, enters, module, ends
+        self._is_supervised, self._steps = is_supervised, 0
         self._running: list[Whereabouts] = []
         self._timer: threading.Timer | None = None
 
@@ -75,17 +82,20 @@ class Limits:
         self._enters(now)
         if not now.seconds:
             return
-        grace = min(10.0, max(2.0, now.seconds / 4)) if takes_signals else 0.0
-        hard = now.seconds + grace
-        if self._ends is not None:
+        hard = now.seconds + (grace(now.seconds) if takes_signals else 0.0)
+        if self._is_supervised:
+            hard += _ORPHAN
+        elif self._ends is not None:
             self._timer = threading.Timer(hard, self._end)
             self._timer.daemon = True
             self._timer.start()
             hard += 10.0  # for what ends it to be done
         faulthandler.dump_traceback_later(hard, exit=True, file=self._stacks)
         if takes_signals:
+            self._steps = max(1, min(_STEPS, int(now.seconds)))
+            step = now.seconds / self._steps
             signal.signal(signal.SIGALRM, self._expire)
-            signal.setitimer(signal.ITIMER_REAL, now.seconds)
+            signal.setitimer(signal.ITIMER_REAL, step, step)
 
     def _end(self) -> None:
         """End this process with the stacks of all threads, and what ``ends`` does before."""
@@ -101,7 +111,11 @@ class Limits:
         return hung(Whereabouts(now.phase, now.name, now.seconds, self._module()))
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
-        """Fail what is running, with the stack of each thread that has code of its own."""
+        """Fail what is running after the last step, with each stack that has code of its own."""
+        self._steps -= 1
+        if self._steps > 0:
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
         stack = trimmed(traceback.format_stack(frame))
         main = threading.main_thread().ident
         others = [
@@ -120,6 +134,11 @@ def _takes_signals(handler: Callable[[int, FrameType | None], None]) -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False
     return signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, handler)
+
+
+def grace(seconds: float) -> float:
+    """Return the seconds between a soft limit and the hard one."""
+    return min(10.0, max(2.0, seconds / 4))
 
 
 def hung(now: Whereabouts) -> str:

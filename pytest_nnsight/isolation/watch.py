@@ -16,15 +16,17 @@ import pytest
 
 from pytest_nnsight import garbage
 from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
-from pytest_nnsight.isolation.limits import Limits, terminal
+from pytest_nnsight.isolation.limits import DUMP_SIGNAL, Limits, terminal
+from pytest_nnsight.isolation.messages import send_anything
 from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.isolation.post import Post, Whereabouts
 from pytest_nnsight.settings import Settings
 
 REPLACED = 86  # the exit code of a worker that ends for another to go on in its place
-_EXIT_SECONDS = 8.0  # after 10 xdist kills a worker that does not end, without a stack
+_EXIT_SECONDS = 30.0  # for what is registered for a worker's end, on a busy machine too
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 POST = "nnsight_post"
+EXIT_CODE = "nnsight_exit_code"
 
 
 class Watch:
@@ -40,6 +42,7 @@ class Watch:
         self._settings, self._seconds = settings, seconds
         self._config, self._item, self._module = config, "", ""
         self._session: pytest.Session | None = None
+        self._exit: Any = None  # of `pytest.exit`
         self._allowed = settings.timeout
         self._threads: set[int] = set()  # threading takes one whose join was broken off for ended
         self._interrupts = Interrupts(is_worker(config))
@@ -50,8 +53,12 @@ class Watch:
         else:
             self._post = Post(self._base)
             self._stacks = os.open(f"{self._base}.stack", _OPEN | os.O_APPEND, 0o600)
+            if DUMP_SIGNAL is not None:
+                faulthandler.register(DUMP_SIGNAL, file=self._stacks)
+            send_anything(config)
         ends = None if is_worker(config) else self._end
-        self._limits = Limits(self._stacks, self._enter, lambda: self._module, ends)
+        is_supervised = self._base is not None
+        self._limits = Limits(self._stacks, self._enter, lambda: self._module, ends, is_supervised)
 
     def reach(self, module: str) -> None:
         """Note the module that was captured last."""
@@ -161,10 +168,7 @@ class Watch:
             self._allowed = self._seconds(item)
         except pytest.fail.Exception as error:
             wrong = error
-        with (
-            self._limits.within("setup", item.nodeid, self._allowed),
-            self._interrupts.as_failures(),
-        ):
+        with self._within("setup", item.nodeid):
             result = yield
         if wrong is not None:
             raise wrong
@@ -175,10 +179,7 @@ class Watch:
         """Run within the test's time, and note the threads that it leaves when that was over."""
         before = set(sys._current_frames())
         try:
-            with (
-                self._limits.within("call", item.nodeid, self._allowed),
-                self._interrupts.as_failures(),
-            ):
+            with self._within("call", item.nodeid):
                 return (yield)
         except pytest.fail.Exception as error:
             if str(error).startswith("HUNG"):
@@ -188,28 +189,38 @@ class Watch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Tear down within the test's time."""
-        with (
-            self._limits.within("teardown", item.nodeid, self._allowed),
-            self._interrupts.as_failures(),
-        ):
+        with self._within("teardown", item.nodeid):
             return (yield)
+
+    @pytest.hookimpl
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Remember that a test called `pytest.exit`."""
+        if isinstance(excinfo.value, pytest.exit.Exception):
+            self._exit = excinfo.value
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        """Give the end of a worker a limit that nothing takes off."""
-        result = yield
-        if self._post is not None:
-            _forget_unwritten(self._config.workeroutput)  # type: ignore[attr-defined]
-            self._post.enter(Whereabouts("exit", "", _EXIT_SECONDS))
-            self._limit_exit()
-        return result
+        """Give the end of a worker a limit; tell the controller of `pytest.exit`.
 
-    def _limit_exit(self) -> None:
-        faulthandler.dump_traceback_later(_EXIT_SECONDS, exit=True, file=self._stacks)
+        xdist takes a worker that stops with tests left for a crash, or an internal error (as of
+        3.8), unless it says that the session should stop.
+        """
+        if self._post is None:
+            return (yield)
+        self._post.enter(Whereabouts("exit", "", _EXIT_SECONDS))
+        result = yield
+        output = self._config.workeroutput  # type: ignore[attr-defined]
+        _forget_unwritten(output)
+        if self._exit is not None:
+            code = self._exit.returncode
+            output["exitstatus"], output["shouldstop"] = 1, f"Exit: {self._exit.msg}"
+            output[EXIT_CODE] = pytest.ExitCode.INTERRUPTED.value if code is None else int(code)
+        return result
 
     def _leave(self) -> None:
         """Let this process end once all that was registered for its end has run."""
-        self._limit_exit()
+        assert self._post is not None
+        self._post.enter(Whereabouts("exit", "", _EXIT_SECONDS))
         atexit.register(_end)
 
     @pytest.hookimpl(trylast=True)
@@ -219,13 +230,13 @@ class Watch:
         All has been said by now: a thread of a test that hung need not hold up the worker's end.
         For that a worker waits until the others are done, so its limit begins anew with it.
         """
-        if self._base is None:
+        if self._post is None:
             os.close(self._stacks)
             return
         garbage.leave()
         if self._has_threads():
             os._exit(0)
-        faulthandler.cancel_dump_traceback_later()
+        self._post.enter(Whereabouts("exit"))
         # Unlike atexit it comes before threads are waited for; concurrent.futures needs it as well.
         threading._register_atexit(self._leave)  # type: ignore[attr-defined]
 
