@@ -38,10 +38,10 @@ def suggest(wrong: str, right: Iterable[str], limit: int = 3) -> str:
     return ", ".join(near)
 
 
-def error_text(error: BaseException) -> str:
-    """Return an error's message; empty if its own ``__str__`` fails."""
+def text_of(value: object) -> str:
+    """Return ``str(value)``; empty if its own ``__str__`` fails, as an error's may."""
     try:
-        return str(error)
+        return str(value)
     except Exception:
         return ""
 
@@ -51,7 +51,7 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
     The home folder is written as ``~``: messages end up in reports that are shared.
     """
-    lines = [line.strip() for line in error_text(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return hide_home(text if len(text) <= limit else text[: limit - 3] + "...")
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
-from pytest_nnsight.errors import error_text
+from pytest_nnsight.errors import text_of
 
 
 class RaisedInterrupt(Exception):  # noqa: N818  # it stands for one
@@ -41,7 +41,7 @@ class Interrupts:
         except (KeyboardInterrupt, SystemExit) as error:
             if not self._is_ours:
                 raise
-            text = ": ".join(filter(None, (type(error).__name__, error_text(error))))
+            text = ": ".join(filter(None, (type(error).__name__, text_of(error))))
             raise RaisedInterrupt(text).with_traceback(error.__traceback__) from None
 
     def wrap(self, finalizers: list[Callable[[], object]]) -> None:

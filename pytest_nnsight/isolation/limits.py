@@ -153,22 +153,26 @@ def terminal() -> int:
 
 @contextmanager
 def hard_limit(title: str, seconds: float, stderr: int) -> Iterator[None]:
-    """End the process after ``seconds``, 0 for never, with ``title`` and its stacks on stderr."""
-    if not seconds:
-        yield
-        return
+    """End the process after ``seconds``, 0 for never, with ``title`` and its stacks on stderr.
+
+    The stacks of a crash are shown too: pytest sees to that only once conftest files are loaded.
+    """
 
     def end() -> None:
         os.write(stderr, f"nnsight: {title}, after {seconds:g} s\n".encode())
         faulthandler.dump_traceback(stderr)
         os._exit(HARD_EXIT)
 
+    was_enabled = faulthandler.is_enabled()
+    faulthandler.enable(stderr)
     timer = threading.Timer(seconds, end)
     timer.daemon = True
-    timer.start()
-    faulthandler.dump_traceback_later(seconds + 2.0, exit=True, file=stderr)
+    if seconds:
+        timer.start()
+        faulthandler.dump_traceback_later(seconds + 2.0, exit=True, file=stderr)
     try:
         yield
     finally:
         timer.cancel()
         faulthandler.cancel_dump_traceback_later()
+        faulthandler.enable(2) if was_enabled else faulthandler.disable()

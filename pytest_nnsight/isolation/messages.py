@@ -7,20 +7,18 @@ from typing import Any
 
 import pytest
 
+from pytest_nnsight.errors import text_of
+
 
 def send_anything(config: pytest.Config) -> None:
-    """Let xdist's side of a worker send any text and any object.
-
-    Otherwise a failure's message, a warning or a recorded property ends the run with an internal
-    error (pytest-xdist 3.8, execnet 2.1).
-    """
+    """Let a worker send any text and object; one would end the run otherwise (xdist 3.8)."""
     for plugin in config.pluginmanager.get_plugins():
         if type(plugin).__name__ == "WorkerInteractor":
             plugin.sendevent = partial(_send, plugin.sendevent)
 
 
-def _send(send: Any, name: str, **kwargs: object) -> None:
-    send(name, **sendable(kwargs))
+def _send(send: Any, name: str, **values: object) -> None:
+    send(name, **sendable(values))
 
 
 def sendable(value: Any) -> Any:
@@ -30,9 +28,5 @@ def sendable(value: Any) -> Any:
     if isinstance(value, dict):
         return {sendable(key): sendable(item) for key, item in value.items()}
     if type(value) in (list, tuple, set, frozenset):
-        return type(value)(sendable(item) for item in value)
-    try:
-        text = str(value)
-    except Exception:
-        text = object.__repr__(value)
-    return text.encode(errors="backslashreplace").decode()
+        return type(value)(map(sendable, value))
+    return text_of(value).encode(errors="backslashreplace").decode()
