@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
-import subprocess
-import time
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any
 
 import pytest
 
 from pytest_nnsight.isolation.deaths import Death
 from pytest_nnsight.isolation.post import Post, Whereabouts, read_post
-from pytest_nnsight.isolation.supervisor import PIPE, Supervisor, process_of
-from pytest_nnsight.isolation.watch import EXIT_CODE, POST, REPLACED
+from pytest_nnsight.isolation.supervisor import Supervisor, process_of
+from pytest_nnsight.isolation.watch import EXIT_CODE, POST
 
 _MOST_DEATHS = 9  # of each worker, one after another, with no test that ended by itself between
 _DEATHS_OF_LOADING = 3  # as many as one counts that died while it loaded a model, which takes long
@@ -35,14 +34,16 @@ class Control:
     def __init__(self, config: pytest.Config, is_own: bool, load_timeout: float) -> None:
         self._config, self._is_own, self._load_timeout = config, is_own, load_timeout
         self._supervisor = Supervisor()
+        self._folder: Path | None = None
         self._collected: dict[str, None] = {}
         self._reported: set[str] = set()
         self._deaths_in_a_row = 0
         self._stopped = ""
         self._nodes: dict[str, Any] = {}
         self._exit_code: int | None = None
-        self._bad_ends: list[str] = []
-        self._children: list[str] = []
+        self._deaths: dict[str, Death] = {}
+        self._notes: list[str] = []
+        self._has_bad_end = False
         self._workers = len(config.option.tx)
         if config.option.maxworkerrestart is None:
             config.option.maxworkerrestart = "1000000"  # xdist's own limit drops tests unnamed
@@ -51,23 +52,24 @@ class Control:
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker where to say where it is, and see to it that it starts."""
         self._nodes[node.gateway.id] = node
-        path = self._path(node)
-        node.workerinput[POST] = str(path)
         try:
-            path.parent.mkdir(exist_ok=True)
+            path = self._path(node)
             Post(path).enter(Whereabouts("start", "", self._load_timeout))
         except OSError as error:
-            pytest.exit(
-                f"no room for the state of worker {node.gateway.id} in {path.parent} "
-                f"({error.strerror}): make room there, or set TMPDIR to another folder",
-                pytest.ExitCode.USAGE_ERROR,
+            message = (
+                f"no room for the state of a worker in {self._folder} ({error.strerror}): "
+                "make room there, or set TMPDIR to another folder"
             )
+            pytest.exit(message, pytest.ExitCode.USAGE_ERROR)
+        node.workerinput[POST] = str(path)
         self._supervisor.add(node, path)
 
     def _path(self, node: Any) -> Path:
         """Return the file of a worker's state, in the folder that pytest clears itself."""
-        factory: Any = self._config._tmp_path_factory  # type: ignore[attr-defined]
-        return Path(factory.getbasetemp()) / "nnsight" / str(node.gateway.id)
+        if self._folder is None:
+            factory: Any = self._config._tmp_path_factory  # type: ignore[attr-defined]
+            self._folder = factory.mktemp("nnsight")
+        return self._folder / str(node.gateway.id)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
@@ -83,13 +85,9 @@ class Control:
             self._deaths_in_a_row = 0
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_handlecrashitem(self, crashitem: str, report: Any, sched: Any) -> None:
+    def pytest_handlecrashitem(self, crashitem: str, report: Any) -> None:
         """Report a test as what happened to its worker; it is not the first that is to blame."""
         death = self._death(report.node)
-        if death.exit_code == REPLACED:
-            report.outcome, report.when, report.longrepr = "passed", "setup", None
-            sched.mark_test_pending(crashitem)
-            return
         phases = {"setup": "setup", "loading": "setup", "teardown": "teardown"}
         report.when = phases.get(death.last.phase, "call")
         report.longrepr = "\n".join(death.lines)
@@ -107,12 +105,10 @@ class Control:
             return
         del self._nodes[node.gateway.id]
         death = self._death(node)
-        if death.exit_code == REPLACED:
-            return
         session: Any = self._config.pluginmanager.getplugin("dsession")
         if death.last.phase == "exit" and not self.left:
             session._max_worker_restart = 0  # xdist has no other way to be told, as of 3.8
-            self._say_bad_end(node, death)
+            self._note_bad_end(node)
             return
         self._deaths_in_a_row += _DEATHS_OF_LOADING if death.last.phase == "loading" else 1
         in_test = bool(self._collected)
@@ -127,26 +123,30 @@ class Control:
             self._config.hook.pytest_collectreport(report=report)
 
     def _death(self, node: Any) -> Death:
-        """Read what a dead worker left."""
-        process, name = process_of(node), node.gateway.id
+        """Read once what a dead worker left."""
+        process, name = process_of(node.gateway), node.gateway.id
+        if name in self._deaths:
+            return self._deaths[name]
         code: int | None = None
         is_lost = False
-        with suppress(subprocess.TimeoutExpired):  # of one in uninterruptible sleep
+        with suppress(TimeoutExpired):  # of one in uninterruptible sleep
             try:
                 code = process and process.wait(_WAIT)
-            except subprocess.TimeoutExpired:
+            except TimeoutExpired:
                 is_lost = True
                 process.kill()
-                code = process.wait(PIPE)
+                code = process.wait(_WAIT)
         last = self._supervisor.hung.get(name) or read_post(self._path(node))
-        is_lost = is_lost or (code == 0 and bool(self.left) and last.phase in ("idle", "exit"))
-        output = {name: self._read(node, ending) for name, ending in _STREAMS.items()}
+        is_lost |= code == 0 and bool(self.left) and last.phase in ("idle", "exit")
+        output = {stream: self._read(node, ending) for stream, ending in _STREAMS.items()}
         stack, is_hung = self._read(node, "stack"), name in self._supervisor.hung
-        return Death(code, last, stack, output, is_hung, is_lost)
+        self._deaths[name] = Death(code, last, stack, output, is_hung, is_lost)
+        return self._deaths[name]
 
-    def _say_bad_end(self, node: Any, death: Death) -> None:
-        title, *stack = death.lines
-        self._bad_ends += [f"worker {node.gateway.id} {title}", *stack]
+    def _note_bad_end(self, node: Any) -> None:
+        title, *stack = self._death(node).lines
+        self._notes += [f"worker {node.gateway.id} {title}", *stack]
+        self._has_bad_end = True
 
     def _read(self, node: Any, ending: str) -> str:
         try:
@@ -164,53 +164,27 @@ class Control:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """End with exit code 1 where workers kept dying, or one did not end as it should."""
         was_cut_short = session.exitstatus in _CUT_SHORT
-        self._end_workers(_WAIT if was_cut_short else None)
+        dsession: Any = self._config.pluginmanager.getplugin("dsession")
+        group = getattr(getattr(dsession, "nodemanager", None), "group", ())
+        self._notes += self._supervisor.end_all(group, _WAIT if was_cut_short else math.inf)
         result = yield
         for node in self._nodes.values() if not was_cut_short else ():
-            process = process_of(node)
-            if process is not None and process.poll() not in (None, 0):
-                self._say_bad_end(node, self._death(node))
+            process = process_of(node.gateway)
+            if process is not None and process.poll() != 0:
+                self._note_bad_end(node)
         is_stop = session.exitstatus == pytest.ExitCode.INTERRUPTED and session.testsfailed
         if is_stop and self._is_own and self._config.option.maxfail:  # of -x: pytest's own is 1
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self._exit_code is not None:
             session.exitstatus = self._exit_code
-        if self._stopped or self._bad_ends:
+        if self._stopped or self._has_bad_end:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return result
-
-    def _end_workers(self, seconds: float | None) -> None:
-        """Let workers end, in their own limit or in ``seconds``; xdist then has none to wait for.
-
-        xdist would kill them after 10 seconds, and wait for a child that holds a worker's pipe.
-        """
-        session: Any = self._config.pluginmanager.getplugin("dsession")
-        group = getattr(getattr(session, "nodemanager", None), "group", ())
-        gateways = [x for x in group if getattr(x._io, "popen", None) is not None]
-        for gateway in gateways:
-            gateway.exit()
-        until = None if seconds is None else time.monotonic() + seconds
-        for gateway in gateways:
-            process = gateway._io.popen
-            try:
-                process.wait(until and max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-        until = time.monotonic() + PIPE
-        for gateway in gateways:
-            while gateway.hasreceiver() and time.monotonic() < until:
-                time.sleep(0.02)
-            if gateway.hasreceiver():
-                pids = ", ".join(map(str, _pipe_holders(gateway._io.infile))) or "unknown pid"
-                self._children.append(
-                    f"worker {gateway.id}: a child process of a test is still running ({pids})"
-                )
-        self._supervisor.stop()
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Name the tests that did not run, since workers kept dying."""
-        lines = self._bad_ends + self._children
+        lines = list(self._notes)
         if self._stopped:
             lines.append(f"stopped, since workers kept dying: {self._stopped}")
             lines += [f"{len(self.left)} tests did not run:"] if self.left else []
@@ -224,15 +198,5 @@ class Control:
     def pytest_unconfigure(self) -> None:
         """Remove what workers wrote."""
         self._supervisor.stop()
-        for folder in {self._path(node).parent for node in self._nodes.values()}:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _pipe_holders(pipe: Any) -> list[int]:
-    """Return the processes that hold a pipe open; Linux alone tells."""
-    name, found = f"pipe:[{os.fstat(pipe.fileno()).st_ino}]", set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            if os.readlink(link) == name:
-                found.add(int(link.parts[2]))
-    return sorted(found - {os.getpid()})
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

@@ -48,7 +48,7 @@ class Limits:
         is_supervised: bool = False,
     ) -> None:
         self._stacks, self._enters, self._module, self._ends = stacks, enters, module, ends
-        self._is_supervised, self._steps = is_supervised, 0
+        self._is_supervised, self._steps, self._threads = is_supervised, 0, set[int]()
         self._running: list[Whereabouts] = []
         self._timer: threading.Timer | None = None
 
@@ -92,6 +92,7 @@ class Limits:
             hard += 10.0  # for what ends it to be done
         faulthandler.dump_traceback_later(hard, exit=True, file=self._stacks)
         if takes_signals:
+            self._threads = set(sys._current_frames())
             self._steps = max(1, min(_STEPS, int(now.seconds)))
             step = now.seconds / self._steps
             signal.signal(signal.SIGALRM, self._expire)
@@ -111,11 +112,17 @@ class Limits:
         return hung(Whereabouts(now.phase, now.name, now.seconds, self._module()))
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
-        """Fail what is running after the last step, with each stack that has code of its own."""
+        """Fail what is running after the last step, with each stack that has code of its own.
+
+        A thread that it started would live on and use the model that tests share, as the body of a
+        trace before nnsight 0.8: the controller then ends the worker.
+        """
         self._steps -= 1
         if self._steps > 0:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._is_supervised and set(sys._current_frames()) - self._threads:
+            return
         stack = trimmed(traceback.format_stack(frame))
         main = threading.main_thread().ident
         others = [

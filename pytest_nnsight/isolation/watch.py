@@ -22,7 +22,6 @@ from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.isolation.post import Post, Whereabouts
 from pytest_nnsight.settings import Settings
 
-REPLACED = 86  # the exit code of a worker that ends for another to go on in its place
 _EXIT_SECONDS = 30.0  # for what is registered for a worker's end, on a busy machine too
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 POST = "nnsight_post"
@@ -44,7 +43,6 @@ class Watch:
         self._session: pytest.Session | None = None
         self._exit: Any = None  # of `pytest.exit`
         self._allowed = settings.timeout
-        self._threads: set[int] = set()  # threading takes one whose join was broken off for ended
         self._interrupts = Interrupts(is_worker(config))
         self._base = posted_at(config)
         self._post: Post | None = None
@@ -143,19 +141,6 @@ class Watch:
             self._interrupts.wrap(fixturedef._finalizers)  # not public, as of pytest 9
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """End a worker in which a thread of a test that hung lives on, before the next test.
-
-        nnsight before 0.8 runs a trace's body in a thread; it would go on with the shared model.
-        """
-        if self._base is not None and self._has_threads():
-            os._exit(REPLACED)
-        return (yield)
-
-    def _has_threads(self) -> bool:
-        return not self._threads.isdisjoint(sys._current_frames())
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Set up within the test's time.
 
@@ -176,15 +161,9 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Run within the test's time, and note the threads that it leaves when that was over."""
-        before = set(sys._current_frames())
-        try:
-            with self._within("call", item.nodeid):
-                return (yield)
-        except pytest.fail.Exception as error:
-            if str(error).startswith("HUNG"):
-                self._threads |= set(sys._current_frames()) - before
-            raise
+        """Run within the test's time."""
+        with self._within("call", item.nodeid):
+            return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -227,15 +206,12 @@ class Watch:
     def pytest_unconfigure(self) -> None:
         """Let go of the terminal; a worker's files are its until it is gone.
 
-        All has been said by now: a thread of a test that hung need not hold up the worker's end.
-        For that a worker waits until the others are done, so its limit begins anew with it.
+        A worker now waits until the others are done; its limit begins anew after that.
         """
         if self._post is None:
             os.close(self._stacks)
             return
         garbage.leave()
-        if self._has_threads():
-            os._exit(0)
         self._post.enter(Whereabouts("exit"))
         # Unlike atexit it comes before threads are waited for; concurrent.futures needs it as well.
         threading._register_atexit(self._leave)  # type: ignore[attr-defined]

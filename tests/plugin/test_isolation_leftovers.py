@@ -92,7 +92,7 @@ def test_a_controller_that_is_killed_leaves_nothing_beside_pytests_own_folder(
 def test_a_session_removes_the_states_of_its_workers(project: Project, write: Path) -> None:
     write.write_text(LIVES)
     project.run(*TINY, "--basetemp=base").assert_outcomes(passed=1)
-    assert not (project.path / "base" / "nnsight").exists()
+    assert not list((project.path / "base").glob("nnsight*"))
 
 
 FULL = """
@@ -121,7 +121,7 @@ def test_a_full_temporary_folder_is_one_clear_line(project: Project, write: Path
         pytest.skip(f"cannot mount a file system here: {done.stderr}")
     assert done.returncode == 4, done.stdout
     line = next(line for line in done.stderr.splitlines() if line.startswith("Exit:"))
-    assert line.startswith(f"Exit: no room for the state of worker gw0 in {folder}/")
+    assert line.startswith(f"Exit: no room for the state of a worker in {folder}/")
     assert line.endswith(
         "(No space left on device): make room there, or set TMPDIR to another folder"
     )
