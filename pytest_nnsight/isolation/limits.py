@@ -123,24 +123,19 @@ class Limits:
         signal.setitimer(signal.ITIMER_REAL, 0)
         if self._is_supervised and set(sys._current_frames()) - self._threads:
             return
-        stack = trimmed(traceback.format_stack(frame))
-        main = threading.main_thread().ident
-        others = [
-            trimmed(traceback.format_stack(frame))
-            for ident, frame in sys._current_frames().items()
-            if ident != main
-        ]
-        lines = [self._title(), *stack, *(line for other in others for line in other)]
+        others = sys._current_frames()
+        del others[threading.get_ident()]  # the main thread, as whose part this runs
+        lines = [self._title()]
+        for each in (frame, *others.values()):
+            lines += trimmed(traceback.format_stack(each))
         raise pytest.fail.Exception("\n".join(lines), pytrace=False)
 
 
 def _takes_signals(handler: Callable[[int, FrameType | None], None]) -> bool:
     """Tell whether SIGALRM is free in this process, for this thread."""
-    if not hasattr(signal, "setitimer"):
-        return False
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    return signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, handler)
+    is_main = threading.current_thread() is threading.main_thread()
+    free = (signal.SIG_DFL, signal.SIG_IGN, handler)
+    return is_main and hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) in free
 
 
 def grace(seconds: float) -> float:

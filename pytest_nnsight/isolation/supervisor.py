@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
@@ -16,6 +16,7 @@ from pytest_nnsight.isolation.post import Whereabouts, read_post
 
 _TICK = 0.5  # seconds
 _PIPE = 3.0  # seconds to read what a worker sent before its end
+_EXIT_SECONDS = 30.0  # for what is registered for a worker's end, on a busy machine too
 _DUMP = 2.0  # seconds a worker has to write its stacks before it is killed
 
 
@@ -38,6 +39,7 @@ class Supervisor(threading.Thread):
         super().__init__(name="nnsight-supervisor", daemon=True)
         self._clocks: dict[Any, _Clock] = {}
         self._stopped = threading.Event()
+        self._exit_seconds = 0.0
         self.hung: dict[str, Whereabouts] = {}
 
     def add(self, node: Any, path: Path) -> None:
@@ -64,6 +66,7 @@ class Supervisor(threading.Thread):
     def _check(self, node: Any, clock: _Clock) -> None:
         is_dead = process_of(node.gateway).poll() is not None or node.gateway.id in self.hung
         state = Whereabouts("dead", turn=-2) if is_dead else read_post(clock.path)
+        state = replace(state, seconds=state.seconds or self._exit_seconds)
         if state.turn != clock.turn:
             clock.turn, clock.seconds = state.turn, 0.0
         elif is_dead and clock.seconds > _PIPE:
@@ -84,17 +87,20 @@ class Supervisor(threading.Thread):
             time.sleep(0.05)
         time.sleep(0.2)  # for the rest of the stacks
         if read_post(path).turn == state.turn:
-            self.hung[node.gateway.id] = read_post(path)
+            self.hung[node.gateway.id] = replace(read_post(path), seconds=state.seconds)
             process.kill()
 
     def end_all(self, group: Any, seconds: float) -> list[str]:
-        """Let workers end, in ``seconds`` and their own limits; return what children they left.
+        """Let workers end, in ``seconds`` at most; return what children they left.
 
         xdist has none to wait for then: it would kill a worker after 10 seconds without a word.
         """
         gateways = [gateway for gateway in group if process_of(gateway) is not None]
         for gateway in gateways:
             gateway.exit()
+        for clock in list(self._clocks.values()):
+            clock.seconds = 0.0
+        self._exit_seconds = _EXIT_SECONDS
         until = time.monotonic() + seconds
         for gateway in gateways:
             process = process_of(gateway)

@@ -8,9 +8,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -22,7 +22,6 @@ from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.isolation.post import Post, Whereabouts
 from pytest_nnsight.settings import Settings
 
-_EXIT_SECONDS = 30.0  # for what is registered for a worker's end, on a busy machine too
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 POST = "nnsight_post"
 EXIT_CODE = "nnsight_exit_code"
@@ -41,21 +40,21 @@ class Watch:
         self._settings, self._seconds = settings, seconds
         self._config, self._item, self._module = config, "", ""
         self._session: pytest.Session | None = None
-        self._exit: Any = None  # of `pytest.exit`
+        self._exit: dict[str, Any] = {}
         self._allowed = settings.timeout
         self._interrupts = Interrupts(is_worker(config))
-        self._base = posted_at(config)
+        self._base: str | None = getattr(config, "workerinput", {}).get(POST)
         self._post: Post | None = None
         if self._base is None:
             self._stacks = terminal()
         else:
-            self._post = Post(self._base)
+            self._post = Post(Path(self._base))
             self._stacks = os.open(f"{self._base}.stack", _OPEN | os.O_APPEND, 0o600)
             if DUMP_SIGNAL is not None:
                 faulthandler.register(DUMP_SIGNAL, file=self._stacks)
             send_anything(config)
         ends = None if is_worker(config) else self._end
-        is_supervised = self._base is not None
+        is_supervised = self._post is not None
         self._limits = Limits(self._stacks, self._enter, lambda: self._module, ends, is_supervised)
 
     def reach(self, module: str) -> None:
@@ -84,9 +83,8 @@ class Watch:
             capture.suspend_global_capture(in_=True)
         if self._item:
             file, _, domain = self._item.partition("::")
-            report = pytest.TestReport(
-                self._item, (file, None, domain), {}, "failed", title, "call"
-            )
+            place = (file, None, domain)
+            report = pytest.TestReport(self._item, place, {}, "failed", title, "call")
             hook.pytest_runtest_logreport(report=report)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         hook.pytest_sessionfinish(session=session, exitstatus=session.exitstatus)
@@ -111,10 +109,10 @@ class Watch:
         capture = session.config.pluginmanager.getplugin("capturemanager")
         streams = getattr(capture, "_global_capturing", None)  # not public, as of pytest 9
         for name in ("out", "err"):
-            file = getattr(getattr(streams, name, None), "tmpfile", None)
-            if file is not None and _has_descriptor(file):
+            with suppress(AttributeError, OSError, ValueError):  # of those captured in memory
+                captured = getattr(streams, name).tmpfile.fileno()
                 named = os.open(f"{self._base}.{name}", _OPEN, 0o600)
-                os.dup2(named, file.fileno())
+                os.dup2(named, captured)
                 os.close(named)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -148,11 +146,10 @@ class Watch:
         in its end what they have set up.
         """
         wrong: BaseException | None = None
-        self._allowed = self._settings.timeout
         try:
             self._allowed = self._seconds(item)
         except pytest.fail.Exception as error:
-            wrong = error
+            self._allowed, wrong = self._settings.timeout, error
         with self._within("setup", item.nodeid):
             result = yield
         if wrong is not None:
@@ -173,48 +170,38 @@ class Watch:
 
     @pytest.hookimpl
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Remember that a test called `pytest.exit`."""
-        if isinstance(excinfo.value, pytest.exit.Exception):
-            self._exit = excinfo.value
+        """Tell the controller that a test called `pytest.exit`, and with which exit code."""
+        error = excinfo.value
+        if self._post is not None and isinstance(error, pytest.exit.Exception):
+            code = 2 if error.returncode is None else int(error.returncode)
+            self._exit = {EXIT_CODE: code, "shouldstop": f"Exit: {error.msg}", "exitstatus": 1}
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        """Give the end of a worker a limit; tell the controller of `pytest.exit`.
+        """Limit what ends the session in a worker.
 
-        xdist takes a worker that stops with tests left for a crash, or an internal error (as of
-        3.8), unless it says that the session should stop.
+        xdist takes a worker that stops with tests left for one that crashed, or fails itself (as of
+        3.8), unless the worker says that the session should stop.
         """
         if self._post is None:
             return (yield)
-        self._post.enter(Whereabouts("exit", "", _EXIT_SECONDS))
+        self._post.enter(Whereabouts("exit", "", self._settings.timeout))
         result = yield
         output = self._config.workeroutput  # type: ignore[attr-defined]
         _forget_unwritten(output)
-        if self._exit is not None:
-            code = self._exit.returncode
-            output["exitstatus"], output["shouldstop"] = 1, f"Exit: {self._exit.msg}"
-            output[EXIT_CODE] = pytest.ExitCode.INTERRUPTED.value if code is None else int(code)
+        output.update(self._exit)
         return result
-
-    def _leave(self) -> None:
-        """Let this process end once all that was registered for its end has run."""
-        assert self._post is not None
-        self._post.enter(Whereabouts("exit", "", _EXIT_SECONDS))
-        atexit.register(_end)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        """Let go of the terminal; a worker's files are its until it is gone.
-
-        A worker now waits until the others are done; its limit begins anew after that.
-        """
+        """Let go of the terminal; a worker ends when the controller says so."""
         if self._post is None:
             os.close(self._stacks)
             return
         garbage.leave()
         self._post.enter(Whereabouts("exit"))
         # Unlike atexit it comes before threads are waited for; concurrent.futures needs it as well.
-        threading._register_atexit(self._leave)  # type: ignore[attr-defined]
+        threading._register_atexit(atexit.register, _end)  # type: ignore[attr-defined]
 
 
 def _end() -> None:
@@ -230,19 +217,6 @@ def _end() -> None:
         sys.stderr.flush()
     finally:
         os._exit(0)
-
-
-def posted_at(config: pytest.Config) -> Path | None:
-    """Return the file where this worker is to say where it is; ``None`` elsewhere."""
-    path = getattr(config, "workerinput", {}).get(POST)
-    return None if path is None else Path(path)
-
-
-def _has_descriptor(file: IO[str]) -> bool:
-    try:
-        return file.fileno() >= 0
-    except (OSError, ValueError):  # captured in memory: --capture=sys
-        return False
 
 
 def _forget_unwritten(output: dict[str, Any]) -> None:

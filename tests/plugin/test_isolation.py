@@ -23,7 +23,7 @@ TITLES = {
     "interrupt": "KeyboardInterrupt",
     "memory": "MemoryError",
 }
-SHORT_END = "from pytest_nnsight.isolation import watch\nwatch._EXIT_SECONDS = 2.0\n"
+SHORT_END = "from pytest_nnsight.isolation import supervisor\nsupervisor._EXIT_SECONDS = 2.0\n"
 LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=60")
 
 

@@ -87,8 +87,9 @@ def test_a_worker_that_stops_at_its_end_is_named(project: Project, where: str) -
         else "def pytest_sessionfinish(): stop()\n"
     )
     (project.path / "conftest.py").write_text(
-        f"{IN_WORKER}from stop import stop\nif IS_WORKER:\n"
-        "    from pytest_nnsight.isolation import watch\n    watch._EXIT_SECONDS = 2.0\n"
+        f"{IN_WORKER}from stop import stop\n"
+        "from pytest_nnsight.isolation import supervisor\nsupervisor._EXIT_SECONDS = 2.0\n"
+        "if IS_WORKER:\n"
         + "".join(f"    {line}\n" for line in stops.splitlines())
     )
     write(project, LIVES)
