@@ -68,7 +68,7 @@ class Control:
         """Return the file of a worker's state, in the folder that pytest clears itself."""
         if self._folder is None:
             factory: Any = self._config._tmp_path_factory  # type: ignore[attr-defined]
-            self._folder = factory.mktemp("nnsight")
+            self._folder = factory.mktemp("nnsight", numbered=False)
         return self._folder / str(node.gateway.id)
 
     @pytest.hookimpl(optionalhook=True)
@@ -106,7 +106,7 @@ class Control:
         del self._nodes[node.gateway.id]
         death = self._death(node)
         session: Any = self._config.pluginmanager.getplugin("dsession")
-        if death.last.phase == "exit" and not self.left:
+        if death.last.phase == "exit" and self._is_done:
             session._max_worker_restart = 0  # xdist has no other way to be told, as of 3.8
             self._note_bad_end(node)
             return
@@ -137,7 +137,7 @@ class Control:
                 process.kill()
                 code = process.wait(_WAIT)
         last = self._supervisor.hung.get(name) or read_post(self._path(node))
-        is_lost |= code == 0 and bool(self.left) and last.phase in ("idle", "exit")
+        is_lost |= code == 0 and not self._is_done and last.phase in ("idle", "exit")
         output = {stream: self._read(node, ending) for stream, ending in _STREAMS.items()}
         stack, is_hung = self._read(node, "stack"), name in self._supervisor.hung
         self._deaths[name] = Death(code, last, stack, output, is_hung, is_lost)
@@ -159,6 +159,10 @@ class Control:
     def left(self) -> list[str]:
         """The tests that did not run."""
         return [test for test in self._collected if test not in self._reported]
+
+    @property
+    def _is_done(self) -> bool:
+        return bool(self._collected) and not self.left
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:

@@ -22,6 +22,11 @@ TITLES = {
     "sys.exit": "SystemExit: 3",
     "interrupt": "KeyboardInterrupt",
     "memory": "MemoryError",
+    "stop": "HUNG after 2 s",
+    "timers": "HUNG after 2 s",
+    "closed": "LOST: the worker closed its connection to pytest",
+    "surrogate": r"Failed: \\ud800",
+    "no text": "NoTextError: <exception str",
 }
 SHORT_END = "from pytest_nnsight.isolation import supervisor\nsupervisor._EXIT_SECONDS = 2.0\n"
 LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=60")
@@ -44,14 +49,14 @@ def test_anything_in_a_test_is_its_own_failure(light: Project) -> None:
         """
 from causes import CAUSES
 
-@pytest.mark.parametrize("cause", list(CAUSES))
+@pytest.mark.parametrize("cause", CHOSEN)
 def test_dies(cause):
     print("before", cause)
     CAUSES[cause]()
 
 def test_lives():
     pass
-"""
+""".replace("CHOSEN", repr(list(TITLES)))
     )
     result = light.run(*TINY, *LIMITS, "--junit-xml=junit.xml")
     assert result.ret == 1
