@@ -86,9 +86,9 @@ LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=20")
 BUDGET = 90.0  # seconds for one run, several workers and models in it
 
 
-# Python prints these there, and ends with 0.
+# Python prints these there, and ends with 0; the connection is closed by then.
 QUIET_AT_EXIT = (
-    "sys.exit", "interrupt", "memory", "closed", "pytest.exit", "surrogate", "no text",
+    "sys.exit", "interrupt", "memory", "closed", "child", "pytest.exit", "surrogate", "no text",
 )  # fmt: skip
 
 
