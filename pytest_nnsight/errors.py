@@ -38,12 +38,20 @@ def suggest(wrong: str, right: Iterable[str], limit: int = 3) -> str:
     return ", ".join(near)
 
 
+def text_of(value: object) -> str:
+    """Return ``str(value)``; empty if its own ``__str__`` fails, as an error's may."""
+    try:
+        return str(value)
+    except Exception:
+        return ""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the first telling line of another library's error, shortened to ``limit`` characters.
 
     The home folder is written as ``~``: messages end up in reports that are shared.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return hide_home(text if len(text) <= limit else text[: limit - 3] + "...")
 

@@ -20,7 +20,7 @@ from pytest_nnsight.records import DETAILS, RECORD
 from pytest_nnsight.session import NOTE, command_of, test_id
 
 PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
-_DEATH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED)\b.*")
+_DEATH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED|LOST)\b.*")
 _RAISED = re.compile(r"(?:E\s+)?[\w.]*(?:Error|Exception|Interrupt|Exit)\b(?!.*Traceback)")
 _WORST_FIRST = ("crashed", "hung", "error", "failed", "skipped", "passed")
 _ENDINGS = (".json", ".html")

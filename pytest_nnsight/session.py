@@ -125,23 +125,19 @@ def _early_settings(config: pytest.Config) -> Settings:
 def conftest_loading(config: pytest.Config) -> Iterator[None]:
     """Prepare for a worker, and load conftest files within a time limit.
 
-    Where one hangs or crashes, the process ends with its stack and exit code 1.
+    Where one hangs, the process ends with its stack and exit code 1.
     """
     settings = _early_settings(config)
     if not settings.model:
         yield
         return
-    from pytest_nnsight.isolation.faults import named_faults
     from pytest_nnsight.isolation.limits import hard_limit, terminal
     from pytest_nnsight.isolation.mode import announce_worker
 
     announce_worker(config, settings)
-    where, stderr = "while loading conftest files", terminal()
+    stderr = terminal()
     try:
-        with (
-            hard_limit(f"HUNG {where}", settings.load_timeout, stderr),
-            named_faults(where, stderr),
-        ):
+        with hard_limit("HUNG while loading conftest files", settings.load_timeout, stderr):
             yield
     finally:
         os.close(stderr)
@@ -178,7 +174,7 @@ def watch(config: pytest.Config) -> None:
     if workers:
         from pytest_nnsight.isolation.control import Control
 
-        control = Control(config, is_own=workers == "own")
+        control = Control(config, workers == "own", settings.load_timeout)
         config.pluginmanager.register(control, "nnsight-control")
     else:
         from pytest_nnsight.isolation.watch import Watch

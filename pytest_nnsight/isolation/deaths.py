@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pytest_nnsight.isolation.limits import HARD_EXIT, hung
+from pytest_nnsight.isolation.limits import hung
 from pytest_nnsight.isolation.post import Whereabouts
 from pytest_nnsight.isolation.stacks import trimmed_fault
 
@@ -28,19 +28,24 @@ class Death:
     """The end of a worker that did not end by itself.
 
     ``exit_code`` is ``None`` where it is not known; ``stack`` is what `faulthandler` wrote, and
-    ``output`` what was captured of its stdout and stderr.
+    ``output`` what was captured of its stdout and stderr. ``is_hung`` tells that the controller
+    killed it, ``is_lost`` that it closed its connection and went on.
     """
 
     exit_code: int | None
     last: Whereabouts
     stack: str = ""
     output: Mapping[str, str] = field(default_factory=dict)
+    is_hung: bool = False
+    is_lost: bool = False
 
     @property
     def title(self) -> str:
         """What happened, in one line."""
-        if self.stack.startswith("Timeout") and self.exit_code == HARD_EXIT:
+        if self.is_hung:
             return hung(self.last)
+        if self.is_lost:
+            return "LOST: the worker closed its connection to pytest"
         return f"{self._how()}{self.last.where}"
 
     def _how(self) -> str:

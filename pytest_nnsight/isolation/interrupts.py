@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
+from pytest_nnsight.errors import text_of
+
 
 class RaisedInterrupt(Exception):  # noqa: N818  # it stands for one
     """A ``KeyboardInterrupt`` or ``SystemExit`` that code raised and nobody asked for."""
@@ -39,9 +41,8 @@ class Interrupts:
         except (KeyboardInterrupt, SystemExit) as error:
             if not self._is_ours:
                 raise
-            name = type(error).__name__
-            told = f"{name}: {error}" if str(error) else name
-            raise RaisedInterrupt(told).with_traceback(error.__traceback__) from None
+            text = ": ".join(filter(None, (type(error).__name__, text_of(error))))
+            raise RaisedInterrupt(text).with_traceback(error.__traceback__) from None
 
     def wrap(self, finalizers: list[Callable[[], object]]) -> None:
         """Let each of a fixture's finalizers fail instead.

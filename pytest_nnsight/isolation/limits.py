@@ -1,9 +1,9 @@
 """How long things may take: a soft limit that keeps the process, a hard one that ends it.
 
-The soft limit raises in the main thread, from a signal. Where that is of no use, as in a loop in C
-or in code that swallows every exception, `faulthandler`'s timer ends the process, whatever holds
-the interpreter. There is one such timer a process, and pytest takes it off after every failure: it
-is armed for each phase anew.
+The soft limit raises in the main thread, from a signal. That does not end a loop in C, or code that
+swallows every exception: there the controller kills the worker (`supervisor`). Where there is no
+controller, `faulthandler`'s timer ends the process, whatever holds the interpreter. There is one
+such timer a process, and pytest takes it off after every failure: it is armed for each phase anew.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ from pytest_nnsight.isolation.post import Whereabouts
 from pytest_nnsight.isolation.stacks import trimmed
 
 _IMPORTING = ("collection", "loading")
+_STEPS = 8  # of a soft limit: while a process is stopped, one of them passes at most
+_ORPHAN = 86_400.0  # seconds in which a worker ends whose controller was killed
 HARD_EXIT = 1  # what `faulthandler` exits with
+# Writes the stacks of all threads; without a handler nothing happens.
+DUMP_SIGNAL: int | None = getattr(signal, "SIGURG", None)
 
 
 class Limits:
     """The timers of this process; stacks go to the descriptor ``stacks``.
 
     ``enters`` is told what begins, ``module`` gives the last module that was captured. ``ends`` is
-    called in a thread of its own, where there is one, before the process is ended.
+    called in a thread of its own, where there is one, before the process is ended. A controller
+    ends a process that ``is_supervised``.
     """
 
     def __init__(
@@ -40,8 +45,10 @@ class Limits:
         enters: Callable[[Whereabouts], None],
         module: Callable[[], str],
         ends: Callable[[str], None] | None = None,
+        is_supervised: bool = False,
     ) -> None:
         self._stacks, self._enters, self._module, self._ends = stacks, enters, module, ends
+        self._is_supervised, self._steps, self._threads = is_supervised, 0, set[int]()
         self._running: list[Whereabouts] = []
         self._timer: threading.Timer | None = None
 
@@ -75,17 +82,21 @@ class Limits:
         self._enters(now)
         if not now.seconds:
             return
-        grace = min(10.0, max(2.0, now.seconds / 4)) if takes_signals else 0.0
-        hard = now.seconds + grace
-        if self._ends is not None:
+        hard = now.seconds + (grace(now.seconds) if takes_signals else 0.0)
+        if self._is_supervised:
+            hard += _ORPHAN
+        elif self._ends is not None:
             self._timer = threading.Timer(hard, self._end)
             self._timer.daemon = True
             self._timer.start()
             hard += 10.0  # for what ends it to be done
         faulthandler.dump_traceback_later(hard, exit=True, file=self._stacks)
         if takes_signals:
+            self._threads = set(sys._current_frames())
+            self._steps = max(1, min(_STEPS, int(now.seconds)))
+            step = now.seconds / self._steps
             signal.signal(signal.SIGALRM, self._expire)
-            signal.setitimer(signal.ITIMER_REAL, now.seconds)
+            signal.setitimer(signal.ITIMER_REAL, step, step)
 
     def _end(self) -> None:
         """End this process with the stacks of all threads, and what ``ends`` does before."""
@@ -101,25 +112,35 @@ class Limits:
         return hung(Whereabouts(now.phase, now.name, now.seconds, self._module()))
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
-        """Fail what is running, with the stack of each thread that has code of its own."""
-        stack = trimmed(traceback.format_stack(frame))
-        main = threading.main_thread().ident
-        others = [
-            trimmed(traceback.format_stack(frame))
-            for ident, frame in sys._current_frames().items()
-            if ident != main
-        ]
-        lines = [self._title(), *stack, *(line for other in others for line in other)]
+        """Fail what is running after the last step, with each stack that has code of its own.
+
+        A thread that it started would live on and use the model that tests share, as the body of a
+        trace before nnsight 0.8: the controller then ends the worker.
+        """
+        self._steps -= 1
+        if self._steps > 0:
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._is_supervised and set(sys._current_frames()) - self._threads:
+            return
+        others = sys._current_frames()
+        del others[threading.get_ident()]  # the main thread, as whose part this runs
+        lines = [self._title()]
+        for each in (frame, *others.values()):
+            lines += trimmed(traceback.format_stack(each))
         raise pytest.fail.Exception("\n".join(lines), pytrace=False)
 
 
 def _takes_signals(handler: Callable[[int, FrameType | None], None]) -> bool:
     """Tell whether SIGALRM is free in this process, for this thread."""
-    if not hasattr(signal, "setitimer"):
-        return False
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    return signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, handler)
+    is_main = threading.current_thread() is threading.main_thread()
+    free = (signal.SIG_DFL, signal.SIG_IGN, handler)
+    return is_main and hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) in free
+
+
+def grace(seconds: float) -> float:
+    """Return the seconds between a soft limit and the hard one."""
+    return min(10.0, max(2.0, seconds / 4))
 
 
 def hung(now: Whereabouts) -> str:
@@ -134,22 +155,26 @@ def terminal() -> int:
 
 @contextmanager
 def hard_limit(title: str, seconds: float, stderr: int) -> Iterator[None]:
-    """End the process after ``seconds``, 0 for never, with ``title`` and its stacks on stderr."""
-    if not seconds:
-        yield
-        return
+    """End the process after ``seconds``, 0 for never, with ``title`` and its stacks on stderr.
+
+    The stacks of a crash are shown too: pytest sees to that only once conftest files are loaded.
+    """
 
     def end() -> None:
         os.write(stderr, f"nnsight: {title}, after {seconds:g} s\n".encode())
         faulthandler.dump_traceback(stderr)
         os._exit(HARD_EXIT)
 
+    was_enabled = faulthandler.is_enabled()
+    faulthandler.enable(stderr)
     timer = threading.Timer(seconds, end)
     timer.daemon = True
-    timer.start()
-    faulthandler.dump_traceback_later(seconds + 2.0, exit=True, file=stderr)
+    if seconds:
+        timer.start()
+        faulthandler.dump_traceback_later(seconds + 2.0, exit=True, file=stderr)
     try:
         yield
     finally:
         timer.cancel()
         faulthandler.cancel_dump_traceback_later()
+        faulthandler.enable(2) if was_enabled else faulthandler.disable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 _RECORD, _MODULE = 3072, 1024
@@ -18,12 +18,14 @@ class Whereabouts:
 
     ``phase`` is start, collection, loading, setup, call, teardown, idle or exit; ``name`` the test,
     the file that is collected or the model that is loaded; ``module`` the last module captured.
+    ``turn`` counts what a process has begun.
     """
 
     phase: str = "start"
     name: str = ""
     seconds: float = 0.0
     module: str = ""
+    turn: int = field(default=0, compare=False)
 
     @property
     def where(self) -> str:
@@ -38,21 +40,25 @@ class Whereabouts:
 class Post:
     """Writes where this process is into memory that is the file's: it survives the process.
 
-    Without a system call, of which a generation would make ten thousands.
+    Without a system call, of which a generation would make ten thousands. The file is written as a
+    whole before: a full disk is an `OSError` here, and would be a bus error later.
     """
 
     def __init__(self, path: Path) -> None:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.truncate(file, _RECORD + _MODULE)
+            if os.fstat(file).st_size == 0:
+                os.write(file, bytes(_RECORD + _MODULE))
             self._memory = mmap.mmap(file, _RECORD + _MODULE)
         finally:
             os.close(file)
-        self.enter(Whereabouts())
+        self._turn = read_post(path).turn
 
     def enter(self, whereabouts: Whereabouts) -> None:
         """Say what begins."""
-        short = replace(whereabouts, name=whereabouts.name[:_LONGEST_NAME])
+        self._turn += 1
+        name = whereabouts.name[:_LONGEST_NAME]
+        short = replace(whereabouts, name=name, turn=self._turn)
         text = json.dumps(asdict(short), ensure_ascii=False).encode(errors="replace")
         self._memory[:] = text.ljust(_RECORD + _MODULE, b"\0")
 

@@ -8,23 +8,23 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 from pytest_nnsight import garbage
 from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
-from pytest_nnsight.isolation.limits import Limits, terminal
+from pytest_nnsight.isolation.limits import DUMP_SIGNAL, Limits, terminal
+from pytest_nnsight.isolation.messages import send_anything
 from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.isolation.post import Post, Whereabouts
 from pytest_nnsight.settings import Settings
 
-REPLACED = 86  # the exit code of a worker that ends for another to go on in its place
-_EXIT_SECONDS = 8.0  # after 10 xdist kills a worker that does not end, without a stack
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 POST = "nnsight_post"
+EXIT_CODE = "nnsight_exit_code"
 
 
 class Watch:
@@ -40,18 +40,22 @@ class Watch:
         self._settings, self._seconds = settings, seconds
         self._config, self._item, self._module = config, "", ""
         self._session: pytest.Session | None = None
+        self._exit: dict[str, Any] = {}
         self._allowed = settings.timeout
-        self._threads: set[int] = set()  # threading takes one whose join was broken off for ended
         self._interrupts = Interrupts(is_worker(config))
-        self._base = posted_at(config)
+        self._base: str | None = getattr(config, "workerinput", {}).get(POST)
         self._post: Post | None = None
         if self._base is None:
             self._stacks = terminal()
         else:
-            self._post = Post(self._base)
+            self._post = Post(Path(self._base))
             self._stacks = os.open(f"{self._base}.stack", _OPEN | os.O_APPEND, 0o600)
+            if DUMP_SIGNAL is not None:
+                faulthandler.register(DUMP_SIGNAL, file=self._stacks)
+            send_anything(config)
         ends = None if is_worker(config) else self._end
-        self._limits = Limits(self._stacks, self._enter, lambda: self._module, ends)
+        is_supervised = self._post is not None
+        self._limits = Limits(self._stacks, self._enter, lambda: self._module, ends, is_supervised)
 
     def reach(self, module: str) -> None:
         """Note the module that was captured last."""
@@ -79,9 +83,8 @@ class Watch:
             capture.suspend_global_capture(in_=True)
         if self._item:
             file, _, domain = self._item.partition("::")
-            report = pytest.TestReport(
-                self._item, (file, None, domain), {}, "failed", title, "call"
-            )
+            place = (file, None, domain)
+            report = pytest.TestReport(self._item, place, {}, "failed", title, "call")
             hook.pytest_runtest_logreport(report=report)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         hook.pytest_sessionfinish(session=session, exitstatus=session.exitstatus)
@@ -106,10 +109,10 @@ class Watch:
         capture = session.config.pluginmanager.getplugin("capturemanager")
         streams = getattr(capture, "_global_capturing", None)  # not public, as of pytest 9
         for name in ("out", "err"):
-            file = getattr(getattr(streams, name, None), "tmpfile", None)
-            if file is not None and _has_descriptor(file):
+            with suppress(AttributeError, OSError, ValueError):  # of those captured in memory
+                captured = getattr(streams, name).tmpfile.fileno()
                 named = os.open(f"{self._base}.{name}", _OPEN, 0o600)
-                os.dup2(named, file.fileno())
+                os.dup2(named, captured)
                 os.close(named)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -136,19 +139,6 @@ class Watch:
             self._interrupts.wrap(fixturedef._finalizers)  # not public, as of pytest 9
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """End a worker in which a thread of a test that hung lives on, before the next test.
-
-        nnsight before 0.8 runs a trace's body in a thread; it would go on with the shared model.
-        """
-        if self._base is not None and self._has_threads():
-            os._exit(REPLACED)
-        return (yield)
-
-    def _has_threads(self) -> bool:
-        return not self._threads.isdisjoint(sys._current_frames())
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Set up within the test's time.
 
@@ -156,15 +146,11 @@ class Watch:
         in its end what they have set up.
         """
         wrong: BaseException | None = None
-        self._allowed = self._settings.timeout
         try:
             self._allowed = self._seconds(item)
         except pytest.fail.Exception as error:
-            wrong = error
-        with (
-            self._limits.within("setup", item.nodeid, self._allowed),
-            self._interrupts.as_failures(),
-        ):
+            self._allowed, wrong = self._settings.timeout, error
+        with self._within("setup", item.nodeid):
             result = yield
         if wrong is not None:
             raise wrong
@@ -172,62 +158,50 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Run within the test's time, and note the threads that it leaves when that was over."""
-        before = set(sys._current_frames())
-        try:
-            with (
-                self._limits.within("call", item.nodeid, self._allowed),
-                self._interrupts.as_failures(),
-            ):
-                return (yield)
-        except pytest.fail.Exception as error:
-            if str(error).startswith("HUNG"):
-                self._threads |= set(sys._current_frames()) - before
-            raise
+        """Run within the test's time."""
+        with self._within("call", item.nodeid):
+            return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Tear down within the test's time."""
-        with (
-            self._limits.within("teardown", item.nodeid, self._allowed),
-            self._interrupts.as_failures(),
-        ):
+        with self._within("teardown", item.nodeid):
             return (yield)
+
+    @pytest.hookimpl
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Tell the controller that a test called `pytest.exit`, and with which exit code."""
+        error = excinfo.value
+        if self._post is not None and isinstance(error, pytest.exit.Exception):
+            code = 2 if error.returncode is None else int(error.returncode)
+            self._exit = {EXIT_CODE: code, "shouldstop": f"Exit: {error.msg}", "exitstatus": 1}
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        """Give the end of a worker a limit that nothing takes off."""
+        """Limit what ends the session in a worker.
+
+        xdist takes a worker that stops with tests left for one that crashed, or fails itself (as of
+        3.8), unless the worker says that the session should stop.
+        """
+        if self._post is None:
+            return (yield)
+        self._post.enter(Whereabouts("exit", "", self._settings.timeout))
         result = yield
-        if self._post is not None:
-            _forget_unwritten(self._config.workeroutput)  # type: ignore[attr-defined]
-            self._post.enter(Whereabouts("exit", "", _EXIT_SECONDS))
-            self._limit_exit()
+        output = self._config.workeroutput  # type: ignore[attr-defined]
+        _forget_unwritten(output)
+        output.update(self._exit)
         return result
-
-    def _limit_exit(self) -> None:
-        faulthandler.dump_traceback_later(_EXIT_SECONDS, exit=True, file=self._stacks)
-
-    def _leave(self) -> None:
-        """Let this process end once all that was registered for its end has run."""
-        self._limit_exit()
-        atexit.register(_end)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        """Let go of the terminal; a worker's files are its until it is gone.
-
-        All has been said by now: a thread of a test that hung need not hold up the worker's end.
-        For that a worker waits until the others are done, so its limit begins anew with it.
-        """
-        if self._base is None:
+        """Let go of the terminal; a worker ends when the controller says so."""
+        if self._post is None:
             os.close(self._stacks)
             return
         garbage.leave()
-        if self._has_threads():
-            os._exit(0)
-        faulthandler.cancel_dump_traceback_later()
+        self._post.enter(Whereabouts("exit"))
         # Unlike atexit it comes before threads are waited for; concurrent.futures needs it as well.
-        threading._register_atexit(self._leave)  # type: ignore[attr-defined]
+        threading._register_atexit(atexit.register, _end)  # type: ignore[attr-defined]
 
 
 def _end() -> None:
@@ -243,19 +217,6 @@ def _end() -> None:
         sys.stderr.flush()
     finally:
         os._exit(0)
-
-
-def posted_at(config: pytest.Config) -> Path | None:
-    """Return the file where this worker is to say where it is; ``None`` elsewhere."""
-    path = getattr(config, "workerinput", {}).get(POST)
-    return None if path is None else Path(path)
-
-
-def _has_descriptor(file: IO[str]) -> bool:
-    try:
-        return file.fileno() >= 0
-    except (OSError, ValueError):  # captured in memory: --capture=sys
-        return False
 
 
 def _forget_unwritten(output: dict[str, Any]) -> None:

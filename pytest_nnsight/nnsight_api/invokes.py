@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_nnsight.errors import text_of
 from pytest_nnsight.nnsight_api.operations import Operation
 from pytest_nnsight.nnsight_api.version import version
 
@@ -98,7 +99,7 @@ def _did_not_come(error: Exception) -> bool:
     The class has another place in each version of nnsight; 0.5 and 0.6 raise a ``ValueError``.
     """
     named = type(error).__name__ in ("OutOfOrderError", "MissedProviderError")
-    return named or str(error).startswith("Execution complete but")
+    return named or text_of(error).startswith("Execution complete but")
 
 
 def intervene_in(model: Any, tracer: Any, invoke: Invoke, barrier: Any = None) -> None:

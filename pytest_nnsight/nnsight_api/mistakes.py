@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pytest_nnsight.errors import suggest
+from pytest_nnsight.errors import suggest, text_of
 from pytest_nnsight.nnsight_api.body import Body
 from pytest_nnsight.nnsight_api.tree import named_modules, torch_module
 
@@ -39,7 +39,7 @@ class _Case:
 
 def explain(error: BaseException, model: Any, function: Callable[..., Any]) -> str | None:
     """Say what was done wrong, and what to do; ``None`` for what is no known mistake."""
-    lines = str(error).strip().splitlines() or [""]
+    lines = text_of(error).strip().splitlines() or [""]
     case = _Case(error, lines[-1].strip(), model, Body.of(function))
     return next((told for rule in _RULES if (told := rule(case)) is not None), None)
 

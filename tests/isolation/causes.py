@@ -2,6 +2,7 @@
 
 import atexit  # noqa: F401  # projects take it from here
 import ctypes
+import faulthandler
 import itertools
 import os
 import resource
@@ -9,6 +10,8 @@ import signal
 import sys
 import threading
 import time
+
+import pytest
 
 
 def loop():
@@ -35,6 +38,30 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+def cancel_timers():
+    faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.cancel()
+    time.sleep(100)
+
+
+def fork():
+    if not os.fork():
+        time.sleep(30)
+        os._exit(0)
+
+
+class NoTextError(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+def raise_without_text():
+    raise NoTextError
+
+
 CAUSES = {
     "sleep": lambda: time.sleep(100),
     "loop": loop,
@@ -47,4 +74,11 @@ CAUSES = {
     "sys.exit": lambda: sys.exit(3),
     "interrupt": interrupt,
     "memory": memory,
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "timers": cancel_timers,
+    "closed": lambda: os.closerange(3, 256),
+    "child": fork,
+    "pytest.exit": lambda: pytest.exit("all done", returncode=1),
+    "surrogate": lambda: pytest.fail("\ud800"),
+    "no text": raise_without_text,
 }

@@ -24,6 +24,13 @@ TITLES = {
     "sys.exit": "SystemExit: 3|EXITED 3",
     "interrupt": "KeyboardInterrupt",
     "memory": "MemoryError",
+    "stop": HANG,
+    "timers": HANG,
+    "closed": "LOST: the worker closed its connection to pytest",
+    "child": "a child process of a test is still running",
+    "pytest.exit": "Exit: all done",
+    "surrogate": r"Failed: \\ud800",
+    "no text": "NoTextError: <exception str",
 }
 PHASES = {
     "collection": ("CAUSES[{cause!r}]()\ndef test_dies(): pass\n", ""),
@@ -79,7 +86,10 @@ LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=20")
 BUDGET = 90.0  # seconds for one run, several workers and models in it
 
 
-QUIET_AT_EXIT = ("sys.exit", "interrupt", "memory")  # Python prints these there, and ends with 0
+# Python prints these there, and ends with 0; the connection is closed by then.
+QUIET_AT_EXIT = (
+    "sys.exit", "interrupt", "memory", "closed", "child", "pytest.exit", "surrogate", "no text",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,19 +129,22 @@ def run(folder: Path, way: str) -> Outcome:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
     command += ["--nnsight-model=tiny:gpt2", "--snapshot-update", *LIMITS, *WAYS[way]]
     start = time.monotonic()
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=BUDGET, check=False
-        )
-    except subprocess.TimeoutExpired as expired:
-        return Outcome(-1, BUDGET, str(expired.stdout), {}, 0, goldens(folder))
-    text = done.stdout + done.stderr
-    last = next((x for x in reversed(done.stdout.splitlines()) if re.search(r" in [\d.]+s", x)), "")
+    with (folder / "output").open("w+") as output:  # a pipe would be open as long as a child lives
+        try:
+            code = subprocess.run(
+                command, cwd=folder, stdout=output, stderr=output, timeout=BUDGET, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        seconds = time.monotonic() - start
+        output.seek(0)
+        text = output.read()
+    last = next((x for x in reversed(text.splitlines()) if re.search(r" in [\d.]+s", x)), "")
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (\w+)", last) if word in COUNTS}
     not_run = re.search(r"(\d+) tests? did not run", text)
     return Outcome(
-        done.returncode,
-        time.monotonic() - start,
+        code,
+        seconds,
         text,
         counts,
         int(not_run[1]) if not_run else 0,

@@ -53,12 +53,29 @@ def test_where_it_was(last: Whereabouts, where: str) -> None:
 
 
 def test_a_hang_has_the_time_that_was_allowed() -> None:
-    stack = "Timeout (0:01:06)!\nThread 0x1 (most recent call first):\n"
-    assert Death(1, CALL, stack).title == "HUNG after 60 s"
+    assert Death(-9, CALL, is_hung=True).title == "HUNG after 60 s"
     loading = Whereabouts("loading", "gpt2", 2.5)
-    assert Death(1, loading, stack).title == "HUNG after 2.5 s while loading gpt2"
-    assert Death(1, CALL, "").title == "EXITED 1"
-    assert Death(-11, CALL, stack).title == "CRASHED: segmentation fault"
+    assert Death(-9, loading, is_hung=True).title == "HUNG after 2.5 s while loading gpt2"
+    assert Death(-9, CALL).title == "KILLED (out of memory?)"
+
+
+def test_a_lost_connection_is_no_exit_code() -> None:
+    at_end = Whereabouts("exit")
+    assert (
+        Death(0, at_end, is_lost=True).title == "LOST: the worker closed its connection to pytest"
+    )
+    assert Death(0, at_end).title == "EXITED 0 at its end"
+
+
+def test_each_thing_that_begins_counts(tmp_path: Path) -> None:
+    """The controller tells by it that a worker goes on."""
+    post = Post(tmp_path / "post")
+    turns = []
+    for _ in range(3):
+        post.enter(CALL)
+        turns.append(read_post(tmp_path / "post").turn)
+    Post(tmp_path / "post").enter(CALL)  # as a worker does in the file of the controller
+    assert [*turns, read_post(tmp_path / "post").turn] == [1, 2, 3, 4]
 
 
 def test_where_a_process_was_outlives_it(tmp_path: Path) -> None:
