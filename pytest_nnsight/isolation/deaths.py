@@ -10,17 +10,15 @@ from pytest_nnsight.isolation.limits import hung
 from pytest_nnsight.isolation.post import Whereabouts
 from pytest_nnsight.isolation.stacks import trimmed_fault
 
-SIGNALS: dict[int, str] = {
-    signal.SIGSEGV: "CRASHED: segmentation fault",
-    signal.SIGABRT: "CRASHED: aborted",
-    signal.SIGFPE: "CRASHED: arithmetic error",
-    signal.SIGILL: "CRASHED: illegal instruction",
-    signal.SIGTERM: "KILLED: terminated",
+_SIGNALS = {
+    "SIGSEGV": "CRASHED: segmentation fault",
+    "SIGABRT": "CRASHED: aborted",
+    "SIGFPE": "CRASHED: arithmetic error",
+    "SIGILL": "CRASHED: illegal instruction",
+    "SIGBUS": "CRASHED: bus error",
+    "SIGTERM": "KILLED: terminated",
+    "SIGKILL": "KILLED (out of memory?)",
 }
-if hasattr(signal, "SIGBUS"):
-    SIGNALS[signal.SIGBUS] = "CRASHED: bus error"
-if hasattr(signal, "SIGKILL"):
-    SIGNALS[signal.SIGKILL] = "KILLED (out of memory?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,8 @@ class Death:
             return "CRASHED"
         if code >= 0:
             return f"EXITED {code}"
-        return SIGNALS.get(-code, f"KILLED by signal {-code}")
+        name = next((each.name for each in signal.Signals if each == -code), "")
+        return _SIGNALS.get(name, f"KILLED by signal {-code}")
 
     @property
     def lines(self) -> list[str]:

@@ -26,6 +26,7 @@ from pytest_nnsight.isolation.stacks import trimmed
 _IMPORTING = ("collection", "loading")
 _STEPS = 8  # of a soft limit: while a process is stopped, one of them passes at most
 _ORPHAN = 86_400.0  # seconds in which a worker ends whose controller was killed
+EXIT_SECONDS = 30.0  # at least, for the end of a worker: a busy machine must not fail
 HARD_EXIT = 1  # what `faulthandler` exits with
 # Writes the stacks of all threads; without a handler nothing happens.
 DUMP_SIGNAL: int | None = getattr(signal, "SIGURG", None)

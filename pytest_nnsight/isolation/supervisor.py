@@ -11,12 +11,11 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
-from pytest_nnsight.isolation.limits import DUMP_SIGNAL, grace
+from pytest_nnsight.isolation import limits
 from pytest_nnsight.isolation.post import Whereabouts, read_post
 
 _TICK = 0.5  # seconds
 _PIPE = 3.0  # seconds to read what a worker sent before its end
-_EXIT_SECONDS = 30.0  # for what is registered for a worker's end, on a busy machine too
 _DUMP = 2.0  # seconds a worker has to write its stacks before it is killed
 
 
@@ -74,14 +73,16 @@ class Supervisor(threading.Thread):
             if not node._down:  # xdist has no other way to be told, as of 3.8
                 node._down = True
                 node.notify_inproc("errordown", node=node, error="Not properly terminated")
-        elif state.seconds and clock.seconds > state.seconds + grace(state.seconds):
+        elif node._down and not self._exit_seconds:  # it waits for others, or is dead for xdist
+            pass
+        elif state.seconds and clock.seconds > state.seconds + limits.grace(state.seconds):
             self._end(node, clock.path, state)
 
     def _end(self, node: Any, path: Path, state: Whereabouts) -> None:
         """Let a worker write its stacks, and kill it; not where it has gone on meanwhile."""
         process, stack = process_of(node.gateway), Path(f"{path}.stack")
-        if DUMP_SIGNAL is not None:
-            process.send_signal(DUMP_SIGNAL)
+        if limits.DUMP_SIGNAL is not None:
+            process.send_signal(limits.DUMP_SIGNAL)
         until = time.monotonic() + _DUMP
         while time.monotonic() < until and not (stack.exists() and stack.stat().st_size):
             time.sleep(0.05)
@@ -100,7 +101,7 @@ class Supervisor(threading.Thread):
             gateway.exit()
         for clock in list(self._clocks.values()):
             clock.seconds = 0.0
-        self._exit_seconds = _EXIT_SECONDS
+        self._exit_seconds = limits.EXIT_SECONDS
         until = time.monotonic() + seconds
         for gateway in gateways:
             process = process_of(gateway)

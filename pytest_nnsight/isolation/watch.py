@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_nnsight import garbage
+from pytest_nnsight.isolation import limits
 from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
 from pytest_nnsight.isolation.limits import DUMP_SIGNAL, Limits, terminal
 from pytest_nnsight.isolation.messages import send_anything
@@ -185,7 +186,8 @@ class Watch:
         """
         if self._post is None:
             return (yield)
-        self._post.enter(Whereabouts("exit", "", self._settings.timeout))
+        seconds = self._settings.timeout
+        self._post.enter(Whereabouts("exit", "", seconds and max(seconds, limits.EXIT_SECONDS)))
         result = yield
         output = self._config.workeroutput  # type: ignore[attr-defined]
         _forget_unwritten(output)

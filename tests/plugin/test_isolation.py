@@ -24,11 +24,11 @@ TITLES = {
     "memory": "MemoryError",
     "stop": "HUNG after 2 s",
     "timers": "HUNG after 2 s",
-    "closed": "LOST: the worker closed its connection to pytest",
+    "closed": "LOST: the worker closed",
     "surrogate": r"Failed: \\ud800",
     "no text": "NoTextError: <exception str",
 }
-SHORT_END = "from pytest_nnsight.isolation import supervisor\nsupervisor._EXIT_SECONDS = 2.0\n"
+SHORT_END = "from pytest_nnsight.isolation import limits\nlimits.EXIT_SECONDS = 2.0\n"
 LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=60")
 
 

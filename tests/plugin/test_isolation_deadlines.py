@@ -88,7 +88,7 @@ def test_a_worker_that_stops_at_its_end_is_named(project: Project, where: str) -
     )
     (project.path / "conftest.py").write_text(
         f"{IN_WORKER}from stop import stop\n"
-        "from pytest_nnsight.isolation import supervisor\nsupervisor._EXIT_SECONDS = 2.0\n"
+        "from pytest_nnsight.isolation import limits\nlimits.EXIT_SECONDS = 2.0\n"
         "if IS_WORKER:\n" + "".join(f"    {line}\n" for line in stops.splitlines())
     )
     write(project, LIVES)
