@@ -60,34 +60,6 @@ class Summaries:
         self._sort(place, tensor)
         return place
 
-    def add_new(self, tensors: Iterable[torch.Tensor]) -> list[int]:
-        """Take tensors that must not have been changed since they were made; return their places.
-
-        As `add` where tensors are held, in less time for small ones.
-        """
-        groups, places, float32 = self._plain, [], torch.float32
-        for tensor in tensors:
-            group = groups.get(tensor.shape)
-            if (
-                group is None
-                or group.gauge is not None
-                or tensor.dtype is not float32
-                or tensor._base is not None
-                or not tensor.is_cpu
-            ):
-                # Of this one a copy may wait, which could not be asked later.
-                self.has_lost |= not are_new([tensor])
-                places.append(self.add(tensor, 0))
-                continue
-            place = self._count
-            group.waiting.append((place, tensor, 0))
-            places.append(place)
-            self._count += 1
-            self._held += group.nbytes
-        if self._held > _MOST_HELD:
-            self._empty_all()
-        return places
-
     def finish(self) -> list[Summary]:
         """Measure what waits for it, and return the summary of each tensor."""
         with torch.no_grad():
@@ -233,14 +205,6 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 def version_of(tensor: torch.Tensor) -> int:
     """Return how often a tensor was changed; -1 in inference mode, where that is not counted."""
     return -1 if tensor.is_inference() else tensor._version
-
-
-def are_new(tensors: Iterable[torch.Tensor]) -> bool:
-    """Tell whether none was changed since it was made, as far as that is counted."""
-    try:
-        return not any([tensor._version for tensor in tensors])  # noqa: C419, which takes twice as long
-    except RuntimeError:  # in inference mode changes are not counted
-        return False
 
 
 def _may_wait(tensor: torch.Tensor) -> bool:

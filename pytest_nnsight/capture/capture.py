@@ -32,7 +32,9 @@ class Capture:
     of globs. ``keep`` (or ``keep=True`` for all of them) keeps the tensors themselves in the run,
     besides the summaries. What enters the modules is summarised too, where it is not the very
     tensor of an earlier output: that is how the start of a drift is told from what follows of it;
-    ``inputs=False`` leaves it out. ``operations`` are globs over what a module's forward calls:
+    ``inputs=False`` leaves it out. A generation records it at its first two steps, unless
+    ``inputs=True`` asks for all or ``steps`` chooses some. ``operations`` are globs over what a
+    module's forward calls:
     ``transformer.h.*.attn.source.attention_interface``, and ``.source.`` once more for what that
     calls. ``intervene`` is called inside the trace with the model (and the tracer, where it takes
     two arguments).
@@ -78,7 +80,7 @@ class Capture:
         prompt: Any,
         *,
         modules: Globs = "**",
-        inputs: bool = True,
+        inputs: bool | None = None,
         keep: Globs | bool = False,
         operations: Globs = (),
         intervene: Intervene = None,
@@ -105,7 +107,7 @@ class Capture:
         prompts: Sequence[Any],
         *,
         modules: Globs = "**",
-        inputs: bool = True,
+        inputs: bool | None = None,
         keep: Globs | bool = False,
         operations: Globs = (),
         intervene: Intervenes = None,
@@ -124,7 +126,7 @@ class Capture:
         prompt: Any,
         *,
         modules: Globs = "**",
-        inputs: bool = True,
+        inputs: bool | None = None,
         intervene: Intervene = None,
     ) -> Run:
         """Return structure, shapes and dtypes of what every module gives; nothing is computed.
@@ -139,7 +141,7 @@ class Capture:
         *,
         max_new_tokens: int = 16,
         modules: Globs = "**",
-        inputs: bool = True,
+        inputs: bool | None = None,
         keep: Globs | bool = False,
         operations: Globs = (),
         steps: StepsWish = None,
@@ -167,7 +169,7 @@ class Capture:
         *,
         max_new_tokens: int = 16,
         modules: Globs = "**",
-        inputs: bool = True,
+        inputs: bool | None = None,
         keep: Globs | bool = False,
         operations: Globs = (),
         steps: StepsWish = None,

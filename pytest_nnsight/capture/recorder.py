@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.entries import digests_of
-from pytest_nnsight.capture.pattern import MOST_WAITING, Arrival, Followed, Lesson, Pattern
 from pytest_nnsight.capture.places import Places
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
@@ -47,7 +45,7 @@ class Recorder:
     captures_inputs: bool
     kept_paths: set[str]
     reached: Callable[[str], None] | None = None
-    calls: list[_OpenCall | Followed] = field(default_factory=list)
+    calls: list[_OpenCall] = field(default_factory=list)
     summaries: Summaries = field(default_factory=Summaries)
     places: Places = field(init=False)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
@@ -64,12 +62,8 @@ class Recorder:
     step: int = 0
     keeps: Callable[[str], bool] | None = None
     """Tells of an operation whether its values are kept."""
-    follows: bool = False
-    """Whether the steps of a generation may be taken as a whole, once one of them is known."""
-    _lesson: Lesson | None = None
-    _pattern: Pattern | None = None
-    _arrived: list[Arrival] = field(default_factory=list)
-    _called: list[_Known] = field(default_factory=list)
+    input_steps: int | None = None
+    """How many of the first steps record inputs, where not all do."""
     _known: dict[str, _Known] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,72 +74,27 @@ class Recorder:
         """Take one value; called while the model runs."""
         if self.reached is not None:
             self.reached(path or ROOT)
-        if self._pattern is not None:
-            self._arrived.append((path, slot, value))
-            if path or slot == "inputs":
-                return
-        if torch.is_grad_enabled():
-            with torch.no_grad():
-                self._receive(path, slot, value)
-        else:
-            self._receive(path, slot, value)
-
-    def _receive(self, path: str, slot: str, value: Any) -> None:
-        """Take one value, or those of a step that ends with it."""
-        if self._pattern is not None:
-            self._take_step(self._pattern)
-            return
-        self._take(path, slot, value)
-        if self.follows and not path and slot == "output":
-            self._learn()
-
-    def _take(self, path: str, slot: str, value: Any) -> None:
-        """Take one value by itself."""
         known = self._known.get(path) or self._meet(path)
         if slot == "inputs":
-            self._receive_inputs(known, value)
+            if self._takes_inputs_of(known):
+                self._without_gradients(self._receive_inputs, known, value)
         else:
-            self._receive_output(known, value)
-        if self._lesson is not None:
-            is_recorded = known.takes_inputs if slot == "inputs" else known.is_captured
-            names = self.parameters[known.path] if is_recorded else None
-            self._lesson.note((path, slot, value), names)
+            self._without_gradients(self._receive_output, known, value)
 
-    def _learn(self) -> None:
-        """Note what comes after the first step, that of the prompt; know it after the second."""
-        if self._lesson is None:
-            self._lesson = Lesson()
-            return
-        self.follows = self._lesson.can_follow
-        if self.follows:
-            self._pattern = Pattern(self._lesson.entries)
-            self._called = [self._known[path] for path in self._pattern.paths]
-        self._lesson = None
+    def _takes_inputs_of(self, known: _Known) -> bool:
+        """Tell whether to look at what a module is called with now."""
+        if self.entered is None and known.path == ROOT:
+            return True
+        return known.takes_inputs and (self.input_steps is None or self.step < self.input_steps)
 
-    def _take_step(self, pattern: Pattern) -> None:
-        """Take the values of a step that were put aside: as a whole, if it is as the pattern."""
-        tensors = pattern.tensors_of(self._arrived)
-        if tensors is None:
-            self._take_one_by_one()
-            return
-        last, self._arrived = self._arrived[-1], []
-        visits = []
-        for known in self._called:
-            visits.append(known.visits)
-            known.visits += 1
-        self.calls.append(Followed(pattern, self.step, visits, self.places.of_step(tensors)))
-        self._note_step(last[2])
-        if self.places.bytes_held > MOST_WAITING:
-            self._pattern, self.follows = None, False
-
-    def _take_one_by_one(self) -> None:
-        """Take what was put aside, of a step that is another one or did not come to its end."""
-        arrived, self._arrived = self._arrived, []
-        self._pattern, self.follows = None, False
-        with torch.no_grad():
-            for path, slot, value in arrived:
-                self.places.must_be_new(tensor for _, tensor in describe(value)[1])
-                self._take(path, slot, value)
+    def _without_gradients(
+        self, take: Callable[[_Known, Any], None], known: _Known, value: Any
+    ) -> None:
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                take(known, value)
+        else:
+            take(known, value)
 
     def _meet(self, torch_path: str) -> _Known:
         """Look up what is to be done with the values of a module, at its first."""
@@ -246,12 +195,11 @@ class Recorder:
         """
         if self.finished is not None:
             return self.finished
-        self._take_one_by_one()
         summaries = self.summaries.finish()
         if self.summaries.has_lost:
             raise ChangedInPlaceError
         calls = [call for call in self.calls if steps is None or call.step < steps]
-        return tuple(chain(*(call.close(self.classes, summaries) for call in calls)))
+        return tuple([call.close(self.classes, summaries) for call in calls])
 
 
 @dataclass(slots=True)
@@ -282,6 +230,6 @@ class _OpenCall(NamedTuple):
     inputs: str | None
     step: int = 0
 
-    def close(self, classes: Mapping[str, str], summaries: Sequence[Summary]) -> Iterator[Call]:
+    def close(self, classes: Mapping[str, str], summaries: Sequence[Summary]) -> Call:
         leaves = tuple([Leaf(at, summaries[index]) for at, index in self.leaves])
-        yield Call(self.path, self.visit, classes[self.path], self.output, leaves, self.inputs)
+        return Call(self.path, self.visit, classes[self.path], self.output, leaves, self.inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -104,6 +105,7 @@ def _plan(
         "inputs": sorted({*entering, ""}),
         "captured": captured,
         "captures_inputs": recorder.captures_inputs,
+        "input_steps": sys.maxsize if recorder.input_steps is None else recorder.input_steps,
         "parameters": {path: parameters[path] for path in {*entering, ""}},
         "intervene": intervene,
         "takes_tracer": takes >= 2,

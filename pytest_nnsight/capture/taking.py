@@ -65,7 +65,6 @@ class Taking:
         """Generate, greedily or with a seed."""
         request = read(self.model, prompt, generates=True)
         recorder = self._recorder()
-        recorder.follows = self.holds and self.wanted.has_all_of_a_step
         self._check_budgets([request])
         if self.remote is not None:
             ids = self._remote_ids(request, recorder)

@@ -33,19 +33,6 @@ def by_name(
     return {**dict(zip(places, arguments, strict=False)), **keywords}
 
 
-def described(
-    slot: str, value: Any, names: Sequence[str]
-) -> tuple[str, list[tuple[str, torch.Tensor]]]:
-    """Return structure and tensors of what nnsight hands over of a module.
-
-    ``names`` are those of its parameters.
-    """
-    if slot != "inputs":
-        return describe(value)
-    arguments, keywords = value
-    return describe(by_name(arguments, keywords, names), "in")
-
-
 def describe(value: Any, at: str = "out") -> tuple[str, list[tuple[str, torch.Tensor]]]:
     """Return the structure of ``value`` as text and its tensors with the place of each.
 
@@ -82,12 +69,6 @@ def _describe(value: Any, at: str, tensors: list[tuple[str, torch.Tensor]]) -> s
         )
         return f"{kind.__name__}({inner})"
     return kind.__name__
-
-
-def is_opaque(value: Any) -> bool:
-    """Tell whether a value is described by its class alone."""
-    walked = (torch.Tensor, int, str, tuple, list, Mapping)
-    return not (isinstance(value, walked) or dataclasses.is_dataclass(value) or value is None)
 
 
 def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -25,6 +25,7 @@ def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
         "tensors": [],
         "entered": None,
         "margins": [],
+        "step": 0,
         "seen": {},
     }
 
@@ -74,9 +75,13 @@ def _receive(found: dict[str, Any], plan: dict[str, Any], path: str, slot: str, 
         value = by_name(arguments, keywords, plan["parameters"][path])
         if not path and found["entered"] is None:
             found["entered"] = whole_numbers(value)
-    elif not path and (margin := margin_of(value)) is not None:
-        found["margins"].append(margin)
-    if path not in plan["captured"] or (slot == "inputs" and not plan["captures_inputs"]):
+        if not plan["captures_inputs"] or found["step"] >= plan["input_steps"]:
+            return
+    elif not path:
+        found["step"] += 1
+        if (margin := margin_of(value)) is not None:
+            found["margins"].append(margin)
+    if path not in plan["captured"]:
         return
     structure, tensors = describe(value, "in" if slot == "inputs" else "out")
     leaves = [(at, _measure(found, tensor)) for at, tensor in tensors]

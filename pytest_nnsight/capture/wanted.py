@@ -20,6 +20,8 @@ from pytest_nnsight.errors import UsageError, suggest
 from pytest_nnsight.run import ROOT
 
 Globs = str | Iterable[str]
+INPUT_STEPS = 2
+"""Steps of a generation that record inputs by default: the prompt, and the first with a cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Wanted:
     """
 
     modules: Globs = "**"
-    inputs: bool = True
+    inputs: bool | None = None
     keep: Globs | bool = False
     operations: Globs = ()
     intervene: Any = None
@@ -63,11 +65,6 @@ class Wanted:
         own = [self.intervene, self.gradients, *self.settings.values()]
         return all(value is None or isinstance(value, int | float | str) for value in own)
 
-    @property
-    def has_all_of_a_step(self) -> bool:
-        """Whether the values of every step are recorded alike, and none is kept."""
-        return self.steps is None and not self.keep
-
     def recorder(self, model: Any, reached: Callable[[str], None] | None) -> Recorder:
         """Return what receives the values of one run."""
         tree = nnsight_api.named_modules(model)
@@ -80,8 +77,8 @@ class Wanted:
         else:
             globs = [glob for glob in _listed(self.keep or ()) if not _is_operation(glob)]
             kept = set(select(globs, list(classes), "keep")) if globs else set()
-        recorder = Recorder(classes, parameters, captured | kept, self.inputs, kept, reached)
-        recorder.steps = self.steps
+        recorder = Recorder(classes, parameters, captured | kept, self.has_inputs, kept, reached)
+        recorder.steps, recorder.input_steps = self.steps, self.input_steps
         if self.gradients is not None:
             recorder.outputs = []
         return recorder
@@ -94,7 +91,7 @@ class Wanted:
         Of the modules ``entered`` it is watched what they are given.
         """
         captured = {"" if path == ROOT else path for path in recorder.captured}
-        inputs = captured if self.inputs else set()
+        inputs = captured if self.has_inputs else set()
         return nnsight_api.Watch(
             [*{*captured, ""}],
             [*{*inputs, *entered, ""}],
@@ -102,6 +99,17 @@ class Wanted:
             None if self.gradients is None else self._differentiate,
             self._operations(model, receive),
         )
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the inputs of modules are recorded, at some steps at least."""
+        return self.inputs is not False
+
+    @property
+    def input_steps(self) -> int | None:
+        """How many of the first steps record inputs; ``None`` for all that are recorded."""
+        is_default = self.inputs is None and self.steps is None
+        return INPUT_STEPS if self.settings and is_default else None
 
     def refuse_remotely(self) -> None:
         """Raise `UsageError` for what does not come back from a remote run."""
@@ -154,7 +162,7 @@ class Wanted:
                     f"nearest: {suggest(name, known)}"
                 )
             found += [
-                nnsight_api.Operation(path, n, receive, self.inputs, inner)
+                nnsight_api.Operation(path, n, receive, self.has_inputs, inner)
                 for path, names in named.items()
                 for n in names
                 if fnmatch.fnmatchcase(n, name)

@@ -226,18 +226,14 @@ def test_what_is_held_is_no_copy() -> None:
     assert (there, summaries.has_lost, summary) == (None, False, summarize(normal(*LARGE)))
 
 
-@pytest.mark.parametrize("are_new", [True, False])
-def test_a_small_part_of_a_large_tensor_does_not_hold_it(are_new: bool) -> None:
+def test_a_small_part_of_a_large_tensor_does_not_hold_it() -> None:
     whole = normal(500, 600)
     reference = weakref.ref(whole.untyped_storage())
     summaries = Summaries(holds=True)
     part = whole[3:5]
     expected = summarize(part)
-    if are_new:
-        summaries.add_new([normal(2, 600)])
-        summaries.add_new([part])
-    else:
-        summaries.add(part, version_of(part))
+    summaries.add(normal(2, 600), 0)
+    summaries.add(part, version_of(part))
     del whole, part
     assert reference() is None
     assert summaries.finish()[-1].digest == expected.digest
@@ -254,36 +250,19 @@ def test_a_tensor_of_inference_mode_is_copied() -> None:
     assert (summaries.finish(), summaries.has_lost) == ([before], False)
 
 
-def test_many_new_tensors_are_taken_as_one_by_one() -> None:
-    """Of every kind, also those that happen to have the shape of others."""
+def test_tensors_of_every_kind_are_measured_as_each_alone() -> None:
+    """Also those that happen to have the shape of others."""
     large, small = normal(*LARGE), normal(1, 1, 64)
     tensors = [small, normal(1, 1, 64, seed=2), small.half(), small.double(), small > 0]
     tensors += [large, normal(1, 8, 64)[:, 3:4], normal(1, 64, 1).mT, small * math.nan]
     tensors += [torch.empty(1, 0, 64), normal(1, 1, 64, seed=3), large, torch.arange(5)]
     tensors += [normal(*LARGE[::-1]).mT.clone()]  # in the order of its strides, and no view
-    both = []
-    for many in (False, True):
-        summaries = Summaries(holds=True)
-        summaries.add(small, version_of(small))
-        if many:
-            assert summaries.add_new(tensors) == [*range(1, 1 + len(tensors))]
-        else:
-            assert [summaries.add(each, 0) for each in tensors] == [*range(1, 1 + len(tensors))]
-        both.append(repr(summaries.finish()))  # in which a NaN equals another
-        assert not summaries.has_lost
-    assert both[0] == both[1]
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 64), (5,), LARGE])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
-def test_a_tensor_that_is_not_new_is_lost(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    for is_new in (True, False):
-        summaries = Summaries(holds=True)
-        summaries.add_new([torch.ones(*shape, dtype=dtype)])
-        tensor = torch.ones(*shape, dtype=dtype)
-        summaries.add_new([tensor if is_new else tensor.mul_(2)])
-        summaries.finish()
-        assert summaries.has_lost != is_new
+    summaries = Summaries(holds=True)
+    places = [summaries.add(each, version_of(each)) for each in tensors]
+    assert places == [*range(len(tensors))]
+    together, alone = summaries.finish(), [summarize(each) for each in tensors]
+    assert repr(together) == repr(alone)  # in which a NaN equals another
+    assert not summaries.has_lost
 
 
 def test_a_large_tensor_with_an_odd_number_of_values_has_the_digest_of_a_small_one() -> None:
@@ -298,19 +277,14 @@ def test_all_that_waits_is_measured_once_it_is_too_much(monkeypatch: pytest.Monk
     tensors = [normal(1, 1, 64, seed=seed) for seed in range(30)]
     tensors += [normal(1, 1, 32, seed=seed) for seed in range(21)]
     expected = [summarize(tensor) for tensor in tensors]
-    for many in (False, True):
-        given = [tensor.clone() for tensor in tensors]
-        references = [weakref.ref(tensor) for tensor in given]
-        summaries = Summaries(holds=True)
-        if many:
-            summaries.add_new(given)
-        else:
-            for tensor in given:
-                summaries.add(tensor, 0)
-            del tensor
-        del given
-        assert {reference() for reference in references} == {None}
-        assert summaries.finish() == expected
+    given = [tensor.clone() for tensor in tensors]
+    references = [weakref.ref(tensor) for tensor in given]
+    summaries = Summaries(holds=True)
+    for tensor in given:
+        summaries.add(tensor, 0)
+    del tensor, given
+    assert {reference() for reference in references} == {None}
+    assert summaries.finish() == expected
 
 
 def test_autocast_does_not_change_what_is_measured() -> None:
