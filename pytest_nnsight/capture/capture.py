@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from pytest_nnsight import garbage, nnsight_api
+from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
+from pytest_nnsight.capture.collector import gc_paused
 from pytest_nnsight.capture.gradients import Gradients, Objectives
 from pytest_nnsight.capture.recorder import ChangedInPlaceError
 from pytest_nnsight.capture.remote import Remote
@@ -210,7 +211,7 @@ class Capture:
         """Run once, and where noise is to be measured again under every benign change."""
         if self.remote is None:
             need_weights(self.model)
-        with garbage.put_off():
+        with gc_paused():
             first = self._taken(wanted, take)
         if self.calibrates is None:
             return first

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight.capture.prompts import Request
-from pytest_nnsight.summaries import summarize
+from pytest_nnsight.summary.summarizer import summarize
 
 Rows = tuple[tuple[int, ...], ...]
 

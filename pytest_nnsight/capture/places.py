@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pytest_nnsight.summaries import Summaries, version_of
+from pytest_nnsight.summary.summarizer import Summaries, version_of
 
 
 @dataclass(slots=True)

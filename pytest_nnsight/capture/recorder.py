@@ -14,7 +14,7 @@ from pytest_nnsight.capture.places import Places
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.summaries import Summaries
+from pytest_nnsight.summary.summarizer import Summaries
 
 
 class ChangedInPlaceError(Exception):

@@ -17,7 +17,7 @@ from pytest_nnsight.capture.prompts import Request
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.errors import RemoteError, UsageError
 from pytest_nnsight.run import ROOT, Call, Environment, Leaf, Summary, numbers_per_token
-from pytest_nnsight.sketch import Block, exact_summary, summarize_blocks
+from pytest_nnsight.summary.records import Block, exact_summary, summarize_blocks
 
 
 @dataclass(frozen=True, slots=True)

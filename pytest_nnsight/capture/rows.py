@@ -12,7 +12,7 @@ import torch
 
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.values import by_name, map_tensors
-from pytest_nnsight.summaries import version_of
+from pytest_nnsight.summary.summarizer import version_of
 
 _Cut = list[torch.Tensor]
 

@@ -11,7 +11,7 @@ import torch
 from pytest_nnsight.capture.values import describe, rebuild
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import Call, Environment, Leaf, ModelRecord, Prompt, Run
-from pytest_nnsight.summaries import summarize
+from pytest_nnsight.summary.summarizer import summarize
 
 
 def run_of_tensors(values: Mapping[str, Any], model: ModelRecord, environment: Environment) -> Run:

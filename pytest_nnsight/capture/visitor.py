@@ -14,8 +14,8 @@ import torch
 from torch.utils.weak import TensorWeakRef
 
 from pytest_nnsight.capture.values import by_name, describe, margin_of, whole_numbers
-from pytest_nnsight.measurement import STATISTICS, measurable, measured_numbers
 from pytest_nnsight.nnsight_api.remote import surroundings, tap
+from pytest_nnsight.summary.statistics import STATISTICS, measurable, measured_numbers
 
 
 def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:

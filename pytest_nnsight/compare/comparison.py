@@ -129,11 +129,16 @@ def _with_shared_inputs(
     and a drift that comes in with it would seem to start in the call.
     """
     return [
-        call._replace(leaves=tuple(leaf for leaf in call.leaves if not is_input(leaf)))
-        if call.key in others and others[call.key].inputs is None
-        else call
-        for call in calls
+        call if _has_inputs(others.get(call.key, call)) else _without_inputs(call) for call in calls
     ]
+
+
+def _has_inputs(call: Call) -> bool:
+    return call.inputs is not None or any(map(is_input, call.leaves))
+
+
+def _without_inputs(call: Call) -> Call:
+    return call._replace(leaves=tuple(leaf for leaf in call.leaves if not is_input(leaf)))
 
 
 def _moves(golden: Run, received: Run) -> Moves:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.fingerprint import digests, saved_tensors
 from pytest_nnsight.guard.leak import Leak, PutBack, listed
+from pytest_nnsight.summary.fingerprint import digests, saved_tensors
 
 _SAMPLED = 64  # values of each tensor
 _LARGEST_COPY = 65_536  # values of a buffer that is copied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import gc
 import os
 import sys
 import threading
@@ -14,7 +15,6 @@ from typing import IO, Any
 
 import pytest
 
-from pytest_nnsight import garbage
 from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
 from pytest_nnsight.isolation.limits import Limits, terminal
 from pytest_nnsight.isolation.mode import is_worker
@@ -222,7 +222,8 @@ class Watch:
         if self._base is None:
             os.close(self._stacks)
             return
-        garbage.leave()
+        # pytest collects twice at the end of a session; what is alive now lives until exit.
+        gc.freeze()
         if self._has_threads():
             os._exit(0)
         faulthandler.cancel_dump_traceback_later()

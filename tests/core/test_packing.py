@@ -8,12 +8,12 @@ from builders import normal, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight import packing
 from pytest_nnsight.compare.distance import distance
-from pytest_nnsight.measurement import tokens_of
-from pytest_nnsight.packing import Packed, pack, read_norms, sketch_size, unpack
-from pytest_nnsight.projection import project
 from pytest_nnsight.run import numbers_per_token
+from pytest_nnsight.summary import packing
+from pytest_nnsight.summary.packing import Packed, pack, read_norms, sketch_size, unpack
+from pytest_nnsight.summary.projection import project
+from pytest_nnsight.summary.statistics import tokens_of
 
 quick = settings(deadline=None, max_examples=100)
 sizes = st.floats(1e-30, 1e30) | st.just(0.0)

@@ -9,8 +9,8 @@ from builders import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.projection import project
 from pytest_nnsight.run import BUCKETS, numbers_per_token
+from pytest_nnsight.summary.projection import project
 
 SEED = int.from_bytes(b"nnsight", "big")
 FIRST_SIGNS = [-1, -1, 1, 1, -1, -1, -1, -1, 1, -1, 1, -1, -1, -1, -1, -1]

@@ -13,13 +13,13 @@ from builders import normal, summarize, summarize_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.checksum import checksums
 from pytest_nnsight.compare.distance import distance
-from pytest_nnsight.measurement import Gauge, measured_numbers, tokens_of
-from pytest_nnsight.packing import pack_norms, read_norms, unpack
-from pytest_nnsight.projection import project, row_products
 from pytest_nnsight.run import Summary, numbers_per_token, token_count
-from pytest_nnsight.summaries import Summaries, as_one, version_of
+from pytest_nnsight.summary.checksum import checksums
+from pytest_nnsight.summary.packing import pack_norms, read_norms, unpack
+from pytest_nnsight.summary.projection import project, row_products
+from pytest_nnsight.summary.statistics import Gauge, measured_numbers, tokens_of
+from pytest_nnsight.summary.summarizer import Summaries, as_one, version_of
 
 quick = settings(deadline=None, max_examples=50)
 BFLOAT16 = 2**-8  # the largest relative error of a number that is rounded to 8 bits
@@ -172,7 +172,7 @@ def test_a_tensor_is_the_same_among_any_number_of_its_shape(shape: tuple[int, in
 
 
 def test_what_waits_is_measured_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_nnsight.summaries._MOST_HELD", 1_000)
+    monkeypatch.setattr("pytest_nnsight.summary.summarizer._MOST_HELD", 1_000)
     tensors = [normal(1, tokens, 5, seed=tokens) for tokens in range(1, 20)]
     assert summarize_all(tensors) == [summarize(tensor) for tensor in tensors]
     summaries = Summaries()
@@ -273,7 +273,7 @@ def test_a_large_tensor_with_an_odd_number_of_values_has_the_digest_of_a_small_o
 
 def test_all_that_waits_is_measured_once_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all shapes at one time; nothing that was given is held any longer."""
-    monkeypatch.setattr("pytest_nnsight.summaries._MOST_HELD", 40 * 256)
+    monkeypatch.setattr("pytest_nnsight.summary.summarizer._MOST_HELD", 40 * 256)
     tensors = [normal(1, 1, 64, seed=seed) for seed in range(30)]
     tensors += [normal(1, 1, 32, seed=seed) for seed in range(21)]
     expected = [summarize(tensor) for tensor in tensors]

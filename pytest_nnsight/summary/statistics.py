@@ -16,8 +16,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from pytest_nnsight.checksum import Checksum, checksums
-from pytest_nnsight.projection import Projection, project, row_products
+from pytest_nnsight.summary.checksum import Checksum, checksums
+from pytest_nnsight.summary.projection import Projection, project, row_products
 
 # min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
 STATISTICS = 9

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pytest_nnsight.projection import Kept
+from pytest_nnsight.summary.projection import Kept
 
 _APART, _TOGETHER = 251, 32
 _BLOCK = (_TOGETHER, _APART)

@@ -13,9 +13,9 @@ from functools import cache
 
 import torch
 
-from pytest_nnsight.measurement import Gauge, measurable, measured_numbers, tokens_of
 from pytest_nnsight.run import BUCKETS, Summary
-from pytest_nnsight.sketch import Block, exact_summary, summarize_blocks
+from pytest_nnsight.summary.records import Block, exact_summary, summarize_blocks
+from pytest_nnsight.summary.statistics import Gauge, measurable, measured_numbers, tokens_of
 
 _LARGE = 256 * 1024  # bytes of a tensor that is gauged where it lies, on a CPU
 _LARGE_TOGETHER = 16 * 1024 * 1024  # bytes of one shape that are measured at once

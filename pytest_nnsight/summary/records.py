@@ -11,9 +11,9 @@ from itertools import repeat
 import numpy as np
 import torch
 
-from pytest_nnsight.measurement import STATISTICS
-from pytest_nnsight.packing import pack
 from pytest_nnsight.run import Summary
+from pytest_nnsight.summary.packing import pack
+from pytest_nnsight.summary.statistics import STATISTICS
 
 
 @dataclass(frozen=True, slots=True)
