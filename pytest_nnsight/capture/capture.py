@@ -33,9 +33,9 @@ class Capture:
     of globs. ``keep`` (or ``keep=True`` for all of them) keeps the tensors themselves in the run,
     besides the summaries. What enters the modules is summarised too, where it is not the very
     tensor of an earlier output: that is how the start of a drift is told from what follows of it;
-    ``inputs=False`` leaves it out. A generation records it at its first two steps, unless
-    ``inputs=True`` asks for all or ``steps`` chooses some. ``operations`` are globs over what a
-    module's forward calls:
+    ``inputs=False`` leaves it out. Behind its first two steps a generation records only the inputs
+    that no other module gave, unless ``inputs=True`` asks for all or ``steps`` chooses some.
+    ``operations`` are globs over what a module's forward calls:
     ``transformer.h.*.attn.source.attention_interface``, and ``.source.`` once more for what that
     calls. ``intervene`` is called inside the trace with the model (and the tracer, where it takes
     two arguments).

@@ -63,7 +63,7 @@ class Recorder:
     keeps: Callable[[str], bool] | None = None
     """Tells of an operation whether its values are kept."""
     input_steps: int | None = None
-    """How many of the first steps record inputs, where not all do."""
+    """How many of the first steps record all inputs; later ones only those that are new."""
     _known: dict[str, _Known] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,7 +85,8 @@ class Recorder:
         """Tell whether to look at what a module is called with now."""
         if self.entered is None and known.path == ROOT:
             return True
-        return known.takes_inputs and (self.input_steps is None or self.step < self.input_steps)
+        is_early = self.input_steps is None or self.step < self.input_steps
+        return known.takes_inputs and (is_early or known.has_new_inputs)
 
     def _without_gradients(
         self, take: Callable[[_Known, Any], None], known: _Known, value: Any
@@ -144,6 +145,7 @@ class Recorder:
             self._note_entered(by_name(arguments, keywords, self.parameters[ROOT]))
         if not is_noted:
             return
+        known_tensors = self.summaries.count
         if len(arguments) == 1 and not keywords and type(arguments[0]) is torch.Tensor:
             leaves = [(known.at, self.places.of(arguments[0]))]  # all that most modules take
             known.inputs.append((known.only, leaves))
@@ -152,6 +154,7 @@ class Recorder:
             structure, tensors = describe(named, "in")
             leaves = [(at, self.places.of(tensor)) for at, tensor in tensors]
             known.inputs.append((structure, leaves))
+        known.has_new_inputs |= self.summaries.count > known_tensors
 
     def _note_entered(self, named: dict[str, Any]) -> None:
         self.entered = whole_numbers(named)
@@ -216,6 +219,8 @@ class _Known:
     only: str
     at: str
     visits: int = 0
+    has_new_inputs: bool = False
+    """Whether it was given a tensor that no module before it gave or was given."""
     inputs: list[tuple[str, list[tuple[str, int]]]] = field(default_factory=list)
     """Structure and tensors of each call that has not returned."""
 

@@ -26,6 +26,7 @@ def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
         "entered": None,
         "margins": [],
         "step": 0,
+        "has_new_inputs": set(),
         "seen": {},
     }
 
@@ -75,7 +76,8 @@ def _receive(found: dict[str, Any], plan: dict[str, Any], path: str, slot: str, 
         value = by_name(arguments, keywords, plan["parameters"][path])
         if not path and found["entered"] is None:
             found["entered"] = whole_numbers(value)
-        if not plan["captures_inputs"] or found["step"] >= plan["input_steps"]:
+        is_early = found["step"] < plan["input_steps"]
+        if not plan["captures_inputs"] or not (is_early or path in found["has_new_inputs"]):
             return
     elif not path:
         found["step"] += 1
@@ -84,7 +86,10 @@ def _receive(found: dict[str, Any], plan: dict[str, Any], path: str, slot: str, 
     if path not in plan["captured"]:
         return
     structure, tensors = describe(value, "in" if slot == "inputs" else "out")
+    known = len(found["tensors"])
     leaves = [(at, _measure(found, tensor)) for at, tensor in tensors]
+    if slot == "inputs" and len(found["tensors"]) > known:
+        found["has_new_inputs"].add(path)
     found["events"].append((path, slot, structure, leaves))
 
 

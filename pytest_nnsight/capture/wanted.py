@@ -21,7 +21,7 @@ from pytest_nnsight.run import ROOT
 
 Globs = str | Iterable[str]
 INPUT_STEPS = 2
-"""Steps of a generation that record inputs by default: the prompt, and the first with a cache."""
+"""Steps of a generation that record all inputs by default: the prompt, the first with a cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Wanted:
 
     @property
     def input_steps(self) -> int | None:
-        """How many of the first steps record inputs; ``None`` for all that are recorded."""
+        """How many of the first steps record all inputs; ``None`` where every step does."""
         is_default = self.inputs is None and self.steps is None
         return INPUT_STEPS if self.settings and is_default else None
 

@@ -36,7 +36,7 @@ class Summaries:
     has_numbers: bool = True
     holds: bool = False
     has_lost: bool = False
-    _count: int = 0
+    count: int = 0
     _groups: dict[tuple[object, ...], _Group] = field(default_factory=dict)
     _plain: dict[torch.Size, _Group] = field(default_factory=dict)
     _blocks: list[Block] = field(default_factory=list)
@@ -50,8 +50,8 @@ class Summaries:
         With its `version_of` it may wait itself. Where there are gradients it belongs into
         ``torch.no_grad()``.
         """
-        place = self._count
-        self._count += 1
+        place = self.count
+        self.count += 1
         if tensor.dtype is torch.float32 and tensor.is_cpu and self.has_numbers:
             group = self._plain.get(tensor.shape) or self._begin(tensor)
             if group is not None and (group.gauge is None or _is_plain(tensor)):
@@ -71,7 +71,7 @@ class Summaries:
         for place, (shape, dtype, _) in self._exact.items():
             summaries[place] = exact_summary(shape, dtype, next(host))
         summaries |= self._bare
-        return [summaries[place] for place in range(self._count)]
+        return [summaries[place] for place in range(self.count)]
 
     def _begin(self, tensor: torch.Tensor) -> _Group | None:
         """Return what takes plain tensors of a shape, where that goes without a view of them."""

@@ -51,8 +51,8 @@ def test_every_step_of_every_module_is_kept(gpt2: Capture) -> None:
     assert shapes == [(1, len(PROMPT), 64), (1, 1, 64), (1, 1, 64), (1, 1, 64)]
 
 
-def steps_with_inputs(run: Run) -> list[int]:
-    return [c.visit for c in run.calls if c.path == "transformer.h.1.mlp" and c.inputs is not None]
+def steps_with_inputs(run: Run, path: str = "transformer.h.1.mlp") -> list[int]:
+    return [call.visit for call in run.calls if call.path == path and call.inputs is not None]
 
 
 def test_inputs_are_recorded_at_the_first_two_steps_unless_asked_for(gpt2: Capture) -> None:
@@ -65,6 +65,17 @@ def test_inputs_are_recorded_at_the_first_two_steps_unless_asked_for(gpt2: Captu
     for run in gpt2.generate_each([PROMPT, "Hi"], **settings):
         assert steps_with_inputs(run) == [0, 1]
         assert len([call for call in run.calls if call.path == "lm_head"]) == 4
+
+
+def test_inputs_that_no_other_module_gave_are_recorded_at_every_step(gpt2: Capture) -> None:
+    """What goes into the projection behind attention shows whether attention itself went wrong."""
+    run = gpt2.generate(PROMPT, max_new_tokens=4, min_new_tokens=4)
+    assert steps_with_inputs(run, "transformer.h.1.attn.c_proj") == [0, 1, 2, 3]
+    full = gpt2.generate(PROMPT, max_new_tokens=4, min_new_tokens=4, inputs=True)
+    few, all_of_them = (
+        {leaf.summary for call in each.calls for leaf in call.leaves} for each in (run, full)
+    )
+    assert few == all_of_them
 
 
 def test_a_golden_with_inputs_at_every_step_matches_a_run_with_fewer(gpt2: Capture) -> None:
