@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pytest_nnsight.summary.summarizer import Summaries, version_of
+from pytest_nnsight.summary.summarizer import Summarizer, version_of
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Places:
     again.
     """
 
-    summaries: Summaries
+    summaries: Summarizer
     _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
 
     def of(self, tensor: torch.Tensor) -> int:

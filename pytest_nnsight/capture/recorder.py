@@ -14,7 +14,7 @@ from pytest_nnsight.capture.places import Places
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.summary.summarizer import Summaries
+from pytest_nnsight.summary.summarizer import Summarizer
 
 
 class ChangedInPlaceError(Exception):
@@ -46,7 +46,7 @@ class Recorder:
     kept_paths: set[str]
     reached: Callable[[str], None] | None = None
     calls: list[_OpenCall] = field(default_factory=list)
-    summaries: Summaries = field(default_factory=Summaries)
+    summaries: Summarizer = field(default_factory=Summarizer)
     places: Places = field(init=False)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)

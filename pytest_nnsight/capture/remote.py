@@ -17,7 +17,7 @@ from pytest_nnsight.capture.prompts import Request
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.errors import RemoteError, UsageError
 from pytest_nnsight.run import ROOT, Call, Environment, Leaf, Summary, numbers_per_token
-from pytest_nnsight.summary.records import Block, exact_summary, summarize_blocks
+from pytest_nnsight.summary.summarizer import Measured, exact_summary, summaries_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +141,10 @@ def _summaries(brought: Mapping[str, Any]) -> dict[int, Summary]:
             size = tokens + tokens * numbers_per_token(tokens)
             rest = brought["rests"][at : at + size].double()
             numbers = torch.cat([brought["heads"][row], rest])[None]
-            blocks.append(Block(tuple(shape), dtype, tokens, [place], numbers))
+            blocks.append(Measured(tuple(shape), dtype, tokens, [place], numbers))
             row, at = row + 1, at + size
         elif exact is not None:
             others[place] = exact_summary(tuple(shape), dtype, exact)
         else:
             others[place] = Summary(tuple(shape), dtype)
-    return summarize_blocks(blocks) | others
+    return summaries_of(blocks) | others

@@ -15,7 +15,7 @@ from torch.utils.weak import TensorWeakRef
 
 from pytest_nnsight.capture.values import by_name, describe, margin_of, whole_numbers
 from pytest_nnsight.nnsight_api.remote import surroundings, tap
-from pytest_nnsight.summary.statistics import STATISTICS, measurable, measured_numbers
+from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure
 
 
 def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _measure(found: dict[str, Any], tensor: torch.Tensor) -> int:
         "shape": tuple(tensor.shape),
         "dtype": str(tensor.dtype).removeprefix("torch."),
         "tokens": 0 if values is None else len(values),
-        "numbers": None if values is None else measured_numbers(values[None])[0],
+        "numbers": None if values is None else measure([values[None]])[0],
         "exact": None if exact is None else exact.cpu().clone(),
     }
     found["tensors"].append(item)

@@ -1,86 +1,69 @@
-"""A checksum of a tensor's bits, by which equal bits are told.
+"""Compute a checksum of a tensor's bits, which tells whether two tensors are equal bit by bit.
 
-Words of 64 bits count with a weight of their place, so that neither a changed bit nor values that
-changed places leave the sum as it was. Where there are many, 32 words that stand 251 apart, which
-is no width of anything, are added up before they are weighted: one pass over memory. Integers add
-up the same in any order: threads and kernels do not matter. It is no protection against malice.
+Each 64-bit word is multiplied by a weight of its position and added up, so that neither a changed
+bit nor values that change places leave the sum as it was. Integers add up the same in any order:
+threads and devices do not matter. It is no protection against malice.
+
+Of a large tensor, 32 words that stand 251 apart share a weight: they are added up first, in one
+pass over memory. 251 is a prime, so that no tokens, heads or channels can change places unseen.
 """
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 
-from pytest_nnsight.summary.projection import Kept
+from pytest_nnsight.summary.projection import TensorCache
 
 _APART, _TOGETHER = 251, 32
-_BLOCK = (_TOGETHER, _APART)
-_ODD = 6364136223846793005  # the multiplier of Knuth's MMIX generator
+_MULTIPLIER = 6364136223846793005  # of Knuth's MMIX generator
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
 def checksums(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the checksum of each tensor, as two whole numbers of 32 bits."""
-    sums, rest = _added_up(values)
-    total = (rest * _weights(rest.shape[1], 3, values.device)).sum(1)
-    if sums.numel():
-        total += (sums * _weights(sums.shape[1], 1, values.device)).sum(1)
-    return (total >> 32 & 0xFFFFFFFF).double(), (total & 0xFFFFFFFF).double()
-
-
-class Checksum:
-    """The checksums of tensors with so many float32 values, on a CPU.
-
-    As `checksums`, with all at hand that does not depend on the values, and by numpy, whose views
-    are made in a tenth of the time.
-    """
-
-    def __init__(self, count: int) -> None:
-        words = -(-count // 2)
-        self.is_odd = count % 2 == 1
-        self.whole = words - words % (_APART * _TOGETHER)
-        self.rest = words - self.whole
-        self.blocks = (self.whole // _TOGETHER // _APART, *_BLOCK)
-        cpu = torch.device("cpu")
-        self.weights = _weights(self.whole // _TOGETHER, 1, cpu).numpy()
-        self.weights_of_rest = _weights(self.rest, 3, cpu).numpy()
-
-    def room_for(self, many: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the words of so many tensors are added up: those that are, and the rest."""
-        return np.empty((many, *self.blocks[::2]), np.int64), np.empty((many, self.rest), np.int64)
-
-    def add_up(self, values: np.ndarray, into: tuple[np.ndarray, np.ndarray], at: int) -> None:
-        """Read one tensor."""
-        words = self._words(values.reshape(-1))
-        np.add.reduce(words[: self.whole].reshape(self.blocks), 1, out=into[0][at])
-        into[1][at] = words[self.whole :]
-
-    def total(self, added: tuple[np.ndarray, np.ndarray]) -> list[tuple[int, int]]:
-        """Return the checksum of each as two whole numbers of 32 bits."""
-        sums, rests = added
-        total = sums.reshape(len(sums), -1) @ self.weights + rests @ self.weights_of_rest
-        return [(word >> 32 & 0xFFFFFFFF, word & 0xFFFFFFFF) for word in total.tolist()]
-
-    def _words(self, flat: np.ndarray) -> np.ndarray:
-        return (np.append(flat, np.float32(0)) if self.is_odd else flat).view(np.int64)
-
-
-def _added_up(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the sums of words that stand apart, and the words that are too few for that."""
-    words = _words(values)
-    whole = words.shape[1] - words.shape[1] % (_APART * _TOGETHER)
-    blocks = words[:, :whole].view(len(words), -1, *_BLOCK)
-    return blocks.sum(2).flatten(1), words[:, whole:]
-
-
-def _words(values: torch.Tensor) -> torch.Tensor:
+    """Return the checksum of each of ``values [tensors, ...]`` as two numbers of 32 bits."""
     flat = values.reshape(len(values), -1)
-    if flat.shape[1] % 2:
+    if flat.dtype == torch.float32 and flat.shape[1] % 2:
         flat = torch.nn.functional.pad(flat, (0, 1))
     elif flat.storage_offset() % 2:
-        flat = flat.clone()
-    return flat.view(torch.int64)
+        flat = flat.clone()  # a view as words needs an even offset
+    sums, rest = add_words(flat.view(torch.int64))
+    of_sums, of_rest = word_weights(sums.shape[1], rest.shape[1], values.device)
+    return split(weighted_sum(sums, of_sums) + weighted_sum(rest, of_rest))
 
 
-@Kept
+def words_of(values: np.ndarray) -> np.ndarray:
+    """View ``values [tensors, elements]`` as 64-bit words, padded with a zero where odd."""
+    if values.dtype == np.float32 and values.shape[1] % 2:
+        values = np.pad(values, ((0, 0), (0, 1)))
+    return values.view(np.int64)
+
+
+def add_words(words: Array) -> tuple[Array, Array]:
+    """Return the sums of words that share a weight, and the words at the end that do not."""
+    whole = words.shape[1] - words.shape[1] % (_APART * _TOGETHER)
+    blocks = words[:, :whole].reshape(len(words), -1, _TOGETHER, _APART).sum(2)
+    return blocks.reshape(len(words), -1), words[:, whole:]
+
+
+def word_weights(sums: int, rest: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights of so many sums, and of so many words at the end."""
+    return _weights(sums, 1, device), _weights(rest, 3, device)
+
+
+def weighted_sum(words: Array, weights: Array) -> Array:
+    """Add up the words ``[tensors, words]`` with their weights, modulo 2**64."""
+    total: Array = (words * weights).sum(1)
+    return total
+
+
+def split(total: Array) -> tuple[Array, Array]:
+    """Return the upper and the lower 32 bits of each checksum."""
+    return total >> 32 & 0xFFFFFFFF, total & 0xFFFFFFFF
+
+
+@TensorCache
 def _weights(count: int, offset: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(count, device=device) * _ODD * 4 + offset
+    return torch.arange(count, device=device) * _MULTIPLIER * 4 + offset

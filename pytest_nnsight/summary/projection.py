@@ -1,19 +1,20 @@
-"""The random projection of each token of a tensor.
+"""Project each token of a tensor onto a few random numbers.
 
-A CountSketch (Charikar, Chen, Farach-Colton 2002) with 61 buckets a token: element ``i`` is added
-to bucket ``i mod 61`` with a random sign that depends on the token and on ``i div 61``, which makes
-it one product. The same shift of all channels then falls alike into all buckets, so that many
-tokens have to average it out; up to 60 tokens, each element has a sign of its own. Where a tensor
-has several tokens, each one's buckets are mixed down to fewer numbers by random signs (Johnson and
-Lindenstrauss 1984), so that a tensor keeps 61 numbers, or one a token where that is more.
+The projection is a CountSketch (Charikar, Chen, Farach-Colton 2002) with 61 buckets a token:
+element ``i`` is added to bucket ``i mod 61`` with a random sign. The buckets of a token are then
+mixed into fewer numbers by random signs (Johnson and Lindenstrauss 1984), so that a tensor keeps 61
+numbers, or one a token where it has more than 61 tokens.
 
-The squared length of a token's projection is an unbiased estimate of its squared norm, and since
-the projection is linear, the same holds for the difference of two tensors.
+The squared length of a token's projection is an unbiased estimate of its squared norm. The
+projection is linear, so the same holds for the difference of two tensors.
+
+From 61 tokens on, the sign of an element depends on its token and on ``i div 61``, which makes the
+sum one matrix product. With fewer tokens each element has a sign of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,94 +22,55 @@ import torch
 from pytest_nnsight.run import BUCKETS, numbers_per_token
 
 _SEED = 0x6E6E7369676874
-_MIXING = _SEED + 1
-_NARROW = 512  # values of a token, for which a table of all signs is faster than many products
-_FEW = 1024 * 1024  # elements of a tensor whose signs lie in the cache beside it: a table as well
-_RUN = 8192  # values of a product; of more than 10,000 a BLAS makes several threads' work
-_MOST_KEPT = 64 * 1024 * 1024  # bytes of signs
+_MIXING_SEED = _SEED + 1
+_NARROW_WIDTH = 512  # up to here a table of all signs is faster than a product a token
+_TABLE_ELEMENTS = 1024 * 1024  # up to here a table of all signs stays in the processor's cache
+_DOT_WIDTH = 8192  # above 10,000 elements a BLAS uses threads, which changes the order of a sum
+_CACHE_BYTES = 64 * 1024 * 1024
 
 
 def project(values: torch.Tensor) -> torch.Tensor:
-    """Return the projections ``[..., tokens, numbers]`` of ``values``, ``[..., tokens, width]``.
-
-    Linear in ``values``.
-    """
+    """Return the projections ``[..., tokens, numbers]`` of ``values [..., tokens, width]``."""
     tokens, width = values.shape[-2:]
     numbers = numbers_per_token(tokens)
-    if numbers == 1:
-        one = Projection(tokens, width, values.dtype, values.device)
-        many = values.reshape(-1, tokens, width)
-        return one(many.unbind()).view(*values.shape[:-1], 1)
-    buckets = _fold(values)
-    if numbers == BUCKETS:
-        return buckets
-    mixing = _mixing(tokens, numbers, values.dtype, values.device)
-    mixed = torch.matmul(buckets[..., None, :], mixing.mT)[..., 0, :]
-    return mixed.mul_(numbers**-0.5)
+    if numbers > 1:
+        return _mix(_fold(values), numbers)
+    stack = values.reshape(-1, tokens, width)
+    table = sign_table(tokens, width, values.dtype) if values.is_cpu else None
+    if table is None:
+        projected = torch.stack([_fold_by_product(tensor) for tensor in stack])
+    else:
+        with np.errstate(all="ignore"):
+            projected = torch.from_numpy(row_products(stack.numpy(), table))
+    return projected.view(*values.shape[:-1], 1)
 
 
-class Projection:
-    """The projection of tensors ``[tokens, width]``, one at a time, where a token has one number.
+def sign_table(tokens: int, width: int, dtype: torch.dtype) -> np.ndarray | None:
+    """Return the sign ``[tokens, width]`` of each element, or ``None`` where it would be too large.
 
-    As `project`, with all at hand that does not depend on the values.
+    Only for tensors of 61 tokens or more, which have one number a token.
     """
-
-    def __init__(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.rows, self.tail = divmod(width, BUCKETS)
-        many = 1 << (tokens - 1).bit_length()  # prompts of any length share a few tables
-        self.table: torch.Tensor | None = None
-        if width <= _NARROW or many * width <= _FEW:
-            self.table = _table(many, width, dtype, device)[:tokens]
-            return
-        signs = _signs(many, self.rows + 1, dtype, device)[:tokens]
-        self.signs, self.last = signs[:, None, : self.rows], signs[:, self.rows :]
-        self.mixing = _mixing(many, 1, dtype, device)[:tokens, 0]
-
-    def __call__(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the number of each token, ``[tensors, tokens]``."""
-        if self.table is not None and self.table.is_cpu:
-            signs = self.table.numpy()
-            with np.errstate(all="ignore"):
-                products = [row_products(values.numpy(), signs) for values in tensors]
-            return torch.from_numpy(np.stack(products))
-        if self.table is not None:
-            return torch.stack([_dot(values, self.table) for values in tensors])
-        tokens, width = tensors[0].shape
-        form, strides = (tokens, self.rows, BUCKETS), (width, BUCKETS, 1)
-        size = (len(tensors), tokens, 1, BUCKETS)
-        buckets = torch.empty(size, dtype=self.signs.dtype, device=self.signs.device)
-        for values, into in zip(tensors, buckets.unbind(), strict=True):
-            torch.bmm(self.signs, values.as_strided(form, strides), out=into)
-        buckets = buckets[:, :, 0]
-        if self.tail:
-            tails = torch.stack(
-                [values.narrow(1, width - self.tail, self.tail) for values in tensors]
-            )
-            buckets[:, :, : self.tail].addcmul_(tails, self.last)
-        return _dot(buckets, self.mixing)
+    padded = _power_of_two(tokens)
+    if width > _NARROW_WIDTH and padded * width > _TABLE_ELEMENTS:
+        return None
+    table: np.ndarray = _table(padded, width, dtype)[:tokens].numpy()
+    return table
 
 
-def row_products(
-    rows: np.ndarray, others: np.ndarray, into: np.ndarray | None = None
-) -> np.ndarray:
-    """Multiply each row with its other and add up: in one thread, and so always in one order.
+def row_products(rows: np.ndarray, others: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return the dot product of each row with its other.
 
-    By numpy, which takes half the time that torch does.
+    By numpy in a single thread: the order of a sum, and so its last bit, is always the same.
     """
-    found: np.ndarray = np.vecdot(rows[..., :_RUN], others[..., :_RUN], out=into)
-    for start in range(_RUN, rows.shape[-1], _RUN):
-        run = slice(start, start + _RUN)
-        found += np.vecdot(rows[..., run], others[..., run])
-    return found
-
-
-def _dot(values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    product: torch.Tensor = torch.linalg.vecdot(values, others)
-    return product
+    products: np.ndarray = np.vecdot(rows[..., :_DOT_WIDTH], others[..., :_DOT_WIDTH], out=out)
+    for start in range(_DOT_WIDTH, rows.shape[-1], _DOT_WIDTH):
+        part = slice(start, start + _DOT_WIDTH)
+        products += np.vecdot(rows[..., part], others[..., part])
+    return products
 
 
 def _fold(values: torch.Tensor) -> torch.Tensor:
-    """Add the elements of each token up in 61 buckets with signs: ``[..., tokens, 61]``."""
+    """Add the elements of each token up in 61 buckets, each with a sign of its own."""
     tokens, width = values.shape[-2:]
     signed = values * _signs(tokens, width, values.dtype, values.device)
     rows, tail = divmod(width, BUCKETS)
@@ -119,59 +81,84 @@ def _fold(values: torch.Tensor) -> torch.Tensor:
     return buckets
 
 
-class Kept:
-    """Keeps the last results of a function, up to 64 MB of them.
+def _mix(buckets: torch.Tensor, numbers: int) -> torch.Tensor:
+    """Mix the 61 buckets of each token into ``numbers``."""
+    if numbers == BUCKETS:
+        return buckets
+    mixing = _mixing(buckets.shape[-2], numbers, buckets.dtype, buckets.device)
+    mixed = torch.matmul(buckets[..., None, :], mixing.mT)[..., 0, :]
+    return mixed.mul_(numbers**-0.5)
 
-    Unlike one of ``functools`` it can be sent to another process, without what it has kept.
+
+def _fold_by_product(tensor: torch.Tensor) -> torch.Tensor:
+    """Return one number for each token of ``tensor [tokens, width]``, without a table of signs."""
+    (tokens, width), dtype, device = tensor.shape, tensor.dtype, tensor.device
+    rows, tail = divmod(width, BUCKETS)
+    padded = _power_of_two(tokens)
+    signs = _signs(padded, rows + 1, dtype, device)[:tokens]
+    form, strides = (tokens, rows, BUCKETS), (width, BUCKETS, 1)
+    buckets = torch.bmm(signs[:, None, :rows], tensor.as_strided(form, strides))[:, 0]
+    if tail:
+        buckets[:, :tail].addcmul_(tensor[:, width - tail :], signs[:, rows:])
+    mixing = _mixing(padded, 1, dtype, device)[:tokens, 0]
+    projected: torch.Tensor = torch.linalg.vecdot(buckets, mixing)
+    return projected
+
+
+def _power_of_two(tokens: int) -> int:
+    """Round up to a power of two, so that prompts of any length share a few tables."""
+    return 1 << (tokens - 1).bit_length()
+
+
+class TensorCache:
+    """Cache the tensors that a function returns, up to 64 MB of them.
+
+    Unlike `functools.cache` it can be sent to another process, where it starts empty.
     """
 
     def __init__(self, make: Callable[..., torch.Tensor]) -> None:
         self.make = make
-        self.known: dict[tuple[object, ...], torch.Tensor] = {}
+        self.tensors: dict[tuple[object, ...], torch.Tensor] = {}
 
     def __call__(self, *key: object) -> torch.Tensor:
-        """Return the result for these arguments."""
-        found = self.known.get(key)
+        """Return the tensor for these arguments; drop the oldest ones beyond 64 MB."""
+        found = self.tensors.get(key)
         if found is None:
-            found = self.make(*key)
-            self.known[key] = found
-            while sum(kept.nbytes for kept in self.known.values()) > _MOST_KEPT:
-                self.known.pop(next(iter(self.known)))
+            found = self.tensors[key] = self.make(*key)
+            while sum(tensor.nbytes for tensor in self.tensors.values()) > _CACHE_BYTES:
+                self.tensors.pop(next(iter(self.tensors)))
         return found
 
-    def __reduce__(self) -> tuple[type[Kept], tuple[Callable[..., torch.Tensor]]]:
-        """Leave behind what was kept."""
-        return Kept, (self.make,)
+    def __reduce__(self) -> tuple[type[TensorCache], tuple[Callable[..., torch.Tensor]]]:
+        """Pickle the function alone."""
+        return TensorCache, (self.make,)
 
 
-@Kept
-def _table(tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return the sign ``[tokens, width]`` of each element, where a token has one number.
-
-    The product of its sign on the way to a bucket and of that of the bucket.
-    """
+@TensorCache
+def _table(tokens: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the product of each element's sign in its bucket and of the sign of the bucket."""
     cpu = torch.device("cpu")
     signs = _signs(tokens, width // BUCKETS + 1, torch.float32, cpu)
     mixing = _mixing(tokens, 1, torch.float32, cpu)
-    return (signs[:, :, None] * mixing).flatten(1)[:, :width].contiguous().to(device, dtype)
+    return (signs[:, :, None] * mixing).flatten(1)[:, :width].contiguous().to(dtype)
 
 
-@Kept
+@TensorCache
 def _signs(tokens: int, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return random signs ``[tokens, count]``; those of a token depend on its index alone."""
     columns = -(-count // 64) * 64
     return _random_signs(_SEED + columns * 2, tokens, columns)[:, :count].to(device, dtype)
 
 
-@Kept
+@TensorCache
 def _mixing(tokens: int, numbers: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return the random signs ``[tokens, numbers, 61]`` that mix buckets into fewer numbers."""
-    signs = _random_signs(_MIXING, tokens * numbers, 64)[:, :BUCKETS]
+    signs = _random_signs(_MIXING_SEED, tokens * numbers, 64)[:, :BUCKETS]
     return signs.reshape(tokens, numbers, BUCKETS).to(device, dtype)
 
 
 def _random_signs(key: int, rows: int, columns: int) -> torch.Tensor:
-    """Return ``[rows, columns]`` random signs, the same in every version of numpy and torch.
+    """Return random signs ``[rows, columns]``, the same in every version of numpy and torch.
 
     ``columns`` is a multiple of 64, the bits of one word.
     """

@@ -1,33 +1,40 @@
-"""Tensors of one shape -> their numbers, by a handful of cheap operations on their own device.
+"""Measure tensors: bounds, sums, norms, projections and a checksum of each.
 
 A *token* is one vector of a tensor: the last axis of ``[batch, token, channel]``, and likewise of
-``[token, channel]`` and ``[batch, head, token, channel]`` (there heads and channels together).
-Each token is projected by itself and its norm is kept beside, so that one massive token (22,500
-among 75s in SmolLM2) does not hide the others.
-`docs/decisions/0004-a-projection-for-each-token.md` has the reasons for the rest.
+``[token, channel]`` and ``[batch, head, token, channel]``, where heads and channels count together.
+Each token has a norm and a projection of its own, so that one very large token does not hide the
+others. `docs/decisions/0004-a-projection-for-each-token.md` has the reasons.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
 
-from pytest_nnsight.summary.checksum import Checksum, checksums
-from pytest_nnsight.summary.projection import Projection, project, row_products
+from pytest_nnsight.run import numbers_per_token
+from pytest_nnsight.summary.checksum import (
+    add_words,
+    checksums,
+    split,
+    weighted_sum,
+    word_weights,
+    words_of,
+)
+from pytest_nnsight.summary.projection import project, row_products, sign_table
 
-# min, max, sum, nan, inf, variance (NaN: to be derived from sum and square), square, digest in two
 STATISTICS = 9
-_ROWS = 64  # of a piece of memory for norms and projections
-_Number = TypeVar("_Number", float, np.ndarray)
+"""min, max, sum, NaN count, Inf count, variance, sum of squares, checksum in two.
+
+The variance is NaN where it follows from sum and sum of squares.
+"""
 _SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
 
 
 def tokens_of(tensor: torch.Tensor) -> torch.Tensor:
-    """View ``tensor`` as ``[tokens, values]``: axes 0 and -2 count tokens, the rest are values."""
+    """View ``tensor`` as ``[tokens, width]``: axes 0 and -2 count tokens."""
     if tensor.ndim < 2:
         return tensor.reshape(1, -1)
     if tensor.ndim == 2:
@@ -39,10 +46,10 @@ def tokens_of(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Return the values ``[tokens, values]`` to measure, or those to keep exactly, or neither.
+    """Return the values ``[tokens, width]`` to measure, or a tensor to keep exactly, or neither.
 
-    Half types are measured in float32, complex numbers as pairs. Integers and booleans are kept
-    as they are, to be compared exactly.
+    Half types are measured in float32, complex numbers as pairs. Whole numbers, booleans and
+    float64 out of the range of float32 are kept exactly. Empty and meta tensors give neither.
     """
     tensor = tensor.detach().resolve_neg()
     if tensor.device.type == "meta" or tensor.numel() == 0:
@@ -63,121 +70,92 @@ def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor 
     return tokens_of(tensor), None
 
 
-def measured_numbers(values: torch.Tensor) -> torch.Tensor:
-    """Return ``[*statistics, *norms, *projections]`` of each tensor, as float64.
+def measure(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the numbers ``[tensors, 9 + tokens + projections]`` of tensors of one shape, float64.
 
-    ``values`` is ``[tensors, tokens, values]``. Under autocast as well in their own dtype.
+    Each of ``stacks`` is ``[tensors, tokens, width]`` in float32 or float64. A row holds the
+    `STATISTICS`, the norm of each token, then the projections token by token. numpy measures on a
+    CPU, torch on any other device, and what needs care on a CPU too. Autocast has no effect.
     """
-    if torch.is_autocast_enabled(values.device.type):
-        with torch.autocast(values.device.type, enabled=False):
-            return measured_numbers(values)
-    values = values.contiguous()
-    # To ask whether the quick way will do waits for the device, which costs nothing on a CPU;
-    # elsewhere always take the careful way, whose extra passes are cheap there.
-    quick = values.device.type == "cpu"
-    return _quick_numbers(values) if quick else _careful_numbers(values)
+    device = stacks[0].device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return measure(stacks)
+    if device == "cpu":
+        return _measure_on_cpu([stack.contiguous() for stack in stacks])
+    return torch.cat([measure_carefully(stack.contiguous()) for stack in stacks])
 
 
-class Gauge:
-    """Measures large tensors of one shape, in float32 and on a CPU, a few at a time.
+def _measure_on_cpu(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Measure by numpy, whose operations take half of the time that torch's take.
 
-    By numpy, whose operations take half of what torch's take on a tensor of this size, and all of
-    them on one tensor before the next, so that only the first reads it from memory.
+    One stack goes through all operations before the next, so that only the first one reads it from
+    memory. Where float32 is not enough, torch measures with care.
     """
-
-    def __init__(self, tokens: int, width: int) -> None:
-        self.tokens, self.elements = tokens, tokens * width
-        self.ones = np.ones(width, np.float32)
-        self.project = Projection(tokens, width, torch.float32, torch.device("cpu"))
-        table = self.project.table
-        self.signs: np.ndarray | None = None if table is None else table.numpy()
-        self.checksum = Checksum(tokens * width)
-        # As Python's numbers, and in a few large pieces: what numpy keeps between freed activations
-        # holds their memory.
-        self.heads: list[tuple[float, ...]] = []
-        self.kept: list[np.ndarray] = []
-
-    def measure(self, tensors: Sequence[torch.Tensor]) -> list[int]:
-        """Measure each ``[tokens, values]``; return which need more than float32, and were not."""
-        bounds = np.empty((len(tensors), 2), np.float32)
-        sums, squares, projected = np.empty((3, len(tensors), self.tokens), np.float32)
-        added = self.checksum.room_for(len(tensors))
-        with np.errstate(all="ignore"):  # Inf and NaN are told by the bounds
-            for at, tensor in enumerate(tensors):
-                values = tensor.numpy()
-                np.minimum.reduce(values, None, out=bounds[at, 0, ...])
-                np.maximum.reduce(values, None, out=bounds[at, 1, ...])
-                row_products(values, self.ones, sums[at])
-                row_products(values, values, squares[at])
-                if self.signs is not None:
-                    row_products(values, self.signs, projected[at])
-                self.checksum.add_up(values, added, at)
-            totals, lengths = (each.sum(1, dtype=np.float64) for each in (sums, squares))
-        if self.signs is None:
-            with torch.autocast("cpu", enabled=False):
-                projected = self.project(tensors).numpy()
-        norms, bits = np.sqrt(squares), self.checksum.total(added)
-        heads = zip(bounds.tolist(), totals.tolist(), lengths.tolist(), bits, strict=True)
-        odd = []
-        for index, ((low, high), total, square, (upper, lower)) in enumerate(heads):
-            if _is_sound(low, high, total, square, self.elements):
-                self.heads.append((low, high, total, 0, 0, math.nan, square, upper, lower))
-                self._keep(norms[index], projected[index])
-            else:
-                odd.append(index)
-        return odd
-
-    def _keep(self, norms: np.ndarray, projected: np.ndarray) -> None:
-        row = (len(self.heads) - 1) % _ROWS
-        if not row:
-            self.kept.append(np.empty((_ROWS, 2, self.tokens), np.float32))
-        self.kept[-1][row, 0], self.kept[-1][row, 1] = norms, projected
-
-    def numbers(self) -> np.ndarray:
-        """Return those of all tensors for which float32 was enough, as `measured_numbers`."""
-        count = len(self.heads)
-        if not count:
-            return np.empty((0, STATISTICS + 2 * self.tokens))
-        kept = np.concatenate(self.kept)[:count].reshape(count, -1)
-        return np.concatenate([np.array(self.heads), kept], 1)
+    count, (tokens, width) = sum(map(len, stacks)), stacks[0].shape[1:]
+    kind, many = stacks[0].numpy().dtype, numbers_per_token(tokens)
+    signs = sign_table(tokens, width, stacks[0].dtype) if many == 1 else None
+    ones = np.ones(width, kind)
+    low, high = np.empty((2, count), kind)
+    sums, squares, projected = np.empty((3, count, tokens), kind)
+    added, parts, end = [], [], 0
+    with np.errstate(all="ignore"):  # NaN and Inf show in the bounds
+        for stack in stacks:
+            part = slice(end, end := end + len(stack))
+            values = stack.numpy()
+            flat = values.reshape(len(values), -1)
+            np.minimum.reduce(flat, 1, out=low[part])
+            np.maximum.reduce(flat, 1, out=high[part])
+            row_products(values, ones, sums[part])
+            row_products(values, values, squares[part])
+            if signs is not None:
+                row_products(values, signs, projected[part])
+            added.append(add_words(words_of(flat)))
+            parts.append(part)
+        head = _head(low, high, sums, squares, added)
+        is_sound = _is_sound(head, width * tokens)
+    if signs is None:
+        projected = torch.cat([project(stack) for stack in stacks]).numpy()
+    numbers = np.concatenate([head, np.sqrt(squares), projected.reshape(count, -1)], 1)
+    for stack, part in zip(stacks, parts, strict=True):
+        if not is_sound[part].all():
+            unsound = torch.from_numpy(~is_sound[part])
+            numbers[part][unsound.numpy()] = measure_carefully(stack[unsound]).numpy()
+    return torch.from_numpy(numbers)
 
 
-def _quick_numbers(values: torch.Tensor) -> torch.Tensor:
-    """Return the numbers of each tensor on a CPU, the careful way only where that is needed."""
-    bounds = (values.amin((1, 2)), values.amax((1, 2)))  # aminmax over an axis is 20 times slower
-    low, high = (column.double().numpy() for column in bounds)
-    rows = values.numpy()
-    with np.errstate(all="ignore"):  # Inf and NaN are told by the bounds
-        sums = row_products(rows, np.ones(rows.shape[-1], rows.dtype))
-        squares = row_products(rows, rows)
-        total, square = (each.sum(1, dtype=np.float64) for each in (sums, squares))
-    norms = torch.from_numpy(np.sqrt(squares))
-    head = np.zeros((len(values), STATISTICS))
-    head[:, 0], head[:, 1], head[:, 2], head[:, 5] = low, high, total, math.nan
-    head[:, 6] = square
-    for column, words in enumerate(checksums(values), 7):
-        head[:, column] = words.numpy()
-    numbers = torch.cat([torch.from_numpy(head), norms, project(values).flatten(1)], 1)
-    is_sound = _is_sound(low, high, total, head[:, 6], values[0].numel())
-    if not is_sound.all():
-        unsound = torch.from_numpy(~is_sound)
-        numbers[unsound] = _careful_numbers(values[unsound])
-    return numbers
+def _head(
+    low: np.ndarray,
+    high: np.ndarray,
+    sums: np.ndarray,
+    squares: np.ndarray,
+    added: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """Put the statistics of each tensor in a row ``[tensors, 9]``."""
+    words, rest = (np.concatenate(each) for each in zip(*added, strict=True))
+    of_words, of_rest = word_weights(words.shape[1], rest.shape[1], torch.device("cpu"))
+    total = weighted_sum(words, of_words.numpy()) + weighted_sum(rest, of_rest.numpy())
+    head = np.zeros((len(low), STATISTICS))
+    head[:, 0], head[:, 1], head[:, 5] = low, high, math.nan
+    head[:, 2], head[:, 6] = sums.sum(1, dtype=np.float64), squares.sum(1, dtype=np.float64)
+    head[:, 7], head[:, 8] = split(total)
+    return head
 
 
-def _is_sound(low: _Number, high: _Number, total: _Number, square: _Number, count: int) -> _Number:
-    """Tell of a tensor, or of each of several, whether float32 was enough.
+def _is_sound(head: np.ndarray, elements: int) -> np.ndarray:
+    """Tell of each tensor whether float32 was enough.
 
-    Not for NaN and Inf, squares out of range, and a mean far above the deviation.
+    It is not for NaN and Inf, for squares out of range, and for a mean far above the deviation.
     """
-    is_in_range = (abs(low) < _LARGEST) & (abs(high) < _LARGEST)  # not so for NaN
+    low, high, mean, square = head[:, 0], head[:, 1], head[:, 2] / elements, head[:, 6]
+    is_in_range = (abs(low) < _LARGEST) & (abs(high) < _LARGEST)  # false for NaN
     is_in_range &= (abs(low) > _SMALLEST) | (abs(high) > _SMALLEST) | ((low == 0) & (high == 0))
-    mean = total / count
-    return is_in_range & (mean * mean * count <= 0.99 * square)
+    is_sound: np.ndarray = is_in_range & (mean * mean * elements <= 0.99 * square)
+    return is_sound
 
 
-def _careful_numbers(values: torch.Tensor) -> torch.Tensor:
-    """Return the numbers of each tensor, by float64 and without what is not finite."""
+def measure_carefully(values: torch.Tensor) -> torch.Tensor:
+    """Measure ``values [tensors, tokens, width]`` by torch in float64, without NaN and Inf."""
     finite = values.isfinite()
     nan, inf = values.isnan().sum((1, 2)), values.isinf().sum((1, 2))
     low = values.masked_fill(~finite, torch.inf).amin((1, 2))
@@ -189,15 +167,9 @@ def _careful_numbers(values: torch.Tensor) -> torch.Tensor:
     variance = centred.square().sum((1, 2)) / count
     marked = _with_marks(values, known)
     norms = torch.linalg.vector_norm(marked, dim=2)
-    return _joined([low, high, total, nan, inf, variance, square], values, norms, marked)
-
-
-def _joined(
-    head: list[torch.Tensor], values: torch.Tensor, norms: torch.Tensor, projected: torch.Tensor
-) -> torch.Tensor:
-    """Put the numbers of each tensor in one row."""
-    columns = torch.stack([column.double() for column in (*head, *checksums(values))], 1)
-    return torch.cat([columns, norms.double(), project(projected).flatten(1).double()], 1)
+    columns = [low, high, total, nan, inf, variance, square, *checksums(values)]
+    head = torch.stack([column.double() for column in columns], 1)
+    return torch.cat([head, norms, project(marked).flatten(1)], 1)
 
 
 def _with_marks(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

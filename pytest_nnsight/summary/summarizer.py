@@ -1,229 +1,288 @@
-"""Tensors, one by one -> summaries, in as few operations as can be.
+"""Summarise tensors: every tensor of a capture ends up in `Summarizer.add`.
 
-On a CPU an operation on a small tensor costs its dispatch rather than its arithmetic, and behind a
-matrix product of the model the first use of an operation costs more than the tensor: those of one
-shape wait for each other and are measured together.
+- Floating-point tensors wait in a group of their shape. `statistics.measure` measures a group at
+  once: on a CPU an operation on a small tensor costs its dispatch, and after a matrix product of
+  the model its first call costs more than the tensor.
+- Whole numbers, booleans, and float64 out of the range of float32, are kept and compared exactly.
+- Of empty and meta tensors only shape and dtype are kept.
+
+`Summarizer.finish` measures what still waits, copies all numbers to the host in one transfer a
+device, and builds the `Summary` records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import repeat
 
+import numpy as np
 import torch
 
-from pytest_nnsight.run import BUCKETS, Summary
-from pytest_nnsight.summary.records import Block, exact_summary, summarize_blocks
-from pytest_nnsight.summary.statistics import Gauge, measurable, measured_numbers, tokens_of
+from pytest_nnsight.run import Summary
+from pytest_nnsight.summary.packing import pack
+from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure, tokens_of
 
-_LARGE = 256 * 1024  # bytes of a tensor that is gauged where it lies, on a CPU
-_LARGE_TOGETHER = 16 * 1024 * 1024  # bytes of one shape that are measured at once
-_SMALL_TOGETHER = 4 * 1024 * 1024  # the same of small ones, which are copied for that
+_MB = 1024 * 1024
+_LARGE = _MB // 4  # bytes of a tensor that is measured where it is, not in a stack, on a CPU
+_LARGE_TOGETHER = 16 * _MB  # bytes of large tensors of one shape that wait for each other
+_SMALL_TOGETHER = 4 * _MB  # the same of small ones, which are copied into a stack
 _MOST_TOGETHER = 1024
-_MOST_HELD = 32 * 1024 * 1024  # bytes of all that waits to be measured
+_MOST_HELD = 32 * _MB  # bytes of all tensors that wait
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The numbers of several tensors of one shape and dtype, as `statistics.measure` returns them.
+
+    ``indices`` are the positions of their summaries among those of a run.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    tokens: int
+    indices: Sequence[int]
+    numbers: torch.Tensor
 
 
 @dataclass(slots=True)
-class Summaries:
-    """Takes tensors one by one, without waiting for their device; gives a summary of each.
+class Summarizer:
+    """Summarise tensors that come one by one, without waiting for their device.
 
-    Without numbers it keeps what a tensor is: its shape and dtype. Where it ``holds`` tensors, they
-    wait themselves instead of a copy, and ``has_lost`` tells in the end whether one of them was
-    changed in place meanwhile: its summary is then not of what was given.
+    With ``holds`` small tensors wait themselves instead of copies; ``has_lost`` then tells whether
+    one of them was changed in place before it was measured, so that its summary is wrong. Without
+    ``has_numbers`` only shapes and dtypes are recorded.
     """
 
     has_numbers: bool = True
     holds: bool = False
     has_lost: bool = False
     count: int = 0
-    _groups: dict[tuple[object, ...], _Group] = field(default_factory=dict)
-    _plain: dict[torch.Size, _Group] = field(default_factory=dict)
-    _blocks: list[Block] = field(default_factory=list)
+    """How many tensors were added."""
+    _groups: dict[Hashable, _Group] = field(default_factory=dict)
+    _measured: list[Measured] = field(default_factory=list)
     _exact: dict[int, tuple[tuple[int, ...], str, torch.Tensor]] = field(default_factory=dict)
     _bare: dict[int, Summary] = field(default_factory=dict)
     _held: int = 0
 
     def add(self, tensor: torch.Tensor, version: int = -1) -> int:
-        """Take a tensor as it is now; return the place of its summary.
+        """Take a tensor as it is now, and return the index of its summary.
 
-        With its `version_of` it may wait itself. Where there are gradients it belongs into
-        ``torch.no_grad()``.
+        A copy waits unless ``version`` is its `version_of`. Call it under ``torch.no_grad()``.
         """
-        place = self.count
+        index = self.count
         self.count += 1
-        if tensor.dtype is torch.float32 and tensor.is_cpu and self.has_numbers:
-            group = self._plain.get(tensor.shape) or self._begin(tensor)
-            if group is not None and (group.gauge is None or _is_plain(tensor)):
-                self._wait(group, place, tensor, version)
-                return place
-        self._sort(place, tensor)
-        return place
+        if tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.strided:
+            group = self._groups.get(tensor.shape) or self._new_plain_group(tensor)
+            if group is not None:
+                self._wait(group, index, tensor, version)
+                return index
+        self._add_other(index, tensor)
+        return index
 
     def finish(self) -> list[Summary]:
-        """Measure what waits for it, and return the summary of each tensor."""
+        """Measure what still waits, and return the summary of each tensor in order."""
         with torch.no_grad():
-            self._empty_all()
-        gauged = [group.gauged() for group in self._plain.values()]
-        blocks, exact = [*self._blocks, *filter(None, gauged)], self._exact.values()
-        host = iter(on_host([*(block.numbers for block in blocks), *(each[2] for each in exact)]))
-        summaries = summarize_blocks([replace(block, numbers=next(host)) for block in blocks])
-        for place, (shape, dtype, _) in self._exact.items():
-            summaries[place] = exact_summary(shape, dtype, next(host))
+            self._measure_all()
+        numbers = [each.numbers for each in self._measured]
+        host = iter(on_host([*numbers, *(each[2] for each in self._exact.values())]))
+        measured = [replace(each, numbers=next(host)) for each in self._measured]
+        summaries = summaries_of(measured)
+        for index, (shape, dtype, _) in self._exact.items():
+            summaries[index] = exact_summary(shape, dtype, next(host))
         summaries |= self._bare
-        return [summaries[place] for place in range(self.count)]
+        return [summaries[index] for index in range(self.count)]
 
-    def _begin(self, tensor: torch.Tensor) -> _Group | None:
-        """Return what takes plain tensors of a shape, where that goes without a view of them."""
-        if tensor.layout is not torch.strided or not 0 < tensor.ndim <= 3 or not tensor.numel():
+    def _new_plain_group(self, tensor: torch.Tensor) -> _Group | None:
+        """Return a group for float32 tensors that are viewed as tokens only when measured."""
+        if not self.has_numbers or not 0 < tensor.ndim <= 3 or not tensor.numel():
             return None
-        values = tokens_of(tensor)
-        if tensor.nbytes > _LARGE and len(values) >= BUCKETS:
-            group = _Group(tuple(tensor.shape), "float32", values, self._blocks, is_large=True)
-        elif tensor.nbytes <= _SMALL_TOGETHER // 2:
-            group = self._group(tensor, values)
-        else:
-            return None
-        self._plain[tensor.shape] = group
+        group = _Group(tuple(tensor.shape), "float32", tokens_of(tensor))
+        self._groups[tensor.shape] = group
         return group
 
-    def _sort(self, place: int, tensor: torch.Tensor) -> None:
-        """Take a tensor of any kind."""
+    def _add_other(self, index: int, tensor: torch.Tensor) -> None:
+        """Take a tensor of any dtype, layout and device."""
         shape, dtype = tuple(tensor.shape), _name(tensor.dtype)
         values, exact = measurable(tensor) if self.has_numbers else (None, None)
         if exact is not None:
-            self._exact[place] = (shape, dtype, exact.clone())
+            self._exact[index] = (shape, dtype, exact.clone())
         elif values is None:
-            self._bare[place] = Summary(shape, dtype)
-        elif values.nbytes > _SMALL_TOGETHER // 2:
-            numbers = measured_numbers(values[None])
-            self._blocks.append(Block(shape, dtype, len(values), [place], numbers))
+            self._bare[index] = Summary(shape, dtype)
         else:
-            self._wait(self._group(tensor, values), place, values, version_of(values))
+            key = (shape, tensor.dtype, values.dtype, values.device)
+            group = self._groups.get(key)
+            if group is None:
+                group = self._groups[key] = _Group(shape, dtype, values)
+            self._wait(group, index, values, version_of(values))
 
-    def _group(self, tensor: torch.Tensor, values: torch.Tensor) -> _Group:
-        key = (tensor.shape, tensor.dtype, values.dtype, values.device)
-        group = self._groups.get(key)
-        if group is None:
-            shape, dtype = tuple(tensor.shape), _name(tensor.dtype)
-            group = self._groups[key] = _Group(shape, dtype, values, self._blocks)
-        return group
-
-    def _wait(self, group: _Group, place: int, tensor: torch.Tensor, version: int) -> None:
-        """Let a tensor wait in its group, or a copy of it."""
-        if group.most > 1 and not (self.holds and version >= 0 and _may_wait(tensor)):
+    def _wait(self, group: _Group, index: int, tensor: torch.Tensor, version: int) -> None:
+        """Put a tensor, or a copy of it, into its group."""
+        if group.most > 1 and not (self.holds and version >= 0 and _owns_memory(tensor)):
             tensor, version = tensor.clone(), -1
-        group.waiting.append((place, tensor, version))
+        group.waiting.append((index, tensor, version))
         self._held += group.nbytes
-        if group.gauge is not None and len(group.waiting) == group.most:
-            self._empty(group)
+        if group.is_large and len(group.waiting) == group.most:
+            self._measure(group)
         elif self._held > _MOST_HELD:
-            self._empty_all()
+            self._measure_all()
 
-    def _empty_all(self) -> None:
-        for group in (*self._plain.values(), *self._groups.values()):
-            self._empty(group)
+    def _measure_all(self) -> None:
+        for group in self._groups.values():
+            if group.waiting:
+                self._measure(group)
 
-    def _empty(self, group: _Group) -> None:
+    def _measure(self, group: _Group) -> None:
         """Measure what waits in a group."""
-        if group.waiting:
-            waiting, group.waiting = group.waiting, []
-            self._held -= len(waiting) * group.nbytes
-            places, tensors, versions = map(list, zip(*waiting, strict=True))
-            now = [then if then < 0 else tensor._version for _, tensor, then in waiting]
-            self.has_lost |= now != versions
-            group.measure(places, tensors)
+        waiting, group.waiting = group.waiting, []
+        self._held -= len(waiting) * group.nbytes
+        self.has_lost |= any(then >= 0 and then != t._version for _, t, then in waiting)
+        for start in range(0, len(waiting), group.most):
+            part = waiting[start : start + group.most]
+            numbers = measure(group.stacks([tensor for _, tensor, _ in part]))
+            indices = [index for index, _, _ in part]
+            tokens = group.form[0]
+            self._measured.append(Measured(group.shape, group.dtype, tokens, indices, numbers))
 
 
 class _Group:
-    """Tensors of one shape that wait to be measured together; large ones have a gauge."""
+    """Tensors of one shape that wait to be measured together."""
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        dtype: str,
-        values: torch.Tensor,
-        blocks: list[Block],
-        is_large: bool = False,
-    ) -> None:
-        self.shape, self.dtype, self.form, self.blocks = shape, dtype, values.shape, blocks
-        self.nbytes = values.nbytes
-        together = _LARGE_TOGETHER if is_large else _SMALL_TOGETHER
-        self.most = min(_MOST_TOGETHER, max(1, together // self.nbytes))
-        self.gauge = Gauge(*values.shape) if is_large else None
-        self.gauged_places: list[int] = []
+    def __init__(self, shape: tuple[int, ...], dtype: str, values: torch.Tensor) -> None:
+        self.shape, self.dtype, self.form, self.nbytes = shape, dtype, values.shape, values.nbytes
+        self.is_large = self.nbytes > (_LARGE if values.is_cpu else _SMALL_TOGETHER // 2)
+        together = _LARGE_TOGETHER if self.is_large else _SMALL_TOGETHER
+        most = together // self.nbytes if values.is_cpu or not self.is_large else 1
+        self.most = min(_MOST_TOGETHER, max(1, most))
         self.waiting: list[tuple[int, torch.Tensor, int]] = []
-        """Place, tensor and version of each."""
+        """Index, tensor and version of each; the version is -1 for a copy."""
 
-    def measure(self, places: list[int], tensors: list[torch.Tensor]) -> None:
-        """Measure tensors together."""
-        if self.gauge is not None:
-            tensors = [tensor.view(self.form) for tensor in tensors]
-            odd = self.gauge.measure(tensors)
-            gauged = {*range(len(places))} - {*odd}
-            self.gauged_places += [places[index] for index in sorted(gauged)]
-            places, tensors = [places[i] for i in odd], [tensors[i] for i in odd]
-        for start in range(0, len(places), self.most):
-            part = slice(start, start + self.most)
-            numbers = measured_numbers(torch.stack(tensors[part]).view(-1, *self.form))
-            self.blocks.append(Block(self.shape, self.dtype, self.form[0], places[part], numbers))
-
-    def gauged(self) -> Block | None:
-        """Return the numbers of all that were gauged."""
-        if self.gauge is None:
-            return None
-        numbers = torch.from_numpy(self.gauge.numbers())
-        return Block(self.shape, self.dtype, self.form[0], self.gauged_places, numbers)
+    def stacks(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return stacks ``[tensors, tokens, width]``: one of small tensors, one of each large."""
+        if self.is_large:
+            return [each.resolve_neg().contiguous().view(1, *self.form) for each in tensors]
+        return [torch.stack(tensors).view(-1, *self.form)]
 
 
-def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the tensors on the host, brought over in one transfer a device."""
-    found = list(tensors)
-    for device in {tensor.device for tensor in tensors if not tensor.is_cpu}:
-        places = [place for place, tensor in enumerate(tensors) if tensor.device == device]
-        parts = as_one([tensors[place] for place in places])
-        for place, part in zip(places, parts, strict=True):
-            found[place] = part
-    return found
-
-
-def as_one(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Bring tensors of one device to the host as one."""
-    flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
-    parts = torch.split(torch.cat(flat).cpu(), [len(each) for each in flat])
-    return [
-        part.clone().view(tensor.dtype).view(tensor.shape)  # a copy, for words of any width
-        for part, tensor in zip(parts, tensors, strict=True)
-    ]
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor's values lie in memory as they are, one behind the other."""
-    return tensor.is_contiguous() and not tensor.is_neg()
+def summarize(tensors: Iterable[torch.Tensor]) -> list[Summary]:
+    """Return the summary of each tensor."""
+    summarizer = Summarizer(holds=True)
+    with torch.no_grad():
+        for tensor in tensors:
+            summarizer.add(tensor, version_of(tensor))
+    return summarizer.finish()
 
 
 def version_of(tensor: torch.Tensor) -> int:
-    """Return how often a tensor was changed; -1 in inference mode, where that is not counted."""
+    """Return how often a tensor was changed in place; -1 in inference mode, where none counts."""
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _may_wait(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor is in memory of its own: no small part of a far larger one.
+def _owns_memory(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor may wait itself: it is no small part of a far larger one.
 
-    On an accelerator copies are cheap, and kernels of others may write where torch counts nothing.
+    On an accelerator copies are cheap, and other libraries' kernels write without torch counting.
     """
     if not tensor.is_cpu:
         return False
     return tensor._base is None or tensor.untyped_storage().nbytes() <= 2 * tensor.nbytes
 
 
-def summarize(tensors: Iterable[torch.Tensor]) -> list[Summary]:
-    """Return the summary of each tensor."""
-    summaries = Summaries(holds=True)
-    with torch.no_grad():
-        for tensor in tensors:
-            summaries.add(tensor, version_of(tensor))
-    return summaries.finish()
+def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the tensors on the host, after one transfer for each device."""
+    found = list(tensors)
+    for device in {tensor.device for tensor in tensors if not tensor.is_cpu}:
+        at = [index for index, tensor in enumerate(tensors) if tensor.device == device]
+        for index, part in zip(at, transfer([tensors[index] for index in at]), strict=True):
+            found[index] = part
+    return found
+
+
+def transfer(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Copy tensors of one device to the host in one transfer."""
+    flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
+    parts = torch.split(torch.cat(flat).cpu(), [len(each) for each in flat])
+    return [
+        part.clone().view(tensor.dtype).view(tensor.shape)  # the copy is aligned for any dtype
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
+
+
+def summaries_of(measured: Sequence[Measured]) -> dict[int, Summary]:
+    """Return the summaries by index; the numbers are on the host."""
+    by_tokens: dict[int, list[Measured]] = {}
+    for each in measured:
+        by_tokens.setdefault(each.tokens, []).append(each)
+    summaries: dict[int, Summary] = {}
+    for tokens, alike in by_tokens.items():
+        indices = [index for each in alike for index in each.indices]
+        summaries |= zip(indices, _build(tokens, alike), strict=True)
+    return summaries
+
+
+def _build(tokens: int, measured: Sequence[Measured]) -> Iterator[Summary]:
+    """Build the summaries of tensors that have as many tokens.
+
+    Without a Python call for each: a short generation has ten thousand.
+    """
+    counts = [len(each.indices) for each in measured]
+    elements = np.repeat([_elements(each) for each in measured], counts)
+    numbers = np.concatenate([each.numbers.numpy() for each in measured])
+    low, high, total, nan, inf, variance, square, upper, lower = numbers[:, :STATISTICS].T
+    finite = elements - nan - inf
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / finite
+        spread = np.maximum(square / finite - mean * mean, 0.0)
+        std = np.sqrt(np.where(np.isnan(variance), spread, variance))
+    columns = [column.tolist() for column in (low, high, mean, std)]
+    whole = [column.astype(np.int64).tolist() for column in (nan, inf)]
+    packed = pack(numbers[:, STATISTICS : STATISTICS + tokens], numbers[:, STATISTICS + tokens :])
+    for index in np.flatnonzero(finite == 0).tolist():
+        packed[index] = (b"", b"")
+        for column in columns:
+            column[index] = None
+    kinds = [(each.shape, each.dtype) for each in measured for _ in each.indices]
+    shapes, dtypes = zip(*kinds, strict=True)
+    norms, sketches = zip(*packed, strict=True)
+    digests = _digits(upper, lower)
+    rows = zip(shapes, dtypes, *columns, *whole, norms, sketches, digests, repeat(0.0))
+    return map(tuple.__new__, repeat(Summary), rows)
+
+
+def _digits(upper: np.ndarray, lower: np.ndarray) -> list[str]:
+    """Write two whole numbers of 32 bits as 16 hexadecimal digits."""
+    words = upper.astype(np.uint64) << np.uint64(32) | lower.astype(np.uint64)
+    digits = words.astype(">u8").tobytes().hex()
+    return [digits[start : start + 16] for start in range(0, len(digits), 16)]
+
+
+def _elements(measured: Measured) -> int:
+    return math.prod(measured.shape) * (2 if measured.dtype.startswith("complex") else 1)
+
+
+def exact_summary(shape: tuple[int, ...], dtype: str, exact: torch.Tensor) -> Summary:
+    """Summarise a tensor that is compared exactly: a digest, and bounds and mean to read."""
+    values = exact.contiguous().reshape(-1)
+    digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    numbers, is_float = values.double(), exact.is_floating_point()
+    finite = numbers[numbers.isfinite()]
+    largest = float(finite.abs().max()) if len(finite) else 0.0
+    scale = 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
+    shares = finite / scale  # their squares are in range
+    return Summary(
+        shape=shape,
+        dtype=dtype,
+        minimum=float(finite.min()) if len(finite) else None,
+        maximum=float(finite.max()) if len(finite) else None,
+        mean=float(shares.mean()) * scale if len(finite) else None,
+        std=float(shares.std(correction=0)) * scale if is_float and len(finite) else None,
+        nan=int(numbers.isnan().sum()),
+        inf=int(numbers.isinf().sum()),
+        digest=digest,
+    )
 
 
 @cache

@@ -32,8 +32,7 @@ SUMMARY = {  # the modules of one room, each with those of the room that it may 
     "projection": set(),
     "checksum": {"projection"},
     "statistics": {"projection", "checksum"},
-    "records": {"statistics", "packing"},
-    "summarizer": {"statistics", "records"},
+    "summarizer": {"statistics", "packing"},
 }
 COMPARE = {  # the modules of one room, each with those of the room that it may import
     "drift": {"distance"},
