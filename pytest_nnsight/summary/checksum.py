@@ -10,6 +10,7 @@ pass over memory. 251 is a prime, so that no tokens, heads or channels can chang
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -23,44 +24,40 @@ Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
 def checksums(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the checksum of each of ``values [tensors, ...]`` as two numbers of 32 bits."""
+    """Return the upper and lower 32 bits of the checksum of each of ``values [tensors, ...]``."""
     flat = values.reshape(len(values), -1)
     if flat.dtype == torch.float32 and flat.shape[1] % 2:
         flat = torch.nn.functional.pad(flat, (0, 1))
     elif flat.storage_offset() % 2:
         flat = flat.clone()  # a view as words needs an even offset
-    sums, rest = add_words(flat.view(torch.int64))
-    of_sums, of_rest = word_weights(sums.shape[1], rest.shape[1], values.device)
-    return split(weighted_sum(sums, of_sums) + weighted_sum(rest, of_rest))
+    sums, rest = _add_words(flat.view(torch.int64))
+    weights = [_weights(sums.shape[1], 1, flat.device), _weights(rest.shape[1], 3, flat.device)]
+    return _split((sums * weights[0]).sum(1) + (rest * weights[1]).sum(1))
 
 
-def words_of(values: np.ndarray) -> np.ndarray:
-    """View ``values [tensors, elements]`` as 64-bit words, padded with a zero where odd."""
+def partial_sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Read ``values [tensors, elements]`` once; return what `total` needs of them."""
     if values.dtype == np.float32 and values.shape[1] % 2:
         values = np.pad(values, ((0, 0), (0, 1)))
-    return values.view(np.int64)
+    return _add_words(values.view(np.int64))
 
 
-def add_words(words: Array) -> tuple[Array, Array]:
+def total(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return, as `checksums`, those of all tensors of which these are the `partial_sums`."""
+    sums, rest = (np.concatenate(each) for each in zip(*parts, strict=True))
+    cpu = torch.device("cpu")
+    weights = [_weights(sums.shape[1], 1, cpu).numpy(), _weights(rest.shape[1], 3, cpu).numpy()]
+    return _split((sums * weights[0]).sum(1) + (rest * weights[1]).sum(1))
+
+
+def _add_words(words: Array) -> tuple[Array, Array]:
     """Return the sums of words that share a weight, and the words at the end that do not."""
     whole = words.shape[1] - words.shape[1] % (_APART * _TOGETHER)
     blocks = words[:, :whole].reshape(len(words), -1, _TOGETHER, _APART).sum(2)
     return blocks.reshape(len(words), -1), words[:, whole:]
 
 
-def word_weights(sums: int, rest: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights of so many sums, and of so many words at the end."""
-    return _weights(sums, 1, device), _weights(rest, 3, device)
-
-
-def weighted_sum(words: Array, weights: Array) -> Array:
-    """Add up the words ``[tensors, words]`` with their weights, modulo 2**64."""
-    total: Array = (words * weights).sum(1)
-    return total
-
-
-def split(total: Array) -> tuple[Array, Array]:
-    """Return the upper and the lower 32 bits of each checksum."""
+def _split(total: Array) -> tuple[Array, Array]:
     return total >> 32 & 0xFFFFFFFF, total & 0xFFFFFFFF
 
 

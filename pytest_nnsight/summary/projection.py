@@ -111,10 +111,7 @@ def _power_of_two(tokens: int) -> int:
 
 
 class TensorCache:
-    """Cache the tensors that a function returns, up to 64 MB of them.
-
-    Unlike `functools.cache` it can be sent to another process, where it starts empty.
-    """
+    """Cache what a function returns, up to 64 MB; unlike `functools.cache` it can be pickled."""
 
     def __init__(self, make: Callable[..., torch.Tensor]) -> None:
         self.make = make

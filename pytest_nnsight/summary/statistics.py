@@ -15,14 +15,7 @@ import numpy as np
 import torch
 
 from pytest_nnsight.run import numbers_per_token
-from pytest_nnsight.summary.checksum import (
-    add_words,
-    checksums,
-    split,
-    weighted_sum,
-    word_weights,
-    words_of,
-)
+from pytest_nnsight.summary.checksum import checksums, partial_sums, total
 from pytest_nnsight.summary.projection import project, row_products, sign_table
 
 STATISTICS = 9
@@ -87,22 +80,20 @@ def measure(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _measure_on_cpu(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Measure by numpy, whose operations take half of the time that torch's take.
+    """Measure by numpy, in half of torch's time; where float32 is not enough, by torch with care.
 
-    One stack goes through all operations before the next, so that only the first one reads it from
-    memory. Where float32 is not enough, torch measures with care.
+    One stack goes through all operations before the next: only the first reads it from memory.
     """
-    count, (tokens, width) = sum(map(len, stacks)), stacks[0].shape[1:]
-    kind, many = stacks[0].numpy().dtype, numbers_per_token(tokens)
-    signs = sign_table(tokens, width, stacks[0].dtype) if many == 1 else None
-    ones = np.ones(width, kind)
-    low, high = np.empty((2, count), kind)
-    sums, squares, projected = np.empty((3, count, tokens), kind)
-    added, parts, end = [], [], 0
+    ends = np.cumsum([len(stack) for stack in stacks]).tolist()
+    count, (tokens, width), first = ends[-1], stacks[0].shape[1:], stacks[0].numpy()
+    has_table = numbers_per_token(tokens) == 1
+    signs = sign_table(tokens, width, stacks[0].dtype) if has_table else None
+    ones, partial = np.ones(width, first.dtype), []
+    low, high = np.empty((2, count), first.dtype)
+    sums, squares, projected = np.empty((3, count, tokens), first.dtype)
     with np.errstate(all="ignore"):  # NaN and Inf show in the bounds
-        for stack in stacks:
-            part = slice(end, end := end + len(stack))
-            values = stack.numpy()
+        for stack, end in zip(stacks, ends, strict=True):
+            part, values = slice(end - len(stack), end), stack.numpy()
             flat = values.reshape(len(values), -1)
             np.minimum.reduce(flat, 1, out=low[part])
             np.maximum.reduce(flat, 1, out=high[part])
@@ -110,36 +101,20 @@ def _measure_on_cpu(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
             row_products(values, values, squares[part])
             if signs is not None:
                 row_products(values, signs, projected[part])
-            added.append(add_words(words_of(flat)))
-            parts.append(part)
-        head = _head(low, high, sums, squares, added)
+            partial.append(partial_sums(flat))
+        head = np.zeros((count, STATISTICS))
+        head[:, 0], head[:, 1], head[:, 5] = low, high, math.nan
+        head[:, 2], head[:, 6] = sums.sum(1, dtype=np.float64), squares.sum(1, dtype=np.float64)
+        head[:, 7], head[:, 8] = total(partial)
         is_sound = _is_sound(head, width * tokens)
     if signs is None:
         projected = torch.cat([project(stack) for stack in stacks]).numpy()
     numbers = np.concatenate([head, np.sqrt(squares), projected.reshape(count, -1)], 1)
-    for stack, part in zip(stacks, parts, strict=True):
-        if not is_sound[part].all():
-            unsound = torch.from_numpy(~is_sound[part])
-            numbers[part][unsound.numpy()] = measure_carefully(stack[unsound]).numpy()
+    for stack, end in zip(stacks, ends, strict=True):
+        unsound = np.flatnonzero(~is_sound[end - len(stack) : end])
+        if len(unsound):
+            numbers[end - len(stack) + unsound] = measure_carefully(stack[unsound]).numpy()
     return torch.from_numpy(numbers)
-
-
-def _head(
-    low: np.ndarray,
-    high: np.ndarray,
-    sums: np.ndarray,
-    squares: np.ndarray,
-    added: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> np.ndarray:
-    """Put the statistics of each tensor in a row ``[tensors, 9]``."""
-    words, rest = (np.concatenate(each) for each in zip(*added, strict=True))
-    of_words, of_rest = word_weights(words.shape[1], rest.shape[1], torch.device("cpu"))
-    total = weighted_sum(words, of_words.numpy()) + weighted_sum(rest, of_rest.numpy())
-    head = np.zeros((len(low), STATISTICS))
-    head[:, 0], head[:, 1], head[:, 5] = low, high, math.nan
-    head[:, 2], head[:, 6] = sums.sum(1, dtype=np.float64), squares.sum(1, dtype=np.float64)
-    head[:, 7], head[:, 8] = split(total)
-    return head
 
 
 def _is_sound(head: np.ndarray, elements: int) -> np.ndarray:
@@ -161,13 +136,13 @@ def measure_carefully(values: torch.Tensor) -> torch.Tensor:
     low = values.masked_fill(~finite, torch.inf).amin((1, 2))
     high = values.masked_fill(~finite, -torch.inf).amax((1, 2))
     known = values.masked_fill(~finite, 0.0).double()
-    total, square = known.sum((1, 2)), known.square().sum((1, 2))
+    sums, square = known.sum((1, 2)), known.square().sum((1, 2))
     count = finite.sum((1, 2)).double()
-    centred = (known - (total / count)[:, None, None]).masked_fill(~finite, 0.0)
+    centred = (known - (sums / count)[:, None, None]).masked_fill(~finite, 0.0)
     variance = centred.square().sum((1, 2)) / count
     marked = _with_marks(values, known)
     norms = torch.linalg.vector_norm(marked, dim=2)
-    columns = [low, high, total, nan, inf, variance, square, *checksums(values)]
+    columns = [low, high, sums, nan, inf, variance, square, *checksums(values)]
     head = torch.stack([column.double() for column in columns], 1)
     return torch.cat([head, norms, project(marked).flatten(1)], 1)
 

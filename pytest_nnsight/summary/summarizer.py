@@ -1,13 +1,12 @@
 """Summarise tensors: every tensor of a capture ends up in `Summarizer.add`.
 
-- Floating-point tensors wait in a group of their shape. `statistics.measure` measures a group at
-  once: on a CPU an operation on a small tensor costs its dispatch, and after a matrix product of
-  the model its first call costs more than the tensor.
-- Whole numbers, booleans, and float64 out of the range of float32, are kept and compared exactly.
+- Floating-point tensors wait in a group of their shape, which `statistics.measure` measures at
+  once: on a CPU an operation on a small tensor costs its dispatch, and the first use of an
+  operation after a matrix product of the model costs more than the tensor.
+- Whole numbers, booleans, and float64 out of the range of float32, are compared exactly.
 - Of empty and meta tensors only shape and dtype are kept.
 
-`Summarizer.finish` measures what still waits, copies all numbers to the host in one transfer a
-device, and builds the `Summary` records.
+`Summarizer.finish` brings all numbers to the host, one transfer a device, and builds `Summary`s.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import hashlib
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import repeat
 
 import numpy as np
@@ -36,10 +34,7 @@ _MOST_HELD = 32 * _MB  # bytes of all tensors that wait
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The numbers of several tensors of one shape and dtype, as `statistics.measure` returns them.
-
-    ``indices`` are the positions of their summaries among those of a run.
-    """
+    """The numbers of tensors of one shape, and the indices of their summaries in a run."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -86,7 +81,7 @@ class Summarizer:
     def finish(self) -> list[Summary]:
         """Measure what still waits, and return the summary of each tensor in order."""
         with torch.no_grad():
-            self._measure_all()
+            self._measure(self._groups.values())
         numbers = [each.numbers for each in self._measured]
         host = iter(on_host([*numbers, *(each[2] for each in self._exact.values())]))
         measured = [replace(each, numbers=next(host)) for each in self._measured]
@@ -106,7 +101,7 @@ class Summarizer:
 
     def _add_other(self, index: int, tensor: torch.Tensor) -> None:
         """Take a tensor of any dtype, layout and device."""
-        shape, dtype = tuple(tensor.shape), _name(tensor.dtype)
+        shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
         values, exact = measurable(tensor) if self.has_numbers else (None, None)
         if exact is not None:
             self._exact[index] = (shape, dtype, exact.clone())
@@ -126,26 +121,21 @@ class Summarizer:
         group.waiting.append((index, tensor, version))
         self._held += group.nbytes
         if group.is_large and len(group.waiting) == group.most:
-            self._measure(group)
+            self._measure([group])
         elif self._held > _MOST_HELD:
-            self._measure_all()
+            self._measure(self._groups.values())
 
-    def _measure_all(self) -> None:
-        for group in self._groups.values():
-            if group.waiting:
-                self._measure(group)
-
-    def _measure(self, group: _Group) -> None:
-        """Measure what waits in a group."""
-        waiting, group.waiting = group.waiting, []
-        self._held -= len(waiting) * group.nbytes
-        self.has_lost |= any(then >= 0 and then != t._version for _, t, then in waiting)
-        for start in range(0, len(waiting), group.most):
-            part = waiting[start : start + group.most]
-            numbers = measure(group.stacks([tensor for _, tensor, _ in part]))
-            indices = [index for index, _, _ in part]
-            tokens = group.form[0]
-            self._measured.append(Measured(group.shape, group.dtype, tokens, indices, numbers))
+    def _measure(self, groups: Iterable[_Group]) -> None:
+        """Measure what waits in some groups."""
+        for group in groups:
+            waiting, group.waiting = group.waiting, []
+            self._held -= len(waiting) * group.nbytes
+            self.has_lost |= any(then >= 0 and then != t._version for _, t, then in waiting)
+            for start in range(0, len(waiting), group.most):
+                indices, tensors, _ = zip(*waiting[start : start + group.most], strict=True)
+                numbers = measure(group.stacks(tensors))
+                kind = (group.shape, group.dtype, group.form[0])
+                self._measured.append(Measured(*kind, indices, numbers))
 
 
 class _Group:
@@ -160,11 +150,11 @@ class _Group:
         self.waiting: list[tuple[int, torch.Tensor, int]] = []
         """Index, tensor and version of each; the version is -1 for a copy."""
 
-    def stacks(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    def stacks(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return stacks ``[tensors, tokens, width]``: one of small tensors, one of each large."""
         if self.is_large:
             return [each.resolve_neg().contiguous().view(1, *self.form) for each in tensors]
-        return [torch.stack(tensors).view(-1, *self.form)]
+        return [torch.stack(list(tensors)).view(-1, *self.form)]
 
 
 def summarize(tensors: Iterable[torch.Tensor]) -> list[Summary]:
@@ -228,8 +218,10 @@ def _build(tokens: int, measured: Sequence[Measured]) -> Iterator[Summary]:
 
     Without a Python call for each: a short generation has ten thousand.
     """
-    counts = [len(each.indices) for each in measured]
-    elements = np.repeat([_elements(each) for each in measured], counts)
+    elements = np.repeat(
+        [math.prod(each.shape) << each.dtype.startswith("complex") for each in measured],
+        [len(each.indices) for each in measured],
+    )
     numbers = np.concatenate([each.numbers.numpy() for each in measured])
     low, high, total, nan, inf, variance, square, upper, lower = numbers[:, :STATISTICS].T
     finite = elements - nan - inf
@@ -247,44 +239,24 @@ def _build(tokens: int, measured: Sequence[Measured]) -> Iterator[Summary]:
     kinds = [(each.shape, each.dtype) for each in measured for _ in each.indices]
     shapes, dtypes = zip(*kinds, strict=True)
     norms, sketches = zip(*packed, strict=True)
-    digests = _digits(upper, lower)
+    words = upper.astype(np.uint64) << np.uint64(32) | lower.astype(np.uint64)
+    digits = words.astype(">u8").tobytes().hex()
+    digests = [digits[start : start + 16] for start in range(0, len(digits), 16)]
     rows = zip(shapes, dtypes, *columns, *whole, norms, sketches, digests, repeat(0.0))
     return map(tuple.__new__, repeat(Summary), rows)
 
 
-def _digits(upper: np.ndarray, lower: np.ndarray) -> list[str]:
-    """Write two whole numbers of 32 bits as 16 hexadecimal digits."""
-    words = upper.astype(np.uint64) << np.uint64(32) | lower.astype(np.uint64)
-    digits = words.astype(">u8").tobytes().hex()
-    return [digits[start : start + 16] for start in range(0, len(digits), 16)]
-
-
-def _elements(measured: Measured) -> int:
-    return math.prod(measured.shape) * (2 if measured.dtype.startswith("complex") else 1)
-
-
 def exact_summary(shape: tuple[int, ...], dtype: str, exact: torch.Tensor) -> Summary:
     """Summarise a tensor that is compared exactly: a digest, and bounds and mean to read."""
-    values = exact.contiguous().reshape(-1)
-    digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
-    numbers, is_float = values.double(), exact.is_floating_point()
+    data = exact.contiguous().reshape(-1).view(torch.uint8).numpy()
+    digest = hashlib.sha256(data.tobytes()).hexdigest()[:16]
+    numbers = exact.double()
+    nan, inf = int(numbers.isnan().sum()), int(numbers.isinf().sum())
     finite = numbers[numbers.isfinite()]
-    largest = float(finite.abs().max()) if len(finite) else 0.0
-    scale = 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
+    if not len(finite):
+        return Summary(shape, dtype, nan=nan, inf=inf, digest=digest)
+    scale = 2.0 ** (math.frexp(float(finite.abs().max()))[1] - 1)
     shares = finite / scale  # their squares are in range
-    return Summary(
-        shape=shape,
-        dtype=dtype,
-        minimum=float(finite.min()) if len(finite) else None,
-        maximum=float(finite.max()) if len(finite) else None,
-        mean=float(shares.mean()) * scale if len(finite) else None,
-        std=float(shares.std(correction=0)) * scale if is_float and len(finite) else None,
-        nan=int(numbers.isnan().sum()),
-        inf=int(numbers.isinf().sum()),
-        digest=digest,
-    )
-
-
-@cache
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    std = float(shares.std(correction=0)) * scale if exact.is_floating_point() else None
+    low, high, mean = float(finite.min()), float(finite.max()), float(shares.mean()) * scale
+    return Summary(shape, dtype, low, high, mean, std, nan, inf, digest=digest)

@@ -98,7 +98,7 @@ def test_tensors_packed_together_are_packed_as_each_alone(
     tensors.append((np.zeros(3), np.zeros(21)))
     each = [packed(tensor) for tensor in tensors]
     for at_once in (1, 30, 2**16):
-        monkeypatch.setattr(packing, "_AT_ONCE", at_once)
+        monkeypatch.setattr(packing, "_CHUNK", at_once)
         assert packed_together(tensors) == each
     assert pack(np.zeros((0, 3)), np.zeros((0, 21))) == []
 
