@@ -1,9 +1,9 @@
-"""What runs where the model is, in the body of a remote trace: values -> their numbers.
+"""The body of a remote trace: it runs where the model is, and turns values into numbers.
 
-nnsight sends these functions, and all that they use, as source. The servers of NDIF let such code
-import torch, numpy and little more, and may run another Python: so nothing here may lead to a
-dataclass, a cache of ``functools``, ``weakref`` or ``hashlib``. What comes back are plain
-containers and a few tensors, which need no class of ours to be read.
+nnsight sends these functions, and all that they use, as source. NDIF's servers let such code import
+torch, numpy and little more, and may run another Python: nothing here may use a dataclass, a cache
+of ``functools``, ``weakref`` or ``hashlib``. What comes back are plain containers and a few
+tensors, which need no class of ours to be read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure
 
 
 def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
-    """Tap the values that ``plan`` asks for, then intervene; return where their numbers go."""
+    """Subscribe to the values that ``plan`` names, then intervene; return where numbers go."""
     found: dict[str, Any] = {
         "events": [],
         "tensors": [],
@@ -46,9 +46,9 @@ def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def end(model: Any, found: dict[str, Any], result: Any) -> dict[str, Any]:
-    """Return what was found as one thing to send back, once the model has run.
+    """Return what is sent back, once the model has run.
 
-    The numbers of all tensors lie in two: statistics as float64, norms and sketches as float32.
+    The numbers of all tensors are put in two: statistics as float64, the rest as float32.
     """
     numbers = [item["numbers"] for item in found["tensors"] if item["numbers"] is not None]
     heads = [each[:STATISTICS].double().cpu() for each in numbers]
@@ -70,7 +70,7 @@ def end(model: Any, found: dict[str, Any], result: Any) -> dict[str, Any]:
 
 
 def _receive(found: dict[str, Any], plan: dict[str, Any], path: str, slot: str, value: Any) -> None:
-    """Note one value as the model runs: where it was, what it is made of, which tensors."""
+    """Record one value as `Recorder.receive` does: its module, its structure, its tensors."""
     if slot == "inputs":
         arguments, keywords = value
         value = by_name(arguments, keywords, plan["parameters"][path])
@@ -86,15 +86,15 @@ def _receive(found: dict[str, Any], plan: dict[str, Any], path: str, slot: str, 
     if path not in plan["captured"]:
         return
     structure, tensors = describe(value, "in" if slot == "inputs" else "out")
-    known = len(found["tensors"])
-    leaves = [(at, _measure(found, tensor)) for at, tensor in tensors]
-    if slot == "inputs" and len(found["tensors"]) > known:
+    known_tensors = len(found["tensors"])
+    leaves = [(at, _index_of(found, tensor)) for at, tensor in tensors]
+    if slot == "inputs" and len(found["tensors"]) > known_tensors:
         found["has_new_inputs"].add(path)
     found["events"].append((path, slot, structure, leaves))
 
 
-def _measure(found: dict[str, Any], tensor: torch.Tensor) -> int:
-    """Return the number of a tensor; one that was seen before, unchanged, has one already."""
+def _index_of(found: dict[str, Any], tensor: torch.Tensor) -> int:
+    """Return the index of a tensor; measure it unless it was seen before, unchanged."""
     version = -1 if tensor.is_inference() else tensor._version
     known = found["seen"].get(id(tensor))
     if known is not None and known[0]() is tensor and known[1] == version >= 0:
@@ -108,6 +108,6 @@ def _measure(found: dict[str, Any], tensor: torch.Tensor) -> int:
         "exact": None if exact is None else exact.cpu().clone(),
     }
     found["tensors"].append(item)
-    number = len(found["tensors"]) - 1
-    found["seen"][id(tensor)] = (TensorWeakRef(tensor), version, number)
-    return number
+    index = len(found["tensors"]) - 1
+    found["seen"][id(tensor)] = (TensorWeakRef(tensor), version, index)
+    return index
