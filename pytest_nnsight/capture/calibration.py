@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.compare.comparison import compare
@@ -53,7 +54,7 @@ def benign_changes(model: Any) -> dict[str, Change]:
         if hasattr(module, "set_attn_implementation") and _supports(module, other):
             changes[f"{other} attention"] = partial(_attention, module, other, str(attention))
     if attention == "sdpa":
-        changes["math attention"] = _math_attention
+        changes["math attention"] = partial(sdpa_kernel, SDPBackend.MATH)
     return changes
 
 
@@ -79,11 +80,3 @@ def _attention(module: Any, other: str, before: str) -> Iterator[None]:
         yield
     finally:
         module.set_attn_implementation(before)
-
-
-@contextmanager
-def _math_attention() -> Iterator[None]:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with sdpa_kernel(SDPBackend.MATH):
-        yield

@@ -12,10 +12,10 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
 from pytest_nnsight.capture.collector import gc_paused
 from pytest_nnsight.capture.gradients import Gradients, Objectives
+from pytest_nnsight.capture.prompts import need_weights
 from pytest_nnsight.capture.recorder import ChangedInPlaceError
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest, Globs
-from pytest_nnsight.capture.scanning import need_weights
 from pytest_nnsight.capture.session import CaptureSession, Identify
 from pytest_nnsight.capture.steps import StepsArgument
 from pytest_nnsight.errors import UsageError
@@ -98,8 +98,8 @@ class Capture:
         request = CaptureRequest(modules, inputs, keep, operations, intervene)
 
         def take(request: CaptureRequest) -> list[Run]:
-            single = request.with_gradients(Gradients.of(gradient_of))  # scalars belong to one run
-            return [self._session(single).trace(prompt)]
+            gradients = Gradients.of(gradient_of)  # its scalars belong to one run
+            return [self._session(replace(request, gradients=gradients)).trace(prompt)]
 
         return self._calibrated(request, take)[0]
 
@@ -159,9 +159,10 @@ class Capture:
         recorded, and ``intervene`` is called once, at the beginning. Further keywords go to
         transformers' ``generate``.
         """
-        request = CaptureRequest(modules, inputs, keep, operations, intervene)
         settings = {"max_new_tokens": max_new_tokens, **generation}
-        request = self._generating(request, settings, seed, steps, intervene_at)
+        request = CaptureRequest(modules, inputs, keep, operations, intervene).generating(
+            settings, self.seed if seed is None else seed, steps, intervene_at
+        )
         return self._calibrated(request, lambda each: [self._session(each).generate(prompt)])[0]
 
     def generate_each(
@@ -183,23 +184,11 @@ class Capture:
 
         The arguments are those of `trace_each` and `generate`.
         """
-        request = CaptureRequest(modules, inputs, keep, operations, intervene)
         settings = {"max_new_tokens": max_new_tokens, **generation}
-        request = self._generating(request, settings, seed, steps, intervene_at)
+        request = CaptureRequest(modules, inputs, keep, operations, intervene).generating(
+            settings, self.seed if seed is None else seed, steps, intervene_at
+        )
         return self._calibrated(request, lambda each: self._session(each).generate_each(prompts))
-
-    def _generating(
-        self,
-        request: CaptureRequest,
-        settings: dict[str, Any],
-        seed: int | None,
-        steps: StepsArgument,
-        at: StepsArgument,
-    ) -> CaptureRequest:
-        """Add the settings of a generation: greedy, or with a seed where it samples."""
-        settings = {"do_sample": False, **settings}
-        used = self.seed if seed is None else seed
-        return request.generating(settings, used if settings["do_sample"] else None, steps, at)
 
     def _session(self, request: CaptureRequest) -> CaptureSession:
         module = nnsight_api.torch_module(self.model)
@@ -219,7 +208,7 @@ class Capture:
             return first
 
         def again(row: int) -> Run:
-            return self._captured(request.without_kept(), take)[row]
+            return self._captured(replace(request, keep=False), take)[row]
 
         return [
             calibrate(self.model, run, partial(again, row), self.calibrates)

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +61,19 @@ def prompt_ids(entered: Mapping[str, torch.Tensor], prepared: PreparedPrompt) ->
         return rows_of(ids)
     shown = mask.cpu().bool()
     return tuple(tuple(row[show].tolist()) for row, show in zip(ids.cpu(), shown, strict=True))
+
+
+def with_prompt_ids(model: Any, prepared: PreparedPrompt, prompt: Prompt) -> Prompt:
+    """Return the record of a scan's prompt, whose ids are those that were asked for.
+
+    Tensors that enter a scanned model have no numbers to read ids from.
+    """
+    ids, texts = prepared.keywords.get("input_ids"), prepared.text
+    rows = () if ids is None else rows_of(ids)
+    if prepared.arguments:
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = tuple(map(tuple, model.tokenizer(texts, verbose=False)["input_ids"]))
+    return replace(prompt, token_ids=rows, pieces=pieces_of(model, rows), tensors={})
 
 
 def prompt_width(entered: Mapping[str, torch.Tensor], prepared: PreparedPrompt) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,14 +12,33 @@ import torch
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.model_inputs import digests_of
 from pytest_nnsight.capture.steps import Steps
-from pytest_nnsight.capture.summary_index import SummaryIndex
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.summary.summarizer import Summarizer
+from pytest_nnsight.summary.summarizer import Summarizer, version_of
 
 
 class ChangedInPlaceError(Exception):
     """Raised where a tensor was changed in place before it was measured."""
+
+
+@dataclass(slots=True)
+class SummaryIndex:
+    """Return the same index for the same unchanged tensor.
+
+    A block's output is often the very tensor of its last module, and the input of the next one.
+    """
+
+    summarizer: Summarizer
+    _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
+
+    def of(self, tensor: torch.Tensor) -> int:
+        """Return the index of a tensor as it is now; add it to the summarizer where it is new."""
+        version, seen = version_of(tensor), self._seen.get(id(tensor))
+        if seen is not None and seen[0]() is tensor and seen[1] == version >= 0:
+            return seen[2]
+        index = self.summarizer.add(tensor, version)
+        self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
+        return index
 
 
 @dataclass(frozen=True, slots=True)

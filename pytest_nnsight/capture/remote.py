@@ -15,7 +15,7 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture import remote_body
 from pytest_nnsight.capture.prompts import PreparedPrompt
 from pytest_nnsight.capture.recorder import Recorder
-from pytest_nnsight.errors import RemoteError, UsageError
+from pytest_nnsight.errors import RemoteError
 from pytest_nnsight.run import ROOT, Call, Environment, Leaf, Summary, numbers_per_token
 from pytest_nnsight.summary.summarizer import Measured, exact_summary, summaries_of
 
@@ -81,16 +81,6 @@ class Remote:
             cpu=server["device"],
             kernels=server["kernels"],
         )
-
-
-def refuse(**arguments: Any) -> None:
-    """Raise `UsageError` for an argument whose result does not come back from a remote run."""
-    for name, value in arguments.items():
-        if value:
-            raise UsageError(
-                f"{name}= is not there with --nnsight-remote, which brings summaries back and no "
-                "tensors; leave it out, or run on a model that is here"
-            )
 
 
 def _plan(

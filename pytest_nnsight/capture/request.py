@@ -12,7 +12,6 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.gradients import Gradients
 from pytest_nnsight.capture.paths import matches, select
 from pytest_nnsight.capture.recorder import Recorder
-from pytest_nnsight.capture.remote import refuse
 from pytest_nnsight.capture.steps import Steps, StepsArgument
 from pytest_nnsight.capture.values import parameter_names
 from pytest_nnsight.errors import UsageError, suggest
@@ -42,22 +41,16 @@ class CaptureRequest:
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def with_gradients(self, gradients: Gradients | None) -> CaptureRequest:
-        """Return this request with scalars to differentiate."""
-        return replace(self, gradients=gradients)
-
-    def without_kept(self) -> CaptureRequest:
-        """Return this request with no tensors kept."""
-        return replace(self, keep=False)
-
     def generating(
         self, settings: Mapping[str, Any], seed: int | None, steps: StepsArgument, at: StepsArgument
     ) -> CaptureRequest:
-        """Return this request for a generation."""
+        """Return this request for a generation: greedy, or with a seed where it samples."""
         if at is not None and self.intervene is None:
             raise UsageError("intervene_at says when to intervene, and there is no intervene=")
         chosen, times = Steps.of(steps, "steps"), Steps.of(at, "intervene_at")
-        return replace(self, settings=settings, seed=seed, steps=chosen, at=times)
+        settings = {"do_sample": False, **settings}
+        used = seed if settings["do_sample"] else None
+        return replace(self, settings=settings, seed=used, steps=chosen, at=times)
 
     @property
     def may_run_twice(self) -> bool:
@@ -109,14 +102,14 @@ class CaptureRequest:
         return INPUT_STEPS if self.settings and is_default else None
 
     def refuse_remotely(self) -> None:
-        """Raise `UsageError` for what does not come back from a remote run."""
-        refuse(
-            keep=self.keep,
-            gradient_of=self.gradients,
-            operations=self.operations,
-            steps=self.steps,
-            intervene_at=self.at,
-        )
+        """Raise `UsageError` for an argument whose result does not come back from a remote run."""
+        tensors = {"keep": self.keep, "gradient_of": self.gradients, "operations": self.operations}
+        for name, value in {**tensors, "steps": self.steps, "intervene_at": self.at}.items():
+            if value:
+                raise UsageError(
+                    f"{name}= is not there with --nnsight-remote, which brings summaries back and "
+                    "no tensors; leave it out, or run on a model that is here"
+                )
 
     def recorded_settings(self) -> dict[str, Any]:
         """Return what a record says of how a run was asked for."""

@@ -9,13 +9,12 @@ from typing import Any
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.batch_splitter import BatchSplitter
 from pytest_nnsight.capture.generation import first_new, generated, quiet_greedy, seeded
-from pytest_nnsight.capture.model_inputs import prompt_record, prompt_width
+from pytest_nnsight.capture.model_inputs import prompt_record, prompt_width, with_prompt_ids
 from pytest_nnsight.capture.paths import check_called
 from pytest_nnsight.capture.prompts import PreparedPrompt, check_budget, prepare
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest, parameter_count, with_all_parameters
-from pytest_nnsight.capture.scanning import with_prompt_ids
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Run
 
@@ -90,9 +89,7 @@ class CaptureSession:
     def generate_each(self, prompts: Sequence[Any]) -> list[Run]:
         """Generate for several prompts at once; return one run for each, to its own end."""
         prepared, invokes, splitter = self._batch(prompts, generates=True)
-        watch = self._watch_batch(splitter)
-        self._check_budgets(prepared)
-        ids = self._ids(invokes, watch)
+        ids = self._ids(invokes, self._watch_batch(splitter))
         self._check_batch(splitter)
         self._check_steps(splitter.recorders[0])
         start = self._start(ids, splitter.width)
@@ -125,6 +122,8 @@ class CaptureSession:
         prepared = [prepare(self.model, prompt, generates) for prompt in prompts]
         if len(prepared) < 2 or any(each.is_batch for each in prepared):
             raise UsageError("give a list of two prompts or more, each a single one")
+        if generates:
+            self._check_budgets(prepared)
         if isinstance(self.request.intervene, list | tuple):
             invokes = self._invokes(prepared, self.request.intervene)
         else:
@@ -158,13 +157,9 @@ class CaptureSession:
             prepared.arguments,
             prepared.keywords,
             None if function is None else with_all_parameters(function),
-            None if at is None else at.for_nnsight(self._most_steps()),
+            None if at is None else at.for_nnsight(self.request.settings["max_new_tokens"]),
             waits=function is not None and parameter_count(function) == 3,
         )
-
-    def _most_steps(self) -> int:
-        most = self.request.settings.get("max_new_tokens")
-        return most if isinstance(most, int) else 0
 
     def _check_budgets(self, prepared: Sequence[PreparedPrompt]) -> None:
         module = nnsight_api.torch_module(self.model)

@@ -1,4 +1,4 @@
-"""Weights -> fingerprints: what of their bytes changes them, and what does not."""
+"""Fingerprints of weights: which changes of their bytes show."""
 
 from __future__ import annotations
 
