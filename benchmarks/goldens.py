@@ -11,10 +11,10 @@ from benchmarks.subject import Subject
 from benchmarks.turns import ratio, take_turns
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import Finding
-from pytest_nnsight.fingerprint import fingerprint_parameters
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.report.failure import diagnosed
 from pytest_nnsight.run import Run
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 GOALS = {10: 0.3, 256: 1.0}
 

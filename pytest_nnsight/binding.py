@@ -117,8 +117,8 @@ def _whole_tensors(run: Run) -> dict[str, Any]:
     """Return the tensors a run kept as arrays ``[tokens, values]``, by the label of a drift."""
     from pytest_nnsight.capture.values import describe
     from pytest_nnsight.compare.comparison import place
-    from pytest_nnsight.measurement import tokens_of
     from pytest_nnsight.run import Leaf, Summary
+    from pytest_nnsight.summary.statistics import tokens_of
 
     tensors = {}
     for key, value in run.kept.items():

@@ -155,10 +155,10 @@ def _runs(
 
     from pytest_nnsight import nnsight_api
     from pytest_nnsight.capture.capture import Capture
-    from pytest_nnsight.fingerprint import fingerprint_parameters, weights_fingerprint
     from pytest_nnsight.models.identity import identify
     from pytest_nnsight.models.loading import load
     from pytest_nnsight.run import with_weights
+    from pytest_nnsight.summary.fingerprint import fingerprint_parameters, weights_fingerprint
 
     model = load(side.spec, side.options, say, False)
     capture = Capture(model, partial(identify, model, side.spec))

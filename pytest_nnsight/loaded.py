@@ -45,7 +45,7 @@ class LoadedModel:
         if self.is_away:
             return None, {}
         from pytest_nnsight import nnsight_api
-        from pytest_nnsight.fingerprint import fingerprint_parameters, weights_fingerprint
+        from pytest_nnsight.summary.fingerprint import fingerprint_parameters, weights_fingerprint
 
         if self.guard is None:
             parameters = fingerprint_parameters(nnsight_api.torch_module(self.model))

@@ -39,7 +39,7 @@ class Summary(NamedTuple):
     """What is kept of one tensor.
 
     ``minimum`` to ``std`` are over the finite elements and ``None`` where there are none, or where
-    the tensor has no elements. ``norms`` are the L2 norms of the tokens (`measurement.tokens_of`)
+    the tensor has no elements. ``norms`` are the L2 norms of the tokens (`statistics.tokens_of`)
     and ``sketch`` the projections of the tokens, token by token, both as `packing` writes them;
     integers and booleans have neither, nor has what float32 cannot hold. ``digest`` is a checksum
     of the exact values, as hexadecimal digits. ``noise`` is the largest drift seen between runs

@@ -73,12 +73,12 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Any]:
     wanted: LoadRequest | None = getattr(request, "param", None) or _only_request(request.config)
     if wanted is None:
         pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
-    from pytest_nnsight import garbage
+    from pytest_nnsight.capture.collector import gc_paused
     from pytest_nnsight.progress import shows_bars, uncaptured
 
     with uncaptured(request.config) as say, _load_time(request.config, wanted.spec.public):
         _release()  # of a model before this one: pytest lets go of it only after its fixture's end
-        with garbage.put_off():
+        with gc_paused():
             from pytest_nnsight.models.loading import load  # imports torch, which takes seconds
 
             model = load(wanted.spec, wanted.options, say, shows_bars(request.config))

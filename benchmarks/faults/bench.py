@@ -28,7 +28,7 @@ from benchmarks.faults.ours import Answer, answer
 from benchmarks.faults.result import Result
 from benchmarks.faults.strategies import LINES, strategies
 from benchmarks.faults.subject import Golden, Say, Subject
-from pytest_nnsight.fingerprint import fingerprint_parameters
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 Change = TypeVar("Change", Fault, Benign)
 OURS, OURS_WITH_BITS = "ours", "ours, with bits"

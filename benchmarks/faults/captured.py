@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from pytest_nnsight.capture.values import describe
-from pytest_nnsight.measurement import tokens_of
 from pytest_nnsight.run import NORM_FLOOR, ROOT, Run
+from pytest_nnsight.summary.statistics import tokens_of
 
 Key = tuple[str, int]
 _FEW = 8

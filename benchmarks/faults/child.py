@@ -16,11 +16,11 @@ from benchmarks.faults.captured import Captured
 from benchmarks.faults.models import spec_text, with_weights
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
-from pytest_nnsight.fingerprint import fingerprint_parameters
 from pytest_nnsight.golden.document import encode
 from pytest_nnsight.models.identity import identify
 from pytest_nnsight.models.loading import load
 from pytest_nnsight.models.spec import LoadOptions, parse_spec
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 
 def main() -> None:

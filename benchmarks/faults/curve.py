@@ -17,7 +17,7 @@ from benchmarks.faults.ours import answer
 from benchmarks.faults.subject import Golden, Say, Subject
 from benchmarks.faults.table import aligned
 from benchmarks.faults.variant import Variant
-from pytest_nnsight.fingerprint import fingerprint_parameters
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 MODELS = ("smollm2", "tiny:llama")
 TOKENS = 256

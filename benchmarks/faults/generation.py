@@ -93,6 +93,18 @@ def the_cache_in_int8(variant: Variant) -> None:
     change_cache(variant, variant.roles.layers - 1, quantised)
 
 
+@cached(starts="cached middle")
+def the_cache_keeps_a_stale_key_late(variant: Variant) -> None:
+    """Hand out the key before the newest twice, in one layer, from the fourth step on."""
+    layer, seen = variant.roles.layers // 2, []
+
+    def from_the_fourth(keys: torch.Tensor, values: torch.Tensor) -> Pair:
+        seen.append(1)
+        return newest_replaced(keys, values) if len(seen) >= 4 else (keys, values)
+
+    change_cache(variant, layer, from_the_fourth)
+
+
 @chosen()
 def a_penalty_of_repetition(variant: Variant) -> None:
     """Let the checkpoint's generation config penalise repetition."""

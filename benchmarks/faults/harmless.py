@@ -17,9 +17,9 @@ from benchmarks.faults.result import Result
 from benchmarks.faults.subject import Golden, Say, Subject
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.tensors import run_of_tensors
-from pytest_nnsight.fingerprint import fingerprint_parameters
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.run import Run
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 
 def all_benign() -> list[Benign]:

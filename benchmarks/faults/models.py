@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_nnsight.fingerprint import weights_fingerprint
 from pytest_nnsight.run import Run
+from pytest_nnsight.summary.fingerprint import weights_fingerprint
 
 TINY = ("tiny:gpt2", "tiny:llama", "tiny:bert", "tiny:t5")
 MODELS = ("smollm2", "minilm", *TINY)

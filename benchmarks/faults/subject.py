@@ -13,12 +13,12 @@ from benchmarks.faults.roles import Roles
 from benchmarks.faults.variant import Variant
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
-from pytest_nnsight.fingerprint import fingerprint_parameters
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.models.identity import identify
 from pytest_nnsight.models.loading import load
 from pytest_nnsight.models.spec import LoadOptions, ModelSpec, parse_spec
 from pytest_nnsight.run import Run
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 Say = Callable[[str], None]
 

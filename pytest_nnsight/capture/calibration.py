@@ -1,4 +1,4 @@
-"""The noise of a capture: how far it drifts under changes that should not matter."""
+"""Measure the noise of a capture: how far it drifts under changes that should not matter."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.compare.comparison import compare
@@ -19,9 +20,9 @@ Change = Callable[[], AbstractContextManager[None]]
 
 
 def calibrate(model: Any, run: Run, again: Callable[[], Run], say: Callable[[str], None]) -> Run:
-    """Return ``run`` with the largest drift of each tensor over all changes of this machine.
+    """Return ``run`` with the noise of each tensor: its largest drift under any benign change.
 
-    ``again`` repeats the capture.
+    ``again`` repeats the capture, ``say`` prints progress.
     """
     noise: dict[int, float] = {}
     changes = benign_changes(model)
@@ -42,23 +43,23 @@ def calibrate(model: Any, run: Run, again: Callable[[], Run], say: Callable[[str
 
 
 def benign_changes(model: Any) -> dict[str, Change]:
-    """Return what can be changed here without changing what a model should compute."""
+    """Return the changes possible here that do not change what a model should compute."""
     module = nnsight_api.torch_module(model)
     changes: dict[str, Change] = {}
-    now, cores = torch.get_num_threads(), os.cpu_count() or 1
-    for threads in sorted({1, 2, cores} - {now}):
+    current, cores = torch.get_num_threads(), os.cpu_count() or 1
+    for threads in sorted({1, 2, cores} - {current}):
         changes[f"{threads} thread{'s' if threads > 1 else ''}"] = partial(_threads, threads)
     attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
     for other in {"sdpa": ("eager",), "eager": ("sdpa",)}.get(str(attention), ()):
-        if hasattr(module, "set_attn_implementation") and _takes(module, other):
+        if hasattr(module, "set_attn_implementation") and _supports(module, other):
             changes[f"{other} attention"] = partial(_attention, module, other, str(attention))
     if attention == "sdpa":
-        changes["math attention"] = _math_attention
+        changes["math attention"] = partial(sdpa_kernel, SDPBackend.MATH)
     return changes
 
 
-def _takes(module: Any, attention: str) -> bool:
-    """Tell whether a model can be switched to another attention implementation."""
+def _supports(module: Any, attention: str) -> bool:
+    """Tell whether a model supports another attention implementation."""
     return attention == "eager" or bool(getattr(module, "_supports_sdpa", False))
 
 
@@ -79,11 +80,3 @@ def _attention(module: Any, other: str, before: str) -> Iterator[None]:
         yield
     finally:
         module.set_attn_implementation(before)
-
-
-@contextmanager
-def _math_attention() -> Iterator[None]:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with sdpa_kernel(SDPBackend.MATH):
-        yield

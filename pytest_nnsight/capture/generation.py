@@ -1,4 +1,4 @@
-"""What a generation is asked for, and where what it returns ends."""
+"""Settings of a generation, and the record of the tokens that it returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.capture.entries import pieces_of
+from pytest_nnsight.capture.model_inputs import pieces_of
 from pytest_nnsight.run import Generated
 
 
@@ -23,7 +23,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def quiet_greedy(module: torch.nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Take a checkpoint's sampling defaults out of a greedy call, which would warn of them."""
+    """Unset a checkpoint's sampling defaults, of which transformers warns in a greedy call."""
     quiet = dict(settings)
     if settings["do_sample"]:
         return quiet
@@ -35,7 +35,7 @@ def quiet_greedy(module: torch.nn.Module, settings: Mapping[str, Any]) -> dict[s
 
 
 def end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
-    """Return the ids that end a generation, by the checkpoint's settings and the tokenizer."""
+    """Return the end tokens of the checkpoint's generation config and of the tokenizer."""
     ends: set[int] = set()
     for owner in (getattr(module, "generation_config", None), tokenizer):
         value = getattr(owner, "eos_token_id", None)
@@ -44,18 +44,18 @@ def end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
 
 
 def first_new(module: torch.nn.Module, rows: torch.Tensor) -> int:
-    """Return where the new ids of an encoder-decoder begin: Whisper leaves the start token out."""
+    """Return where the new ids of an encoder-decoder begin; Whisper returns no start token."""
     start = getattr(getattr(module, "config", None), "decoder_start_token_id", None)
     return int(start is None or bool((rows[:, 0] == start).all()))
 
 
 def stopped(prompts: int) -> Generated:
-    """Return what a generation gives that an intervention has stopped: no ids, no text."""
+    """Return the record of a generation that an intervention stopped: no ids, no text."""
     return Generated(token_ids=((),) * prompts, text=("",) * prompts, pieces=((),) * prompts)
 
 
 def until_end(row: list[int], ends: set[int]) -> list[int]:
-    """Cut what comes after the first end token: a batch pads its finished rows."""
+    """Drop the ids after the first end token: a batch pads its finished rows."""
     stop = next((index for index, token in enumerate(row) if token in ends), len(row))
     return row[: stop + 1]
 
@@ -68,15 +68,15 @@ def generated(
     settings: Mapping[str, Any],
     prompts: int,
 ) -> Generated:
-    """Record the ids behind the first ``start`` of each row, to its end, and each step's margins.
+    """Return the record of the ids after the first ``start`` of each row, and of the margins.
 
-    ``margins`` is ``[rows]`` for each step; of beams there are more than rows, and none is kept.
-    ``rows`` is ``None`` where an intervention has stopped the run.
+    ``margins`` has a tensor ``[rows]`` for each step; with beams it has more rows, and none is
+    kept. ``rows`` is ``None`` where an intervention stopped the run.
     """
     if rows is None:
         return stopped(prompts)
     module, tokenizer = nnsight_api.torch_module(model), getattr(model, "tokenizer", None)
-    ends = _given_ends(settings) or end_ids(module, tokenizer)
+    ends = _test_end_ids(settings) or end_ids(module, tokenizer)
     token_ids = tuple(tuple(until_end(row[start:].tolist(), ends)) for row in rows)
     texts = [
         tokenizer.decode(list(row), skip_special_tokens=True) if tokenizer is not None else ""
@@ -95,7 +95,7 @@ def generated(
     )
 
 
-def _given_ends(settings: Mapping[str, Any]) -> set[int]:
-    """Return the ids that a test itself lets a generation end with."""
+def _test_end_ids(settings: Mapping[str, Any]) -> set[int]:
+    """Return the end tokens that the test itself asks for."""
     value = settings.get("eos_token_id")
     return set(value if isinstance(value, list | tuple) else () if value is None else (value,))

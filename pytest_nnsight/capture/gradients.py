@@ -1,7 +1,7 @@
-"""Gradients of a scalar with respect to what every module gives.
+"""Compute gradients of a scalar with respect to every module's output.
 
-The values are those that nnsight hands over. The scalar is differentiated when the model has run,
-so that nothing is added to the gradients of its parameters.
+The outputs are those that nnsight hands over. The scalar is differentiated after the model has run,
+with `torch.autograd.grad`, which leaves the gradients of its parameters alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pytest_nnsight.capture.entries import intervention_code, intervention_name
+from pytest_nnsight.capture.model_inputs import intervention_code, intervention_name
 from pytest_nnsight.capture.recorder import Output, Recorder
 from pytest_nnsight.errors import UsageError
 
@@ -29,11 +29,11 @@ class Gradients:
     scalars: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, wanted: Objectives) -> Gradients | None:
-        """Read ``gradient_of``: one function, or several by name."""
-        if wanted is None:
+    def of(cls, argument: Objectives) -> Gradients | None:
+        """Read ``gradient_of``: a function, or several by name. Raise `UsageError` for others."""
+        if argument is None:
             return None
-        named = dict(wanted) if isinstance(wanted, Mapping) else {"": wanted}
+        named = dict(argument) if isinstance(argument, Mapping) else {"": argument}
         for name, objective in named.items():
             if not callable(objective) or not (name == "" or str(name).isidentifier()):
                 raise UsageError(
@@ -43,7 +43,7 @@ class Gradients:
         return cls(named)
 
     def settings(self) -> dict[str, str]:
-        """Return what a record keeps of the objectives: their names, and digests of their code."""
+        """Return what a record holds of the objectives: names, and digests of their code."""
         names = [
             f"{name}={intervention_name(f)}" if name else str(intervention_name(f))
             for name, f in self.objectives.items()
@@ -52,7 +52,7 @@ class Gradients:
         return {"gradient_of": ", ".join(names), "gradient_code": ", ".join(codes)}
 
     def record(self, recorder: Recorder) -> None:
-        """Differentiate each scalar, and give the gradients to the recorder, the last one first."""
+        """Differentiate each scalar, and record the gradients from the last output to the first."""
         outputs = recorder.outputs or []
         for number, (name, scalar) in enumerate(self.scalars.items(), 1):
             prefix = f"{PREFIX}.{name}" if name else PREFIX
@@ -65,7 +65,10 @@ class Gradients:
 def _differentiate(
     name: str, scalar: Any, outputs: Sequence[Output], keeps: bool
 ) -> list[list[torch.Tensor | None]]:
-    """Return the gradient of each tensor of each output; ``None`` where it has none."""
+    """Return the gradient of each tensor of each output, or ``None`` where it has none.
+
+    Raise `UsageError` where ``scalar`` is no scalar made from the model's values.
+    """
     if not isinstance(scalar, torch.Tensor) or scalar.numel() != 1 or not scalar.requires_grad:
         shape = f"shape {list(scalar.shape)}" if isinstance(scalar, torch.Tensor) else repr(scalar)
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Globs over module paths: ``transformer.h.*`` is every block, ``**.mlp`` every MLP."""
+"""Match globs over module paths: ``transformer.h.*`` is every block, ``**.mlp`` every MLP."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
     return [path for path in paths if path in chosen]
 
 
-def check_called(wanted: Iterable[str], called: Iterable[str]) -> None:
-    """Raise `UsageError` where none of the wanted modules was called: nothing to be compared."""
+def check_called(requested: Iterable[str], called: Iterable[str]) -> None:
+    """Raise `UsageError` where none of the requested modules was called."""
     if not {*called}:
-        names = ", ".join(sorted(wanted)[:3])
+        names = ", ".join(sorted(requested)[:3])
         raise UsageError(
             f"nothing was captured: {names} not called before the run ended; a list of modules is "
             'not called itself, what is in it is: modules="transformer.h.*"'

@@ -1,31 +1,49 @@
-"""Collects the values that nnsight hands over, summarises them, and makes calls of them."""
+"""Record the values that nnsight hands over: summarise their tensors and build calls of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.capture.entries import digests_of
-from pytest_nnsight.capture.pattern import MOST_WAITING, Arrival, Followed, Lesson, Pattern
-from pytest_nnsight.capture.places import Places
+from pytest_nnsight.capture.model_inputs import digests_of
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import by_name, describe, map_tensors, margin_of, whole_numbers
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
-from pytest_nnsight.summaries import Summaries
+from pytest_nnsight.summary.summarizer import Summarizer, version_of
 
 
 class ChangedInPlaceError(Exception):
-    """A tensor was changed while it waited to be measured."""
+    """Raised where a tensor was changed in place before it was measured."""
+
+
+@dataclass(slots=True)
+class SummaryIndex:
+    """Return the same index for the same unchanged tensor.
+
+    A block's output is often the very tensor of its last module, and the input of the next one.
+    """
+
+    summarizer: Summarizer
+    _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
+
+    def of(self, tensor: torch.Tensor) -> int:
+        """Return the index of a tensor as it is now; add it to the summarizer where it is new."""
+        version, seen = version_of(tensor), self._seen.get(id(tensor))
+        if seen is not None and seen[0]() is tensor and seen[1] == version >= 0:
+            return seen[2]
+        index = self.summarizer.add(tensor, version)
+        self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
+        return index
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one call gave, with the tensors themselves."""
+    """The output of one call, with its tensors; they are differentiated later."""
 
     path: str
     visit: int
@@ -35,10 +53,11 @@ class Output:
 
 @dataclass(slots=True)
 class Recorder:
-    """Receives one value after another, in execution order.
+    """Receive the values of one run, one by one, in execution order.
 
-    ``classes`` and ``parameters`` hold, by path, a module's class and what its ``forward`` takes by
-    position.
+    ``classes`` and ``parameters`` hold, by path, the class of each module and the names of the
+    parameters of its ``forward``. ``captured`` and ``kept_paths`` are the modules whose values are
+    recorded, and those whose tensors are kept as well.
     """
 
     classes: dict[str, str]
@@ -47,120 +66,78 @@ class Recorder:
     captures_inputs: bool
     kept_paths: set[str]
     reached: Callable[[str], None] | None = None
-    calls: list[_OpenCall | Followed] = field(default_factory=list)
-    summaries: Summaries = field(default_factory=Summaries)
-    places: Places = field(init=False)
+    """Is called with the path of each module whose value arrives."""
+    calls: list[_PendingCall] = field(default_factory=list)
+    summarizer: Summarizer = field(default_factory=Summarizer)
+    index: SummaryIndex = field(init=False)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)
     entered: dict[str, torch.Tensor] | None = None
+    """The whole numbers that the model was called with first, by parameter name."""
     digests: dict[str, str] = field(default_factory=dict)
+    """Digests of the other tensors that it was called with."""
     finished: tuple[Call, ...] | None = None
-    """The calls, where they were made elsewhere, with what is known of that place."""
+    """The calls of a remote run, which are built on the server."""
     surroundings: Mapping[str, str] = field(default_factory=dict)
+    """What the server of a remote run computes with."""
     outputs: list[Output] | None = None
-    """Where outputs are to be differentiated later, all of them."""
+    """All outputs, where they are to be differentiated."""
     steps: Steps | None = None
-    """The steps of a generation that are recorded, where not all are."""
+    """The steps of a generation to record; ``None`` for all."""
     step: int = 0
     keeps: Callable[[str], bool] | None = None
-    """Tells of an operation whether its values are kept."""
-    follows: bool = False
-    """Whether the steps of a generation may be taken as a whole, once one of them is known."""
-    _lesson: Lesson | None = None
-    _pattern: Pattern | None = None
-    _arrived: list[Arrival] = field(default_factory=list)
-    _called: list[_Known] = field(default_factory=list)
-    _known: dict[str, _Known] = field(default_factory=dict)
+    """Whether the tensors of an operation are kept, by its path."""
+    input_steps: int | None = None
+    """How many of the first steps record all inputs; later ones only those that are new."""
+    _states: dict[str, _ModuleState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Give the summaries their places."""
-        self.places = Places(self.summaries)
+        """Share the summarizer with the index."""
+        self.index = SummaryIndex(self.summarizer)
 
     def receive(self, path: str, slot: str, value: Any) -> None:
-        """Take one value; called while the model runs."""
+        """Record one value while the model runs; ``slot`` is ``inputs`` or ``output``."""
         if self.reached is not None:
             self.reached(path or ROOT)
-        if self._pattern is not None:
-            self._arrived.append((path, slot, value))
-            if path or slot == "inputs":
+        state = self._states.get(path) or self._add_state(path)
+        if slot == "inputs":
+            if not self._records_inputs_of(state):
                 return
+            record = self._record_inputs
+        else:
+            record = self._record_output
         if torch.is_grad_enabled():
             with torch.no_grad():
-                self._receive(path, slot, value)
+                record(state, value)
         else:
-            self._receive(path, slot, value)
+            record(state, value)
 
-    def _receive(self, path: str, slot: str, value: Any) -> None:
-        """Take one value, or those of a step that ends with it."""
-        if self._pattern is not None:
-            self._take_step(self._pattern)
-            return
-        self._take(path, slot, value)
-        if self.follows and not path and slot == "output":
-            self._learn()
+    def _records_inputs_of(self, state: _ModuleState) -> bool:
+        """Tell whether to look at the inputs of a module at this step."""
+        if self.entered is None and state.path == ROOT:
+            return True
+        is_early = self.input_steps is None or self.step < self.input_steps
+        return state.takes_inputs and (is_early or state.has_new_inputs)
 
-    def _take(self, path: str, slot: str, value: Any) -> None:
-        """Take one value by itself."""
-        known = self._known.get(path) or self._meet(path)
-        if slot == "inputs":
-            self._receive_inputs(known, value)
-        else:
-            self._receive_output(known, value)
-        if self._lesson is not None:
-            is_recorded = known.takes_inputs if slot == "inputs" else known.is_captured
-            names = self.parameters[known.path] if is_recorded else None
-            self._lesson.note((path, slot, value), names)
-
-    def _learn(self) -> None:
-        """Note what comes after the first step, that of the prompt; know it after the second."""
-        if self._lesson is None:
-            self._lesson = Lesson()
-            return
-        self.follows = self._lesson.can_follow
-        if self.follows:
-            self._pattern = Pattern(self._lesson.entries)
-            self._called = [self._known[path] for path in self._pattern.paths]
-        self._lesson = None
-
-    def _take_step(self, pattern: Pattern) -> None:
-        """Take the values of a step that were put aside: as a whole, if it is as the pattern."""
-        tensors = pattern.tensors_of(self._arrived)
-        if tensors is None:
-            self._take_one_by_one()
-            return
-        last, self._arrived = self._arrived[-1], []
-        visits = []
-        for known in self._called:
-            visits.append(known.visits)
-            known.visits += 1
-        self.calls.append(Followed(pattern, self.step, visits, self.places.of_step(tensors)))
-        self._note_step(last[2])
-        if self.places.bytes_held > MOST_WAITING:
-            self._pattern, self.follows = None, False
-
-    def _take_one_by_one(self) -> None:
-        """Take what was put aside, of a step that is another one or did not come to its end."""
-        arrived, self._arrived = self._arrived, []
-        self._pattern, self.follows = None, False
-        with torch.no_grad():
-            for path, slot, value in arrived:
-                self.places.must_be_new(tensor for _, tensor in describe(value)[1])
-                self._take(path, slot, value)
-
-    def _meet(self, torch_path: str) -> _Known:
-        """Look up what is to be done with the values of a module, at its first."""
+    def _add_state(self, torch_path: str) -> _ModuleState:
+        """Look a module up when its first value arrives."""
         path = torch_path or ROOT
         if path not in self.classes:
-            self._note_operation(path)
+            self._add_operation(path)
         name = self.parameters[path][0] if self.parameters[path] else "0"
-        is_captured, is_kept = path in self.captured, path in self.kept_paths
-        takes_inputs = is_captured and self.captures_inputs
-        known = _Known(path, is_captured, is_kept, takes_inputs, f"{{{name}=tensor}}", f"in.{name}")
-        self._known[torch_path] = known
-        return known
+        is_captured = path in self.captured
+        self._states[torch_path] = state = _ModuleState(
+            path,
+            is_captured,
+            path in self.kept_paths,
+            is_captured and self.captures_inputs,
+            f"{{{name}=tensor}}",
+            f"in.{name}",
+        )
+        return state
 
-    def _note_operation(self, path: str) -> None:
-        """Capture an operation inside of a forward, which is known once it runs."""
+    def _add_operation(self, path: str) -> None:
+        """Capture an operation inside a module's forward, which is known only once it runs."""
         self.classes[path] = path.rpartition(nnsight_api.STEP_INTO)[2]
         self.parameters[path] = ()
         self.captured.add(path)
@@ -175,105 +152,108 @@ class Recorder:
     def receive_gradient(
         self, prefix: str, output: Output, gradients: Sequence[torch.Tensor | None]
     ) -> None:
-        """Take the gradients of one output, as a call of its own behind those of the model."""
+        """Record the gradients of one output as a call of its own, after those of the model."""
         pairs = zip(output.tensors, gradients, strict=True)
         found = [(at, gradient) for (at, _), gradient in pairs if gradient is not None]
         if not found:
             return
         path = prefix if output.path == ROOT else f"{prefix}.{output.path}"
         with torch.no_grad():
-            leaves = [(at, self.places.of(gradient)) for at, gradient in found]
+            leaves = [(at, self.index.of(gradient)) for at, gradient in found]
         self.classes[path] = self.classes[output.path]
-        self.calls.append(_OpenCall(path, output.visit, output.structure, leaves, None))
+        self.calls.append(_PendingCall(path, output.visit, output.structure, leaves, None))
         if output.path in self.kept_paths:
             self.kept[(path, output.visit)] = found[0][1]
 
-    def _receive_inputs(self, known: _Known, value: Any) -> None:
+    def _record_inputs(self, state: _ModuleState, value: Any) -> None:
         arguments, keywords = value
-        is_noted = known.takes_inputs and (self.steps is None or self.step in self.steps)
-        if known.path == ROOT and self.entered is None:
-            self._note_entered(by_name(arguments, keywords, self.parameters[ROOT]))
-        if not is_noted:
+        if state.path == ROOT and self.entered is None:
+            self._record_entered(by_name(arguments, keywords, self.parameters[ROOT]))
+        if not state.takes_inputs or (self.steps is not None and self.step not in self.steps):
             return
+        known_tensors = self.summarizer.count
         if len(arguments) == 1 and not keywords and type(arguments[0]) is torch.Tensor:
-            leaves = [(known.at, self.places.of(arguments[0]))]  # all that most modules take
-            known.inputs.append((known.only, leaves))
+            leaves = [(state.input_at, self.index.of(arguments[0]))]  # as most modules are called
+            state.inputs.append((state.input_structure, leaves))
         else:
-            named = by_name(arguments, keywords, self.parameters[known.path])
+            named = by_name(arguments, keywords, self.parameters[state.path])
             structure, tensors = describe(named, "in")
-            leaves = [(at, self.places.of(tensor)) for at, tensor in tensors]
-            known.inputs.append((structure, leaves))
+            leaves = [(at, self.index.of(tensor)) for at, tensor in tensors]
+            state.inputs.append((structure, leaves))
+        state.has_new_inputs |= self.summarizer.count > known_tensors
 
-    def _note_entered(self, named: dict[str, Any]) -> None:
+    def _record_entered(self, named: dict[str, Any]) -> None:
         self.entered = whole_numbers(named)
         others = {name: value for name, value in named.items() if name not in self.entered}
-        self.digests = digests_of(others) if self.summaries.has_numbers else {}
+        self.digests = digests_of(others) if self.summarizer.has_numbers else {}
 
-    def _receive_output(self, known: _Known, value: Any) -> None:
+    def _record_output(self, state: _ModuleState, value: Any) -> None:
         step = self.step
-        if known.path == ROOT:
-            self._note_step(value)
-        if not known.is_captured:
+        if state.path == ROOT:
+            self._end_step(value)
+        if not state.is_captured:
             return
-        visit = known.visits
-        known.visits += 1
+        visit = state.visits
+        state.visits += 1
         if self.steps is not None and step not in self.steps:
             return
         if type(value) is torch.Tensor and self.outputs is None:
-            structure, leaves = "tensor", [("out", self.places.of(value))]
+            structure, leaves = "tensor", [("out", self.index.of(value))]
         else:
             structure, tensors = describe(value)
             if self.outputs is not None:
-                self.outputs.append(Output(known.path, visit, structure, tuple(tensors)))
-            leaves = [(at, self.places.of(tensor)) for at, tensor in tensors]
+                self.outputs.append(Output(state.path, visit, structure, tuple(tensors)))
+            leaves = [(at, self.index.of(tensor)) for at, tensor in tensors]
         inputs: str | None = None
-        if known.inputs:
-            inputs, input_leaves = known.inputs.pop()
+        if state.inputs:
+            inputs, input_leaves = state.inputs.pop()
             leaves = input_leaves + leaves
-        self.calls.append(_OpenCall(known.path, visit, structure, leaves, inputs, step))
-        if known.is_kept:
-            self.kept[(known.path, visit)] = map_tensors(value, lambda t: t.detach().clone())
+        self.calls.append(_PendingCall(state.path, visit, structure, leaves, inputs, step))
+        if state.is_kept:
+            self.kept[(state.path, visit)] = map_tensors(value, lambda t: t.detach().clone())
 
-    def _note_step(self, value: Any) -> None:
+    def _end_step(self, value: Any) -> None:
         self.step += 1
         if (margin := margin_of(value)) is not None:
             self.margins.append(margin)
 
     def finish(self, steps: int | None = None) -> tuple[Call, ...]:
-        """Bring all numbers to the host at once and return the calls in execution order.
+        """Bring all numbers to the host and return the calls in execution order.
 
-        Those of the first ``steps`` alone, where a row of a batch ended before the others.
+        Only those of the first ``steps``, for a row of a batch that ended before the others. Raise
+        `ChangedInPlaceError` where a tensor was changed before it was measured.
         """
         if self.finished is not None:
             return self.finished
-        self._take_one_by_one()
-        summaries = self.summaries.finish()
-        if self.summaries.has_lost:
+        summaries = self.summarizer.finish()
+        if self.summarizer.has_lost:
             raise ChangedInPlaceError
         calls = [call for call in self.calls if steps is None or call.step < steps]
-        return tuple(chain(*(call.close(self.classes, summaries) for call in calls)))
+        return tuple([call.close(self.classes, summaries) for call in calls])
 
 
 @dataclass(slots=True)
-class _Known:
-    """A module, or an operation, whose values arrive.
+class _ModuleState:
+    """What the recorder knows of a module, or an operation, whose values arrive.
 
-    ``only`` and ``at`` are structure and place of its input where it takes a single tensor.
+    ``input_structure`` and ``input_at`` describe its input where that is a single tensor.
     """
 
     path: str
     is_captured: bool
     is_kept: bool
     takes_inputs: bool
-    only: str
-    at: str
+    input_structure: str
+    input_at: str
     visits: int = 0
+    has_new_inputs: bool = False
+    """Whether it was given a tensor that no earlier module gave or was given."""
     inputs: list[tuple[str, list[tuple[str, int]]]] = field(default_factory=list)
     """Structure and tensors of each call that has not returned."""
 
 
-class _OpenCall(NamedTuple):
-    """A call whose tensors are still being measured; there are many, made while the model runs."""
+class _PendingCall(NamedTuple):
+    """A call whose tensors are not measured yet; a named tuple, for a run makes very many."""
 
     path: str
     visit: int
@@ -282,6 +262,6 @@ class _OpenCall(NamedTuple):
     inputs: str | None
     step: int = 0
 
-    def close(self, classes: Mapping[str, str], summaries: Sequence[Summary]) -> Iterator[Call]:
+    def close(self, classes: Mapping[str, str], summaries: Sequence[Summary]) -> Call:
         leaves = tuple([Leaf(at, summaries[index]) for at, index in self.leaves])
-        yield Call(self.path, self.visit, classes[self.path], self.output, leaves, self.inputs)
+        return Call(self.path, self.visit, classes[self.path], self.output, leaves, self.inputs)

@@ -1,8 +1,9 @@
-"""A capture where the model is not: what is asked for goes there, summaries come back."""
+"""Run a capture on a server: the request is sent there, and summaries come back."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -11,19 +12,20 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.capture import visitor
-from pytest_nnsight.capture.prompts import Request
+from pytest_nnsight.capture import remote_body
+from pytest_nnsight.capture.prompts import PreparedPrompt
 from pytest_nnsight.capture.recorder import Recorder
-from pytest_nnsight.errors import RemoteError, UsageError
+from pytest_nnsight.errors import RemoteError
 from pytest_nnsight.run import ROOT, Call, Environment, Leaf, Summary, numbers_per_token
-from pytest_nnsight.sketch import Block, exact_summary, summarize_blocks
+from pytest_nnsight.summary.summarizer import Measured, exact_summary, summaries_of
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
     """Where traces run: ``where`` is ``True`` for NDIF, a host, or ``local`` for a rehearsal here.
 
-    ``shown`` shows what nnsight says of the queue; ``verbose`` lets it say so line by line.
+    ``shown`` returns a context in which nnsight's messages about the queue are shown; with
+    ``verbose`` nnsight prints them line by line.
     """
 
     where: bool | str
@@ -33,27 +35,27 @@ class Remote:
     def run(
         self,
         model: Any,
-        request: Request,
+        prepared: PreparedPrompt,
         recorder: Recorder,
         intervene: Callable[..., Any] | None,
         generation: Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> Any:
-        """Run one trace, or a generation; fill the recorder. Return the ids of a generation.
+        """Run a trace or a generation, and fill the recorder; return the ids of a generation.
 
-        Raise `RemoteError` with one line for whatever goes wrong on the way.
+        Raise `RemoteError` with one line for whatever fails on the way.
         """
         errand = nnsight_api.Errand(
-            visitor.begin,
-            visitor.end,
+            remote_body.begin,
+            remote_body.end,
             _plan(recorder, intervene, seed),
             [] if intervene is None else [intervene.__module__],
         )
-        keywords = request.keywords | dict(generation or {})
+        keywords = prepared.keywords | dict(generation or {})
         is_generation = generation is not None
         with self.shown(), nnsight_api.readable_failures(self.where):
             brought = nnsight_api.run_remote(
-                model, request.arguments, keywords, errand, self.where, self.verbose, is_generation
+                model, prepared.arguments, keywords, errand, self.where, self.verbose, is_generation
             )
         if brought is None:
             raise RemoteError(
@@ -67,34 +69,24 @@ class Remote:
         return brought["ids"]
 
     def environment(self, known: Environment, recorder: Recorder) -> Environment:
-        """Return the environment with what the server said of its own; a rehearsal's is known."""
-        said = recorder.surroundings
-        if self.where == "local" or not said:
+        """Return the environment of the server; in a rehearsal it is the ``known`` one."""
+        server = recorder.surroundings
+        if self.where == "local" or not server:
             return known
         return replace(
             known,
-            versions={**known.versions, **{n: said[n] for n in ("torch", "transformers")}},
-            attention=said["attention"],
-            threads=int(said["threads"]),
-            cpu=said["device"],
-            kernels=said["kernels"],
+            versions={**known.versions, **{n: server[n] for n in ("torch", "transformers")}},
+            attention=server["attention"],
+            threads=int(server["threads"]),
+            cpu=server["device"],
+            kernels=server["kernels"],
         )
-
-
-def refuse(**wishes: Any) -> None:
-    """Raise `UsageError` for what does not come back from a remote run."""
-    for name, value in wishes.items():
-        if value:
-            raise UsageError(
-                f"{name}= is not there with --nnsight-remote, which brings summaries back and no "
-                "tensors; leave it out, or run on a model that is here"
-            )
 
 
 def _plan(
     recorder: Recorder, intervene: Callable[..., Any] | None, seed: int | None
 ) -> dict[str, Any]:
-    """Return what the server has to know, as plain values and the function of the test."""
+    """Return what `remote_body` needs, as plain values and the test's function."""
     captured = {"" if path == ROOT else path for path in recorder.captured}
     entering = captured if recorder.captures_inputs else set()
     parameters = {("" if p == ROOT else p): names for p, names in recorder.parameters.items()}
@@ -104,6 +96,7 @@ def _plan(
         "inputs": sorted({*entering, ""}),
         "captured": captured,
         "captures_inputs": recorder.captures_inputs,
+        "input_steps": sys.maxsize if recorder.input_steps is None else recorder.input_steps,
         "parameters": {path: parameters[path] for path in {*entering, ""}},
         "intervene": intervene,
         "takes_tracer": takes >= 2,
@@ -112,14 +105,14 @@ def _plan(
 
 
 def calls_of(brought: Mapping[str, Any], classes: Mapping[str, str]) -> tuple[Call, ...]:
-    """Make calls of what a remote trace brought back, as `Recorder` does of values."""
+    """Build the calls of what a remote trace brought back, as `Recorder` does of values."""
     summaries = _summaries(brought)
     waiting: dict[str, list[tuple[str, list[Leaf]]]] = {}
     visits: dict[str, int] = {}
     calls = []
-    for path, slot, structure, places in brought["events"]:
+    for path, slot, structure, indices in brought["events"]:
         path = path or ROOT
-        leaves = [Leaf(at, summaries[number]) for at, number in places]
+        leaves = [Leaf(at, summaries[index]) for at, index in indices]
         if slot == "inputs":
             waiting.setdefault(path, []).append((structure, leaves))
             continue
@@ -131,18 +124,18 @@ def calls_of(brought: Mapping[str, Any], classes: Mapping[str, str]) -> tuple[Ca
 
 
 def _summaries(brought: Mapping[str, Any]) -> dict[int, Summary]:
-    """Take the numbers of each tensor apart again, and make its summary."""
-    blocks, others = [], {}
+    """Split the numbers of all tensors, and build the summary of each."""
+    measured, others = [], {}
     row = at = 0
-    for place, (shape, dtype, tokens, exact) in enumerate(brought["tensors"]):
+    for index, (shape, dtype, tokens, exact) in enumerate(brought["tensors"]):
         if tokens:
             size = tokens + tokens * numbers_per_token(tokens)
             rest = brought["rests"][at : at + size].double()
             numbers = torch.cat([brought["heads"][row], rest])[None]
-            blocks.append(Block(tuple(shape), dtype, tokens, [place], numbers))
+            measured.append(Measured(tuple(shape), dtype, tokens, [index], numbers))
             row, at = row + 1, at + size
         elif exact is not None:
-            others[place] = exact_summary(tuple(shape), dtype, exact)
+            others[index] = exact_summary(tuple(shape), dtype, exact)
         else:
-            others[place] = Summary(tuple(shape), dtype)
-    return summarize_blocks(blocks) | others
+            others[index] = Summary(tuple(shape), dtype)
+    return summaries_of(measured) | others

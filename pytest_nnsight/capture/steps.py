@@ -1,4 +1,4 @@
-"""Steps of a generation, as a test writes them: ``3``, ``[0, 3]``, ``slice(2, 8)``."""
+"""Steps of a generation as a test writes them: ``3``, ``[0, 3]``, ``slice(2, 8)``."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 from pytest_nnsight.errors import UsageError
 
-Wish = int | Sequence[int] | slice | None
+StepsArgument = int | Sequence[int] | slice | None
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Some steps of a generation, counted from 0, the prompt's own."""
+    """Some steps of a generation; step 0 is the prompt."""
 
     chosen: slice | tuple[int, ...]
 
     @classmethod
-    def of(cls, wish: Wish, option: str) -> Steps | None:
-        """Read a step, several, or a slice; ``None`` for all. Raise `UsageError` for others."""
-        if wish is None:
+    def of(cls, argument: StepsArgument, option: str) -> Steps | None:
+        """Read a number, a list or a slice; ``None`` is all. Raise `UsageError` for others."""
+        if argument is None:
             return None
-        numbers = [wish] if isinstance(wish, int) else wish
+        numbers = [argument] if isinstance(argument, int) else argument
         if isinstance(numbers, slice):
             parts: list[Any] = [numbers.start, numbers.stop, numbers.step]
         else:
@@ -30,7 +30,7 @@ class Steps:
         is_right = all(p is None or (type(p) is int and p >= 0) for p in parts)
         if not is_right or not parts or (isinstance(numbers, slice) and numbers.step == 0):
             raise UsageError(
-                f"{option}={wish!r} is no step of a generation; give numbers from 0 on, as in "
+                f"{option}={argument!r} is no step of a generation; give numbers from 0 on, as in "
                 "3, [0, 3] or slice(2, 8)"
             )
         return cls(numbers if isinstance(numbers, slice) else tuple(sorted({*parts})))
@@ -44,7 +44,7 @@ class Steps:
         return step >= start and is_before and (step - start) % every == 0
 
     def __str__(self) -> str:
-        """Write them as an index: ``0:8:2`` or ``[0, 3]``."""
+        """Return them as an index: ``0:8:2`` or ``[0, 3]``."""
         if isinstance(self.chosen, tuple):
             return str(list(self.chosen))
         ends = [self.chosen.start, self.chosen.stop]
@@ -52,13 +52,13 @@ class Steps:
         return ":".join("" if part is None else str(part) for part in parts)
 
     def for_nnsight(self, most: int) -> slice | list[int]:
-        """Return what nnsight's ``tracer.iter[...]`` takes, which takes no notice of a stride."""
+        """Return an index for nnsight's ``tracer.iter[...]``, which ignores a stride."""
         if isinstance(self.chosen, slice) and self.chosen.step not in (None, 1):
             return [step for step in range(most) if step in self]
         return self.chosen if isinstance(self.chosen, slice) else list(self.chosen)
 
     def check(self, ran: int, option: str) -> None:
-        """Raise `UsageError` where a step was asked for by number that did not run."""
+        """Raise `UsageError` where a step that was given by number did not run."""
         if isinstance(self.chosen, tuple) and self.chosen[-1] >= ran:
             raise UsageError(
                 f"{option}={self} asks for step {self.chosen[-1]}, but {ran} steps ran: the model "

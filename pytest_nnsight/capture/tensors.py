@@ -1,4 +1,4 @@
-"""A test's own dict of tensors -> a run that can be compared with a golden."""
+"""Turn a test's own dict of tensors into a run that can be compared with a golden."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import torch
 from pytest_nnsight.capture.values import describe, rebuild
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import Call, Environment, Leaf, ModelRecord, Prompt, Run
-from pytest_nnsight.summaries import summarize
+from pytest_nnsight.summary.summarizer import summarize
 
 
 def run_of_tensors(values: Mapping[str, Any], model: ModelRecord, environment: Environment) -> Run:
-    """Summarise ``{"name": tensor}`` as a run of kind ``tensors``, one call a name.
+    """Summarise ``{"name": tensor}`` as a run of kind ``tensors``, with one call for each name.
 
-    Values may be tensors, numpy arrays, numbers, text, what modules give, and dicts and lists of
-    them: what is in those has a name of its own, ``hidden.layers[3]``.
+    Values may be tensors, numpy arrays, numbers, text, outputs of modules, and dicts and lists of
+    them, whose items get names such as ``hidden.layers[3]``. Raise `UsageError` for an empty dict,
+    a name that is no text or is used twice, and for any other value.
     """
     if not values:
         raise UsageError("the dict of tensors is empty; there is nothing to compare")
@@ -34,9 +35,9 @@ def run_of_tensors(values: Mapping[str, Any], model: ModelRecord, environment: E
 
 
 def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Walk the dicts and lists of the test; one that is empty is a value itself.
+    """Yield the items of dicts and lists with their names; an empty one is a value itself.
 
-    What a module gives stays whole, so that a tuple can be compared with the tensor in it.
+    A module's output stays whole, so that a tuple can be compared with the tensor in it.
     """
     is_dict = isinstance(value, dict) and not hasattr(value, "__dataclass_fields__")
     if is_dict and value:
@@ -57,7 +58,7 @@ def _call(name: str, value: Any) -> Call:
 
 
 def _as_tensors(name: str, value: Any) -> Any:
-    """Return a value with its numbers as tensors, where it is one that can be compared."""
+    """Return a value with its numbers as tensors. Raise `UsageError` where it cannot be."""
     if isinstance(value, torch.Tensor | str | Mapping):
         return value
     if isinstance(value, np.ndarray | np.generic | float | int | bool):

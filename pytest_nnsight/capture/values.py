@@ -1,4 +1,4 @@
-"""The value of a module, as nested containers -> a line of structure and its tensors."""
+"""Walk the nested containers of a module's value: its structure as text, and its tensors."""
 
 from __future__ import annotations
 
@@ -24,33 +24,20 @@ def parameter_names(module_class: type[torch.nn.Module]) -> tuple[str, ...]:
 def by_name(
     arguments: Sequence[Any], keywords: Mapping[str, Any], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what a module was called with by the names of its parameters.
+    """Return the arguments of a call by the names of the parameters.
 
-    An argument given by position has the same name as if it were given by keyword; beyond
-    ``names`` its name is its place.
+    An argument given by position gets the name it would have as a keyword; beyond ``names`` its
+    name is its position.
     """
     places = [*names, *map(str, range(len(names), len(arguments)))]
     return {**dict(zip(places, arguments, strict=False)), **keywords}
 
 
-def described(
-    slot: str, value: Any, names: Sequence[str]
-) -> tuple[str, list[tuple[str, torch.Tensor]]]:
-    """Return structure and tensors of what nnsight hands over of a module.
-
-    ``names`` are those of its parameters.
-    """
-    if slot != "inputs":
-        return describe(value)
-    arguments, keywords = value
-    return describe(by_name(arguments, keywords, names), "in")
-
-
 def describe(value: Any, at: str = "out") -> tuple[str, list[tuple[str, torch.Tensor]]]:
-    """Return the structure of ``value`` as text and its tensors with the place of each.
+    """Return the structure of ``value`` as text, and its tensors with the path to each.
 
-    Tuples, lists, dicts, dataclasses and transformers' model outputs are walked; anything else,
-    such as a key-value cache, is named by its class.
+    Tuples, lists, dicts, dataclasses and transformers' model outputs are walked. Anything else,
+    such as a key-value cache, is written as the name of its class.
     """
     tensors: list[tuple[str, torch.Tensor]] = []
     return _describe(value, at, tensors), tensors
@@ -84,12 +71,6 @@ def _describe(value: Any, at: str, tensors: list[tuple[str, torch.Tensor]]) -> s
     return kind.__name__
 
 
-def is_opaque(value: Any) -> bool:
-    """Tell whether a value is described by its class alone."""
-    walked = (torch.Tensor, int, str, tuple, list, Mapping)
-    return not (isinstance(value, walked) or dataclasses.is_dataclass(value) or value is None)
-
-
 def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """Return ``value`` with ``function`` applied to every tensor.
 
@@ -113,13 +94,13 @@ def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) ->
 
 
 def rebuild(container: tuple[Any, ...] | list[Any], items: list[Any]) -> Any:
-    """Return ``items`` in a container of the same type; a named tuple takes them one by one."""
+    """Return ``items`` in a container of the same type; a named tuple takes one argument each."""
     kind: Any = type(container)
     return kind(*items) if hasattr(container, "_fields") else kind(items)
 
 
 def whole_numbers(named: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Copy the whole numbers among what a model is given: ids, mask, positions."""
+    """Copy the ids, masks and positions among the inputs of a model to the host."""
     return {
         name: value.detach().cpu().clone()
         for name, value in named.items()
@@ -128,9 +109,9 @@ def whole_numbers(named: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def margin_of(value: Any) -> torch.Tensor | None:
-    """Return the difference of the two highest logits of each row's last token, on the device.
+    """Return how far the two highest logits of each row's last token are apart, ``[rows]``.
 
-    ``None`` where a model gives no logits.
+    On the device of the logits; ``None`` for an output without logits ``[rows, tokens, words]``.
     """
     logits = value.get("logits") if hasattr(value, "get") else None
     if logits is None and isinstance(value, tuple) and value:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_nnsight.compare.distance import Distance
-from pytest_nnsight.packing import read_norms
 from pytest_nnsight.run import ROOT, Run
+from pytest_nnsight.summary.packing import read_norms
 
 _SIGMAS = 4.5  # of one logit's noise; the difference of two has 1.4 times as much
 _LEAST = 1e-5  # the drift that float32 is allowed

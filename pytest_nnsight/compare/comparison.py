@@ -11,7 +11,7 @@ from pytest_nnsight.compare.choice import Flip, calls_until, first_flip, flip_pl
 from pytest_nnsight.compare.distance import Distance, distances, telling_statistics
 from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.compare.inputs import compare_inputs, first_difference
-from pytest_nnsight.compare.pairing import pair
+from pytest_nnsight.compare.pairing import is_input, pair
 from pytest_nnsight.compare.pooling import pool
 from pytest_nnsight.compare.timeline import Place, Value, timeline
 from pytest_nnsight.compare.tolerance import ROUNDINGS, Tolerance, tolerance_for
@@ -104,7 +104,8 @@ def compare(golden: Run, received: Run) -> Comparison:
         drifts += _structure(position, call, others.get(call.key), moves, pairs)
     apart = distances([(old.summary, new.summary) for old, new in pairs.values()])
     values = dict(zip(pairs, apart, strict=True))
-    in_time = timeline(calls, {at: id(new.summary) for at, (_, new) in pairs.items()})
+    shared = _with_shared_inputs(calls, others)
+    in_time = timeline(shared, {at: id(new.summary) for at, (_, new) in pairs.items()})
     values |= pool(in_time, values)
     bits = count_bits(calls, values, reason)
     limits = tolerance.onsets(in_time, values)
@@ -117,6 +118,27 @@ def compare(golden: Run, received: Run) -> Comparison:
     drifts += _generated(golden, received, flip, reason)
     count = len(golden.calls) + len(added)
     return Comparison(tuple(drifts), count, tolerance, bits, values, flip, tuple(in_time))
+
+
+def _with_shared_inputs(
+    calls: Sequence[Call], others: Mapping[tuple[str, int], Call]
+) -> list[Call]:
+    """Drop the inputs of a call that the received run did not record.
+
+    A generation may record inputs at fewer steps. An input without a partner would count as equal,
+    and a drift that comes in with it would seem to start in the call.
+    """
+    return [
+        call if _has_inputs(others.get(call.key, call)) else _without_inputs(call) for call in calls
+    ]
+
+
+def _has_inputs(call: Call) -> bool:
+    return call.inputs is not None or any(map(is_input, call.leaves))
+
+
+def _without_inputs(call: Call) -> Call:
+    return call._replace(leaves=tuple(leaf for leaf in call.leaves if not is_input(leaf)))
 
 
 def _moves(golden: Run, received: Run) -> Moves:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pytest_nnsight.packing import unpack
 from pytest_nnsight.run import NORM_FLOOR, Summary, numbers_per_token
+from pytest_nnsight.summary.packing import unpack
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from pytest_nnsight.golden.numbers import (
     to_runs,
 )
 from pytest_nnsight.golden.storage import LARGEST_FILE
-from pytest_nnsight.packing import sketch_size
 from pytest_nnsight.run import (
     Call,
     Environment,
@@ -29,6 +28,7 @@ from pytest_nnsight.run import (
     numbers_per_token,
     token_count,
 )
+from pytest_nnsight.summary.packing import sketch_size
 
 FORMAT = 1
 KINDS = ("trace", "generate", "scan", "tensors")

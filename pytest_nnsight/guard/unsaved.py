@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.fingerprint import digest
 from pytest_nnsight.guard.leak import Leak, Restore, Severity, listed
+from pytest_nnsight.summary.fingerprint import digest
 
 _LARGEST_COPY = 1 << 20  # values of a buffer whose content is copied
 _SIMPLE = (bool, int, float, str, type(None))

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.fingerprint import digests, saved_tensors
 from pytest_nnsight.guard.leak import Leak, Restore, listed
+from pytest_nnsight.summary.fingerprint import digests, saved_tensors
 
 _SAMPLED = 64  # values of each tensor
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # quantised and other tensors may lack operations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import gc
 import os
 import sys
 import threading
@@ -14,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from pytest_nnsight import garbage
 from pytest_nnsight.isolation import limits
 from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
 from pytest_nnsight.isolation.limits import DUMP_SIGNAL, Limits, terminal
@@ -200,7 +200,8 @@ class Watch:
         if self._post is None:
             os.close(self._stacks)
             return
-        garbage.leave()
+        # pytest collects twice at the end of a session; what is alive now lives until exit.
+        gc.freeze()
         self._post.enter(Whereabouts("exit"))
         # Unlike atexit it comes before threads are waited for; concurrent.futures needs it as well.
         threading._register_atexit(atexit.register, _end)  # type: ignore[attr-defined]

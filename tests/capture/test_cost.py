@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
-from pytest_nnsight.summaries import summarize
+from pytest_nnsight.summary.summarizer import summarize
 
 VIEWS = {"view", "reshape", "slice", "detach", "unsqueeze", "squeeze", "select", "as_strided"}
 VIEWS |= {"unsafe_view", "expand", "transpose", "permute", "alias", "t", "unbind"}

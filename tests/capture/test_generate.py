@@ -15,6 +15,7 @@ from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.golden.document import decode, encode
+from pytest_nnsight.run import Run
 
 PROMPT = "Once upon a time"
 CaptureOf = Callable[..., Capture]
@@ -48,6 +49,41 @@ def test_every_step_of_every_module_is_kept(gpt2: Capture) -> None:
     assert visits == [0, 1, 2, 3]
     shapes = [run["transformer.h.1", visit].output.shape for visit in visits]
     assert shapes == [(1, len(PROMPT), 64), (1, 1, 64), (1, 1, 64), (1, 1, 64)]
+
+
+def steps_with_inputs(run: Run, path: str = "transformer.h.1.mlp") -> list[int]:
+    return [call.visit for call in run.calls if call.path == path and call.inputs is not None]
+
+
+def test_inputs_are_recorded_at_the_first_two_steps_unless_asked_for(gpt2: Capture) -> None:
+    """The prompt's own step, and the first that reads the key-value cache."""
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4}
+    assert steps_with_inputs(gpt2.generate(PROMPT, **settings)) == [0, 1]
+    assert steps_with_inputs(gpt2.generate(PROMPT, inputs=True, **settings)) == [0, 1, 2, 3]
+    assert steps_with_inputs(gpt2.generate(PROMPT, inputs=False, **settings)) == []
+    assert steps_with_inputs(gpt2.generate(PROMPT, steps=[0, 3], **settings)) == [0, 3]
+    for run in gpt2.generate_each([PROMPT, "Hi"], **settings):
+        assert steps_with_inputs(run) == [0, 1]
+        assert len([call for call in run.calls if call.path == "lm_head"]) == 4
+
+
+def test_inputs_that_no_other_module_gave_are_recorded_at_every_step(gpt2: Capture) -> None:
+    """What goes into the projection behind attention shows whether attention itself went wrong."""
+    run = gpt2.generate(PROMPT, max_new_tokens=4, min_new_tokens=4)
+    assert steps_with_inputs(run, "transformer.h.1.attn.c_proj") == [0, 1, 2, 3]
+    full = gpt2.generate(PROMPT, max_new_tokens=4, min_new_tokens=4, inputs=True)
+    few, all_of_them = (
+        {leaf.summary for call in each.calls for leaf in call.leaves} for each in (run, full)
+    )
+    assert few == all_of_them
+
+
+def test_a_golden_with_inputs_at_every_step_matches_a_run_with_fewer(gpt2: Capture) -> None:
+    runs = [gpt2.generate(PROMPT, max_new_tokens=4, inputs=inputs) for inputs in (True, None)]
+    for golden, received in (runs, runs[::-1]):
+        comparison = compare(decode(encode(golden), "golden"), received)
+        assert comparison.drifts == ()
+        assert (comparison.bits.count, comparison.bits.is_expected) == (0, True)
 
 
 def test_margins_are_the_two_highest_logits_apart(gpt2: Capture) -> None:

@@ -20,8 +20,8 @@ from builders import (
 from pytest_nnsight.compare.choice import Flip, first_flip, flip_place
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.distance import Distance
-from pytest_nnsight.packing import read_norms
 from pytest_nnsight.run import ROOT, Generated, Leaf, Prompt, Run
+from pytest_nnsight.summary.packing import read_norms
 
 GREEDY = Prompt("Hello", ((1, 2, 3),), generation={"do_sample": False})
 

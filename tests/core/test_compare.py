@@ -95,6 +95,18 @@ def test_inputs_are_compared_by_place() -> None:
     assert only(compare(golden, received)).label == "h.0 in.0"
 
 
+def test_inputs_that_one_run_left_out_are_no_drift_and_do_not_count_as_equal() -> None:
+    """A drift that came in with them must not seem to start in the call."""
+    leaves = (Leaf("in.0", make_summary(seed=1)), Leaf("out", make_summary()))
+    full = make_run(make_call(leaves=leaves, inputs="{0=tensor}"), make_call("h.1"))
+    few = make_run(make_call(leaves=leaves[1:]), make_call("h.1", inputs="{}"))
+    for golden, received in ((full, few), (few, full)):
+        comparison = compare(golden, received)
+        assert comparison.matches
+        assert comparison.bits.count == 0
+        assert [value.leaf.at for value in comparison.timeline] == ["out", "out"]
+
+
 def test_drifts_come_in_the_order_of_execution() -> None:
     calls = [make_call(f"h.{i}") for i in range(5)]
     changed = [make_call(f"h.{i}", make_summary(noise=1e-2)) for i in range(5)]

@@ -21,8 +21,8 @@ from pytest_nnsight.compare.distance import (
     telling_statistics,
     true_distance,
 )
-from pytest_nnsight.measurement import tokens_of
 from pytest_nnsight.run import numbers_per_token
+from pytest_nnsight.summary.statistics import tokens_of
 
 quick = settings(deadline=None, max_examples=60)
 

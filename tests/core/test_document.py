@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.golden.document import FORMAT, KINDS, decode, encode
-from pytest_nnsight.packing import sketch_size
 from pytest_nnsight.run import (
     Call,
     Environment,
@@ -25,6 +24,7 @@ from pytest_nnsight.run import (
     Summary,
     numbers_per_token,
 )
+from pytest_nnsight.summary.packing import sketch_size
 
 NAME = "golden/gpt2/cpu-float32/test_it.json"
 thorough = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])

@@ -11,8 +11,8 @@ import torch
 from builders import normal, summarize, summarize_all
 
 from pytest_nnsight.compare.distance import distance, true_distance
-from pytest_nnsight.measurement import tokens_of
 from pytest_nnsight.run import Summary
+from pytest_nnsight.summary.statistics import tokens_of
 
 Change = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 TOKENS = (1, 7, 61, 256)

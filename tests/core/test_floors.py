@@ -15,24 +15,24 @@ PACKAGE = "pytest_nnsight"
 EDGE = {"plugin", "session", "shared_model", "loaded", "binding", "pruning", "reporting", "records"}
 EDGE |= {"cli", "suite", "difference", "away", "failures", "progress", "naming"}
 SERVICES = {"models", "capture", "golden", "isolation", "guard", "report", "upgrade"}
-MEASURING = {"summaries", "sketch", "measurement", "projection", "checksum", "fingerprint"}
 # these run beside the model, the rest of the core on files
 CORE = {
     "errors": set(),
-    "garbage": set(),
     "options": {"errors"},
     "settings": {"errors", "options"},
     "run": {"errors"},
-    "packing": set(),
     "outcomes": {"errors"},
-    "fingerprint": {"errors"},
-    "projection": {"errors", "run"},
-    "checksum": {"errors", "projection"},
-    "measurement": {"errors", "projection", "checksum"},
-    "sketch": {"errors", "run", "settings", "measurement", "packing"},
-    "summaries": {"errors", "run", "measurement", "sketch"},
-    "compare": {"errors", "run", "packing"},
+    "summary": {"errors", "run"},
+    "compare": {"errors", "run", "summary"},
     "diagnose": {"errors", "run", "compare"},
+}
+SUMMARY = {  # the modules of one room, each with those of the room that it may import
+    "packing": set(),
+    "fingerprint": set(),
+    "projection": set(),
+    "checksum": {"projection"},
+    "statistics": {"projection", "checksum"},
+    "summarizer": {"statistics", "packing"},
 }
 COMPARE = {  # the modules of one room, each with those of the room that it may import
     "drift": {"distance"},
@@ -48,7 +48,7 @@ COMPARE = {  # the modules of one room, each with those of the room that it may 
     "tolerance": {"distance", "timeline", "pooling", "evidence"},
 }
 COMPARE["comparison"] = {*COMPARE} - {"evidence", "alignment"}
-BARE = {*CORE} - MEASURING | {"golden", "report", "cli"}
+BARE = {*CORE} - {"summary"} | {"golden", "report", "cli"}
 FILES = sorted(path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py"))
 
 
@@ -84,16 +84,24 @@ def test_imports_go_down_only(file: Path) -> None:
         assert others <= {"errors"}
     if room != "nnsight_api":
         assert "nnsight" not in libraries
-    if room in BARE:
+    if room in BARE or file == Path("summary/packing"):
         assert not libraries & {"torch", "transformers"}
+    if room in BARE - EDGE:
+        of_summary = {
+            name.split(".")[2] for name in names if name.startswith(f"{PACKAGE}.summary.")
+        }
+        assert of_summary <= {"packing"}
 
 
-@pytest.mark.parametrize("module", COMPARE)
-def test_the_modules_that_compare_have_an_order(module: str) -> None:
-    """Or comparing would be one heap of modules that import each other."""
-    tree = ast.parse((ROOT / "compare" / f"{module}.py").read_text())
-    names = [name.split(".") for name in imported(tree) if name.startswith(f"{PACKAGE}.compare.")]
-    assert {name[2] for name in names} <= COMPARE[module]
+@pytest.mark.parametrize(
+    ("room", "module"),
+    [*(("compare", name) for name in COMPARE), *(("summary", name) for name in SUMMARY)],
+)
+def test_the_modules_of_a_room_have_an_order(room: str, module: str) -> None:
+    """Or a room would be one heap of modules that import each other."""
+    tree = ast.parse((ROOT / room / f"{module}.py").read_text())
+    names = [name.split(".") for name in imported(tree) if name.startswith(f"{PACKAGE}.{room}.")]
+    assert {name[2] for name in names} <= {"compare": COMPARE, "summary": SUMMARY}[room][module]
 
 
 def test_the_floors_of_the_core_have_no_circle() -> None:
@@ -101,7 +109,7 @@ def test_the_floors_of_the_core_have_no_circle() -> None:
     for room, imports in CORE.items():
         assert imports <= below, room
         below.add(room)
-    left = dict(COMPARE)
+    left = COMPARE | SUMMARY
     while free := [module for module, imports in left.items() if not imports & {*left}]:
         left = {module: imports for module, imports in left.items() if module not in free}
     assert not left
@@ -110,5 +118,6 @@ def test_the_floors_of_the_core_have_no_circle() -> None:
 def test_every_room_of_the_core_is_there() -> None:
     """Or a floor would be held for a module that is no more."""
     assert {*CORE} <= {file.parts[0] for file in FILES}
-    inside = {file.stem for file in FILES if file.parts[0] == "compare"}
-    assert {*COMPARE, "__init__"} == inside
+    for room, modules in (("compare", COMPARE), ("summary", SUMMARY)):
+        inside = {file.stem for file in FILES if file.parts[0] == room}
+        assert {*modules, "__init__"} == inside

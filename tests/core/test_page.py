@@ -14,11 +14,11 @@ from test_session_lines import DRIFT, SAME, case, report_of
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.golden.document import decode
-from pytest_nnsight.packing import pack, read_norms, unpack
 from pytest_nnsight.report import page
 from pytest_nnsight.report.detail import detail
 from pytest_nnsight.report.page import page_of
 from pytest_nnsight.run import Summary
+from pytest_nnsight.summary.packing import pack, read_norms, unpack
 
 
 def detailed(golden: dict[str, Any], start: str = "model.layers.1.mlp.up_proj") -> dict[str, Any]:

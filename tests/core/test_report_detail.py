@@ -19,12 +19,12 @@ from builders import (
 )
 
 from pytest_nnsight.compare.comparison import compare
-from pytest_nnsight.packing import pack, read_norms, unpack
 from pytest_nnsight.report.detail import detail
 from pytest_nnsight.report.maps import MOST_TOKENS, token_maps
 from pytest_nnsight.report.modules import depth, module_rows, part_of, worst
 from pytest_nnsight.report.numbers import DRIFT_DECADES, NORM_DECADES, map_bytes, plain
 from pytest_nnsight.run import Prompt, Run
+from pytest_nnsight.summary.packing import pack, read_norms, unpack
 
 START = "model.layers.1.mlp.up_proj"
 

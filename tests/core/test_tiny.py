@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.fingerprint import digest, fingerprint_parameters, weights_fingerprint
 from pytest_nnsight.models.architectures import IMAGE_TOKEN, VOCABULARY
 from pytest_nnsight.models.spec import BUILT_INS
 from pytest_nnsight.models.tiny import build, byte_tokenizer
 from pytest_nnsight.models.weights import published, uniform
+from pytest_nnsight.summary.fingerprint import digest, fingerprint_parameters, weights_fingerprint
 
 FINGERPRINTS = {
     "gpt2": "30806b86e2769f7e",

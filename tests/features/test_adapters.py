@@ -10,10 +10,10 @@ import torch
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import diagnose
-from pytest_nnsight.fingerprint import fingerprint_parameters
 from pytest_nnsight.models import tiny
 from pytest_nnsight.models.weights import uniform
 from pytest_nnsight.nnsight_api.version import import_nnsight
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 CITY = "The Eiffel Tower is in the city of"
 # peft 0.21 asks for what transformers 5.23 calls otherwise.

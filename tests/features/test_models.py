@@ -19,13 +19,13 @@ from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.capture.prompts import takes_ids
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import diagnose
-from pytest_nnsight.fingerprint import fingerprint_parameters
 from pytest_nnsight.models import tiny
 from pytest_nnsight.models.identity import identify
 from pytest_nnsight.models.loading import load
 from pytest_nnsight.models.samples import picture_ids, sample
 from pytest_nnsight.models.spec import BUILT_INS, LoadOptions, parse_spec
 from pytest_nnsight.run import ROOT
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 CITY = "The Eiffel Tower is in the city of"
 IDS = [[5, 70, 120, 33, 200, 90, 90, 12, 45, 160]]

@@ -17,11 +17,11 @@ from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.tolerance import TOLERANCES
 from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.errors import LoadError, UsageError
-from pytest_nnsight.fingerprint import fingerprint_parameters
 from pytest_nnsight.models import tiny
 from pytest_nnsight.models.identity import identify
 from pytest_nnsight.models.loading import load
 from pytest_nnsight.models.spec import LoadOptions, parse_spec
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 CITY = "The Eiffel Tower is in the city of"
 FEW = ["model.layers.*", "model.layers.*.mlp", "lm_head"]

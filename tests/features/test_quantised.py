@@ -12,9 +12,9 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import diagnose
-from pytest_nnsight.fingerprint import fingerprint_parameters
 from pytest_nnsight.models import tiny
 from pytest_nnsight.models.identity import identify
+from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 CITY = "The Eiffel Tower is in the city of"
 # torch means to leave this to a package of its own, torchao.

@@ -36,7 +36,9 @@ def assert_same(here: Run, there: Run) -> None:
     assert not comparison.drifts
     assert comparison.bits.count == 0
     assert comparison.bits.is_expected
-    assert [call.key for call in here.calls] == [call.key for call in there.calls]
+    assert [(call.key, call.inputs) for call in here.calls] == [
+        (call.key, call.inputs) for call in there.calls
+    ]
     assert here.prompt == there.prompt
     assert here.generated == there.generated
 

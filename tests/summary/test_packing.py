@@ -1,21 +1,25 @@
-"""Norms and sketches <-> the bytes that are kept: how exact they are, for what is odd as well."""
+"""Norms and sketches and the bytes of a golden: how exact they are, also for odd numbers."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from builders import normal, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight import packing
 from pytest_nnsight.compare.distance import distance
-from pytest_nnsight.measurement import tokens_of
-from pytest_nnsight.packing import Packed, pack, read_norms, sketch_size, unpack
-from pytest_nnsight.projection import project
 from pytest_nnsight.run import numbers_per_token
+from pytest_nnsight.summary import packing
+from pytest_nnsight.summary.packing import Packed, pack, pack_norms, read_norms, sketch_size, unpack
+from pytest_nnsight.summary.projection import project
+from pytest_nnsight.summary.statistics import tokens_of
 
 quick = settings(deadline=None, max_examples=100)
+BFLOAT16 = 2**-8  # the largest relative error of a number that is rounded to 8 bits
 sizes = st.floats(1e-30, 1e30) | st.just(0.0)
 Numbers = tuple[np.ndarray, np.ndarray]
 
@@ -98,7 +102,7 @@ def test_tensors_packed_together_are_packed_as_each_alone(
     tensors.append((np.zeros(3), np.zeros(21)))
     each = [packed(tensor) for tensor in tensors]
     for at_once in (1, 30, 2**16):
-        monkeypatch.setattr(packing, "_AT_ONCE", at_once)
+        monkeypatch.setattr(packing, "_CHUNK", at_once)
         assert packed_together(tensors) == each
     assert pack(np.zeros((0, 3)), np.zeros((0, 21))) == []
 
@@ -146,3 +150,19 @@ def test_what_is_rounded_up_beyond_the_largest_number_is_the_largest(sign: int) 
     norms, numbers = np.ones((1, 1)), np.full((1, 61), sign * (1 - 2.0**-26))
     _, found = unpack(pack(norms, numbers))
     assert np.abs(found - numbers.reshape(found.shape)).max() <= 2.0**-23
+
+
+@quick
+@given(st.floats(1e-38, 3e38, allow_subnormal=False))
+def test_norms_are_good_to_four_in_a_thousand(norm: float) -> None:
+    assert read_norms(pack_norms(np.array([norm])))[0] == pytest.approx(norm, rel=BFLOAT16)
+
+
+def test_norms_are_rounded_to_the_nearest_even() -> None:
+    """As torch rounds to bfloat16, so that norms are the same wherever they are packed."""
+    norms = normal(1000, seed=3).abs() * 10 ** normal(1000, seed=4)
+    edges = torch.tensor([0.0, 1.0, 1 + 2**-8, 1 + 3 * 2**-8, 3.38e38, math.inf, math.nan])
+    together = torch.cat([norms, edges])
+    expected = together.bfloat16().view(torch.int16).numpy().tobytes()
+    assert pack_norms(together.double().numpy())[: 2 * 1006] == expected[: 2 * 1006]
+    assert math.isnan(read_norms(pack_norms(np.array([math.nan])))[0])

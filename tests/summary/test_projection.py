@@ -1,4 +1,4 @@
-"""The random projection of each token: its definition, and what makes it an estimate."""
+"""The random projection of each token: its definition, and why it is an estimate."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from builders import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.projection import project
 from pytest_nnsight.run import BUCKETS, numbers_per_token
+from pytest_nnsight.summary.projection import project, row_products
 
 SEED = int.from_bytes(b"nnsight", "big")
 FIRST_SIGNS = [-1, -1, 1, 1, -1, -1, -1, -1, 1, -1, 1, -1, -1, -1, -1, -1]
@@ -125,3 +125,33 @@ def test_a_token_reaches_no_projection_but_its_own(tokens: int, width: int, seed
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_projection_keeps_the_dtype(dtype: torch.dtype) -> None:
     assert project(normal(3, 70, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("width", [1, 8191, 8192, 8193, 20_000])
+def test_rows_of_any_width_are_multiplied(width: int) -> None:
+    """Wide ones in parts, the last of which may be a short one."""
+    rows, others = normal(3, width), normal(3, width, seed=1)
+    found = row_products(rows.numpy(), others.numpy(), into := np.empty(3, np.float32))
+    assert found is into
+    torch.testing.assert_close(
+        torch.from_numpy(found).double(),
+        (rows.double() * others).sum(1),
+        rtol=0,
+        atol=1e-6 * width**0.5,
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(row_products(rows.numpy(), np.ones(width, np.float32))).double(),
+        rows.double().sum(1),
+        rtol=0,
+        atol=1e-6 * width**0.5,
+    )
+
+
+@pytest.mark.parametrize("width", [1, 61, 64, 192, 512, 513, 1031, 1536])
+def test_a_projection_of_one_number_a_token_has_a_sign_for_each_element(width: int) -> None:
+    """Whichever way it is taken, its square is right on average."""
+    tokens = normal(400, width)
+    numbers = project(tokens[None])[0, :, 0]
+    assert float(numbers.square().sum() / tokens.square().sum()) == pytest.approx(1, abs=0.45)
+    ones = project(torch.eye(width).repeat(-(-61 // width), 1)[None])
+    assert ones.abs().unique().tolist() == [1]

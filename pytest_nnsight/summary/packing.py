@@ -1,8 +1,8 @@
-"""The norms and the projections of a tensor's tokens <-> the bytes that are kept of them.
+"""Pack the norms and projections of a tensor's tokens into bytes, and unpack them.
 
-A norm only scales, and is kept as bfloat16. A number of a projection is kept in three bytes, as a
-whole number of steps. A step is the token's own kept norm times a power of two, which is one for
-the tensor: the smallest with which its largest number fits. Neither torch nor pytest is needed.
+A norm only scales, so it is kept as bfloat16. A number of a projection takes three bytes: a whole
+number of steps. A step is the token's packed norm times a power of two, the smallest of the tensor
+with which its largest number fits. Needs neither torch nor pytest, for goldens are read without.
 `docs/decisions/0009-a-sketch-of-three-bytes-a-number.md` has the reasons.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 _BITS = 23  # of a number, without its sign
 _LARGEST = 2**_BITS - 1
 _LARGEST_FLOAT32 = 3e38
-_LEAST = 2.0**-24  # of the largest norm: float32 loses the squares of what is far smaller
-_AT_ONCE = 2**15  # numbers, of which half a dozen copies stay in the cache
+_SMALLEST_SCALE = 2.0**-24  # of the largest norm: float32 loses the squares of smaller numbers
+_CHUNK = 2**15  # numbers packed at once, so that six copies of them stay in the processor's cache
 Packed = tuple[bytes, bytes]
 """Norms and sketch; both empty where there are none."""
 
@@ -27,22 +27,22 @@ def sketch_size(numbers: int) -> int:
 
 
 def pack(norms: np.ndarray, projections: np.ndarray) -> list[Packed]:
-    """Write the norms ``[tensors, tokens]`` and the projections ``[tensors, tokens, numbers]``.
+    """Pack norms ``[tensors, tokens]`` and projections ``[tensors, tokens * numbers]``.
 
-    Those of a tensor that float32 cannot hold are left out.
+    A tensor that float32 cannot hold gets empty bytes.
     """
     if not len(norms):
         return []
     numbers = projections.reshape(*norms.shape, -1)
-    many = max(1, _AT_ONCE // numbers[0].size)
+    many = max(1, _CHUNK // numbers[0].size)
     parts = [slice(first, first + many) for first in range(0, len(norms), many)]
     return [packed for part in parts for packed in _pack(norms[part], numbers[part])]
 
 
 def unpack(packed: Sequence[Packed]) -> tuple[np.ndarray, np.ndarray]:
-    """Read the norms ``[tensors, tokens]`` and the projections ``[tensors, tokens, numbers]``.
+    """Return norms ``[tensors, tokens]`` and projections ``[tensors, tokens, numbers]``.
 
-    Of tensors that have as many tokens and numbers, each of them some.
+    All tensors have the same count of tokens and numbers, and none is empty.
     """
     norms = read_norms(b"".join(norms for norms, _ in packed)).reshape(len(packed), -1)
     data = np.frombuffer(b"".join(sketch for _, sketch in packed), np.uint8)
@@ -51,7 +51,7 @@ def unpack(packed: Sequence[Packed]) -> tuple[np.ndarray, np.ndarray]:
     whole = np.zeros((len(packed), data.shape[1] // 3, 4), np.uint8)
     for byte in range(3):  # one by one: a copy of three bytes each is slow
         whole[:, :, 1 + byte] = data[:, 1 + byte :: 3]
-    counts = whole.view("<i4") >> 8  # from the upper bytes, so that the sign comes along
+    counts = whole.view("<i4") >> 8  # from the upper bytes, to keep the sign
     with np.errstate(invalid="ignore", over="ignore"):
         steps = np.ldexp(_scales(norms), powers - _BITS)
         numbers: np.ndarray = counts.reshape(*norms.shape, -1) * steps[:, :, None]
@@ -59,7 +59,7 @@ def unpack(packed: Sequence[Packed]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pack_norms(norms: np.ndarray) -> bytes:
-    """Write norms as bfloat16, two bytes each, little-endian: good to 0.4 %, in float32's range."""
+    """Return norms as little-endian bfloat16: exact to 0.4 %, with float32's range."""
     with np.errstate(over="ignore"):
         bits = norms.astype("<f4").view("<u4")
     rounded = bits + 0x7FFF + (bits >> 16 & 1)
@@ -67,37 +67,37 @@ def pack_norms(norms: np.ndarray) -> bytes:
 
 
 def read_norms(data: bytes) -> np.ndarray:
-    """Read norms as they are kept: little-endian bfloat16."""
+    """Return the float64 norms of what `pack_norms` wrote."""
     bits = np.frombuffer(data, "<u2").astype("<u4") << 16
     return bits.view("<f4").astype(np.float64)
 
 
 def _pack(norms: np.ndarray, numbers: np.ndarray) -> Iterator[Packed]:
-    kept = pack_norms(norms)
-    scales = _scales(read_norms(kept).reshape(norms.shape))[:, :, None]
+    packed_norms = pack_norms(norms)
+    scales = _scales(read_norms(packed_norms).reshape(norms.shape))[:, :, None]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         largest = np.maximum(np.abs(numbers.reshape(len(norms), -1)).max(1), norms.max(1))
         shares = numbers / scales
         shares[np.broadcast_to(scales <= 0, shares.shape)] = 0.0
         shares = shares.reshape(len(norms), -1)
-        of_one = np.abs(shares).max(1)
-        powers = np.frexp(of_one)[1].clip(-128, 127)
+        largest_share = np.abs(shares).max(1)
+        powers = np.frexp(largest_share)[1].clip(-128, 127)
         steps = np.rint(shares * np.ldexp(1.0, _BITS - powers)[:, None])
-    fits = (largest < _LARGEST_FLOAT32).tolist()  # not so for NaN
-    if not np.isfinite(of_one).all():
+    fits = (largest < _LARGEST_FLOAT32).tolist()  # false for NaN
+    if not np.isfinite(largest_share).all():
         steps[~np.isfinite(steps)] = 0.0
     counts = steps.clip(-_LARGEST, _LARGEST).astype("<i4").view(np.uint8).reshape(*shares.shape, 4)
     sketches = np.empty((len(norms), sketch_size(shares.shape[1])), np.uint8)
     sketches[:, 0] = powers.astype("i1").view(np.uint8)
-    for byte in range(3):  # the upper one says nothing new; one by one, which is faster
+    for byte in range(3):  # the fourth repeats the sign
         sketches[:, 1 + byte :: 3] = counts[:, :, byte]
-    data, size, of_norms = sketches.tobytes(), sketches.shape[1], 2 * norms.shape[1]
-    for row, has_fit in enumerate(fits):
-        both = kept[row * of_norms : (row + 1) * of_norms], data[row * size : (row + 1) * size]
-        yield both if has_fit else (b"", b"")
+    data, size, norms_size = sketches.tobytes(), sketches.shape[1], 2 * norms.shape[1]
+    for row, is_kept in enumerate(fits):
+        own_norms = packed_norms[row * norms_size : (row + 1) * norms_size]
+        yield (own_norms, data[row * size : (row + 1) * size]) if is_kept else (b"", b"")
 
 
 def _scales(norms: np.ndarray) -> np.ndarray:
     """Return what the numbers of each token are relative to."""
-    scales: np.ndarray = np.maximum(norms, _LEAST * norms.max(1, keepdims=True))
+    scales: np.ndarray = np.maximum(norms, _SMALLEST_SCALE * norms.max(1, keepdims=True))
     return scales

@@ -1,9 +1,9 @@
-"""What runs where the model is, in the body of a remote trace: values -> their numbers.
+"""The body of a remote trace: it runs where the model is, and turns values into numbers.
 
-nnsight sends these functions, and all that they use, as source. The servers of NDIF let such code
-import torch, numpy and little more, and may run another Python: so nothing here may lead to a
-dataclass, a cache of ``functools``, ``weakref`` or ``hashlib``. What comes back are plain
-containers and a few tensors, which need no class of ours to be read.
+nnsight sends these functions, and all that they use, as source. NDIF's servers let such code import
+torch, numpy and little more, and may run another Python: nothing here may use a dataclass, a cache
+of ``functools``, ``weakref`` or ``hashlib``. What comes back are plain containers and a few
+tensors, which need no class of ours to be read.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import torch
 from torch.utils.weak import TensorWeakRef
 
 from pytest_nnsight.capture.values import by_name, describe, margin_of, whole_numbers
-from pytest_nnsight.measurement import STATISTICS, measurable, measured_numbers
 from pytest_nnsight.nnsight_api.remote import surroundings, tap
+from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure
 
 
 def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
-    """Tap the values that ``plan`` asks for, then intervene; return where their numbers go."""
+    """Subscribe to the values that ``plan`` names, then intervene; return where numbers go."""
     found: dict[str, Any] = {
         "events": [],
         "tensors": [],
         "entered": None,
         "margins": [],
+        "step": 0,
+        "has_new_inputs": set(),
         "seen": {},
     }
 
@@ -44,9 +46,9 @@ def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def end(model: Any, found: dict[str, Any], result: Any) -> dict[str, Any]:
-    """Return what was found as one thing to send back, once the model has run.
+    """Return what is sent back, once the model has run.
 
-    The numbers of all tensors lie in two: statistics as float64, norms and sketches as float32.
+    The numbers of all tensors are put in two: statistics as float64, the rest as float32.
     """
     numbers = [item["numbers"] for item in found["tensors"] if item["numbers"] is not None]
     heads = [each[:STATISTICS].double().cpu() for each in numbers]
@@ -68,23 +70,31 @@ def end(model: Any, found: dict[str, Any], result: Any) -> dict[str, Any]:
 
 
 def _receive(found: dict[str, Any], plan: dict[str, Any], path: str, slot: str, value: Any) -> None:
-    """Note one value as the model runs: where it was, what it is made of, which tensors."""
+    """Record one value as `Recorder.receive` does: its module, its structure, its tensors."""
     if slot == "inputs":
         arguments, keywords = value
         value = by_name(arguments, keywords, plan["parameters"][path])
         if not path and found["entered"] is None:
             found["entered"] = whole_numbers(value)
-    elif not path and (margin := margin_of(value)) is not None:
-        found["margins"].append(margin)
-    if path not in plan["captured"] or (slot == "inputs" and not plan["captures_inputs"]):
+        is_early = found["step"] < plan["input_steps"]
+        if not plan["captures_inputs"] or not (is_early or path in found["has_new_inputs"]):
+            return
+    elif not path:
+        found["step"] += 1
+        if (margin := margin_of(value)) is not None:
+            found["margins"].append(margin)
+    if path not in plan["captured"]:
         return
     structure, tensors = describe(value, "in" if slot == "inputs" else "out")
-    leaves = [(at, _measure(found, tensor)) for at, tensor in tensors]
+    known_tensors = len(found["tensors"])
+    leaves = [(at, _index_of(found, tensor)) for at, tensor in tensors]
+    if slot == "inputs" and len(found["tensors"]) > known_tensors:
+        found["has_new_inputs"].add(path)
     found["events"].append((path, slot, structure, leaves))
 
 
-def _measure(found: dict[str, Any], tensor: torch.Tensor) -> int:
-    """Return the number of a tensor; one that was seen before, unchanged, has one already."""
+def _index_of(found: dict[str, Any], tensor: torch.Tensor) -> int:
+    """Return the index of a tensor; measure it unless it was seen before, unchanged."""
     version = -1 if tensor.is_inference() else tensor._version
     known = found["seen"].get(id(tensor))
     if known is not None and known[0]() is tensor and known[1] == version >= 0:
@@ -94,10 +104,10 @@ def _measure(found: dict[str, Any], tensor: torch.Tensor) -> int:
         "shape": tuple(tensor.shape),
         "dtype": str(tensor.dtype).removeprefix("torch."),
         "tokens": 0 if values is None else len(values),
-        "numbers": None if values is None else measured_numbers(values[None])[0],
+        "numbers": None if values is None else measure([values[None]])[0],
         "exact": None if exact is None else exact.cpu().clone(),
     }
     found["tensors"].append(item)
-    number = len(found["tensors"]) - 1
-    found["seen"][id(tensor)] = (TensorWeakRef(tensor), version, number)
-    return number
+    index = len(found["tensors"]) - 1
+    found["seen"][id(tensor)] = (TensorWeakRef(tensor), version, index)
+    return index

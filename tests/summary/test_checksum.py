@@ -1,4 +1,4 @@
-"""Two tensors are the same where all their bits are equal, each in its place, and only there."""
+"""A checksum tells tensors apart that differ in a bit, or in the order of their values."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pytest_nnsight.compare.distance import Distance, distance
 from pytest_nnsight.golden.document import decode, encode
-from pytest_nnsight.packing import read_norms, unpack
 from pytest_nnsight.run import Summary
+from pytest_nnsight.summary.packing import read_norms, unpack
 
 quick = settings(deadline=None, max_examples=50)
 

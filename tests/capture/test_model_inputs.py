@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_nnsight.capture.entries import intervention_code
+from pytest_nnsight.capture.model_inputs import intervention_code
 
 
 def steering(direction: Any) -> Callable[[Any], None]:

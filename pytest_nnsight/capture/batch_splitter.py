@@ -1,4 +1,4 @@
-"""A batch that runs once -> what each of its prompts gave, without the padding."""
+"""Split the values of a batch into those of each prompt, without the padding."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import torch
 
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.values import by_name, map_tensors
-from pytest_nnsight.summaries import version_of
+from pytest_nnsight.summary.summarizer import version_of
 
-_Cut = list[torch.Tensor]
+Parts = list[torch.Tensor]
+"""A tensor of the batch, split: one part for each prompt."""
 
 
 @dataclass(slots=True)
-class Rows:
-    """Hands every value on to a recorder for each row, cut to that row's own tokens.
+class BatchSplitter:
+    """Pass each value on to one recorder a prompt, split into that prompt's own tokens.
 
-    A row is found in the first dimension, also where tokens of all rows are laid end to end as in
-    a mixture of experts; a dimension counts tokens where it is as long as the padded prompt, or as
-    the keys of a later step. What all rows share, as positions that are the same for all, is cut to
-    the tokens of each.
+    A prompt's row is found in the first dimension, also where the tokens of all rows are laid end
+    to end as in a mixture of experts. A dimension counts tokens where it is as long as the padded
+    prompt, or as the keys of a later step. A tensor that all rows share, such as positions, is cut
+    to the tokens of each.
     """
 
     recorders: Sequence[Recorder]
@@ -34,20 +35,20 @@ class Rows:
     width: int = 0
     """Tokens of the padded prompt."""
     unclear: str = ""
-    """Why a tensor could not be cut with certainty; empty while all could be."""
+    """Why a tensor could not be split with certainty; empty while all could be."""
     _queries: int = 0
-    _cuts: dict[int, tuple[weakref.ref[torch.Tensor], int, _Cut]] = field(default_factory=dict)
+    _known: dict[int, tuple[weakref.ref[torch.Tensor], int, Parts]] = field(default_factory=dict)
 
     def receive(self, path: str, slot: str, value: Any) -> None:
         """Take one value of the whole batch."""
         if slot == "inputs" and (path == "" or self.mask is None):
             arguments, keywords = value  # an encoder may run before the model itself is called
-            self._note(by_name(arguments, keywords, self.parameters if path == "" else ()))
+            self._read_mask(by_name(arguments, keywords, self.parameters if path == "" else ()))
         for row, recorder in enumerate(self.recorders):
-            recorder.receive(path, slot, map_tensors(value, lambda t, row=row: self._cut(t)[row]))  # type: ignore[misc]
+            recorder.receive(path, slot, map_tensors(value, lambda t, row=row: self._split(t)[row]))  # type: ignore[misc]
 
-    def _note(self, named: Mapping[str, Any]) -> None:
-        """Remember which tokens of each row are padding, and how many are new in this step."""
+    def _read_mask(self, named: Mapping[str, Any]) -> None:
+        """Read which tokens of each row are padding, and how many are new in this step."""
         ids, mask = named.get("input_ids"), named.get("attention_mask")
         ids = named.get("decoder_input_ids") if ids is None else ids
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
@@ -58,41 +59,46 @@ class Rows:
             self._queries = ids.shape[1]
             self.width = self.width or self._queries
 
-    def _cut(self, tensor: torch.Tensor) -> _Cut:
+    def _split(self, tensor: torch.Tensor) -> Parts:
+        """Return the parts of a tensor; the same ones while it is not changed."""
         version = version_of(tensor)
-        known = self._cuts.get(id(tensor))
+        known = self._known.get(id(tensor))
         if known is not None and known[0]() is tensor and known[1] == version >= 0:
             return known[2]
-        cut = self._rows_of(tensor.detach())
-        forget = partial(self._forget, id(tensor))  # else cuts would hold every activation
-        self._cuts[id(tensor)] = (weakref.ref(tensor, forget), version, cut)
-        return cut
+        parts = self._parts_of(tensor.detach())
+        forget = partial(self._forget, id(tensor))  # or the parts would hold every activation
+        self._known[id(tensor)] = (weakref.ref(tensor, forget), version, parts)
+        return parts
 
     def _forget(self, key: int, _: object) -> None:
-        self._cuts.pop(key, None)
+        self._known.pop(key, None)
 
-    def _rows_of(self, tensor: torch.Tensor) -> _Cut:
+    def _parts_of(self, tensor: torch.Tensor) -> Parts:
         count, mask = len(self.recorders), self.mask
         if mask is None or tensor.ndim == 0:
             return [tensor] * count
         keys, queries = mask.shape[1], self._queries or mask.shape[1]
         if tensor.shape[0] == count * queries != count and tensor.ndim < 4:
             tensor = tensor.reshape(count, queries, *tensor.shape[1:])
-            return [_at(tensor[row], 0, _kept(mask[row], queries)) for row in range(count)]
-        rows = [tensor] * count
+            own = [_own_tokens(row, queries) for row in mask]
+            return [_select(tensor[row], 0, tokens) for row, tokens in enumerate(own)]
+        parts = [tensor] * count
         if tensor.shape[0] == count:
-            rows = [tensor[row : row + 1] for row in range(count)]
+            parts = [tensor[row : row + 1] for row in range(count)]
         if tensor.ndim == 4 and _is_unclear(tensor, keys) and not bool(mask.all()):
             self.unclear = self.unclear or (
                 f"a tensor {list(tensor.shape)} has as many heads as the padded prompt has tokens, "
                 "and cannot be cut; make the longest prompt a token longer"
             )
-        for dimension in _of_tokens(rows[0], keys, queries):
-            rows = [_at(row, dimension, _kept(mask[i], keys)) for i, row in enumerate(rows)]
-        return rows
+        for dimension in _token_dimensions(parts[0], keys, queries):
+            parts = [
+                _select(part, dimension, _own_tokens(mask[row], keys))
+                for row, part in enumerate(parts)
+            ]
+        return parts
 
 
-def _of_tokens(tensor: torch.Tensor, keys: int, queries: int) -> list[int]:
+def _token_dimensions(tensor: torch.Tensor, keys: int, queries: int) -> list[int]:
     """Return the dimensions that count tokens.
 
     ``[rows, tokens]`` of whole numbers, ``[rows, tokens, hidden]``, ``[rows, channels, tokens]`` of
@@ -100,7 +106,7 @@ def _of_tokens(tensor: torch.Tensor, keys: int, queries: int) -> list[int]:
     """
     shape = tensor.shape
     if tensor.ndim in (2, 3) and shape[0] == shape[1] == keys:
-        return [0, 1]  # of queries by keys, the same for all rows, as a relative bias
+        return [0, 1]  # queries by keys, the same for all rows, such as a relative bias
     if tensor.ndim == 1:
         return [0] if shape[0] == keys and not tensor.is_floating_point() else []
     if tensor.ndim == 2:
@@ -111,7 +117,7 @@ def _of_tokens(tensor: torch.Tensor, keys: int, queries: int) -> list[int]:
         return [2] if shape[2] == keys and shape[1] != queries else []
     if tensor.ndim == 4:
         if shape[1] == keys and shape[2] != keys:
-            return [1]  # of queries before the heads are brought to the front
+            return [1]  # queries, before the heads are moved to the front
         of_keys = [3] if shape[3] == keys and shape[2] in (queries, 1) else []
         return ([2] if shape[2] == keys else []) + of_keys
     return []
@@ -122,15 +128,16 @@ def _is_unclear(tensor: torch.Tensor, keys: int) -> bool:
     return tensor.shape[1] == tensor.shape[2] == keys != tensor.shape[3]
 
 
-def _kept(mask: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Return the places of a row's own tokens among the last ``tokens``."""
+def _own_tokens(mask: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return the indices of a row's own tokens among the last ``tokens``."""
     return mask[-tokens:].nonzero().flatten()
 
 
-def _at(tensor: torch.Tensor, dimension: int, places: torch.Tensor) -> torch.Tensor:
-    if len(places) == tensor.shape[dimension]:
+def _select(tensor: torch.Tensor, dimension: int, indices: torch.Tensor) -> torch.Tensor:
+    """Select indices along a dimension; as a view where they are contiguous."""
+    if len(indices) == tensor.shape[dimension]:
         return tensor
-    first = int(places[0]) if len(places) else 0
-    if len(places) and int(places[-1]) - first + 1 == len(places):
-        return tensor.narrow(dimension, first, len(places))
-    return tensor.index_select(dimension, places.to(tensor.device))
+    first = int(indices[0]) if len(indices) else 0
+    if len(indices) and int(indices[-1]) - first + 1 == len(indices):
+        return tensor.narrow(dimension, first, len(indices))
+    return tensor.index_select(dimension, indices.to(tensor.device))

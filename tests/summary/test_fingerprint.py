@@ -1,4 +1,4 @@
-"""Weights -> fingerprints: what of their bytes changes them, and what does not."""
+"""Fingerprints of weights: which changes of their bytes show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_nnsight.fingerprint import digest, digests
+from pytest_nnsight.summary.fingerprint import digest, digests
 
 quick = settings(deadline=None, max_examples=60)
 SIZES = (1, 7, 8, 9, 240, 241, 1024, 8191, 2**20 + 3)  # XXH3 has a way of its own up to 240 bytes

@@ -8,26 +8,28 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_nnsight.capture.batch_splitter import BatchSplitter
 from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.capture.recorder import Recorder
-from pytest_nnsight.capture.rows import Rows
 from pytest_nnsight.errors import UsageError
 
 LEFT = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
 HOLES = torch.tensor([[1, 0, 1, 0, 1], [1, 1, 1, 1, 1]])
 
 
-def rows(mask: torch.Tensor, queries: int | None = None) -> Rows:
+def rows(mask: torch.Tensor, queries: int | None = None) -> BatchSplitter:
     """Return what cuts a batch of two prompts with this mask."""
     recorders = [Recorder({}, {}, set(), True, set()) for _ in mask]
-    made = Rows(recorders, ("input_ids",))
+    made = BatchSplitter(recorders, ("input_ids",))
     ids = torch.zeros(2, queries or mask.shape[1], dtype=torch.long)
     made.receive("", "inputs", ((ids,), {"attention_mask": mask}))
     return made
 
 
-def shapes(made: Rows, *shape: int, dtype: torch.dtype = torch.float32) -> list[tuple[int, ...]]:
-    return [tuple(row.shape) for row in made._cut(torch.zeros(shape, dtype=dtype))]
+def shapes(
+    made: BatchSplitter, *shape: int, dtype: torch.dtype = torch.float32
+) -> list[tuple[int, ...]]:
+    return [tuple(row.shape) for row in made._split(torch.zeros(shape, dtype=dtype))]
 
 
 @pytest.mark.parametrize(
@@ -65,9 +67,9 @@ def test_first_row_has_its_own_two_tokens(
 
 def test_tokens_are_those_that_the_mask_shows() -> None:
     value = torch.arange(10.0).reshape(2, 5, 1)
-    assert rows(LEFT)._cut(value)[0].flatten().tolist() == [3, 4]
-    assert rows(HOLES)._cut(value)[0].flatten().tolist() == [0, 2, 4]
-    assert rows(HOLES)._cut(value)[1].flatten().tolist() == [5, 6, 7, 8, 9]
+    assert rows(LEFT)._split(value)[0].flatten().tolist() == [3, 4]
+    assert rows(HOLES)._split(value)[0].flatten().tolist() == [0, 2, 4]
+    assert rows(HOLES)._split(value)[1].flatten().tolist() == [5, 6, 7, 8, 9]
 
 
 def test_a_later_step_keeps_its_one_query_and_cuts_the_keys() -> None:
@@ -79,26 +81,26 @@ def test_a_later_step_keeps_its_one_query_and_cuts_the_keys() -> None:
 
 def test_tokens_end_to_end_are_the_last_ones_of_each_row() -> None:
     made = rows(LEFT, queries=3)  # of a prompt that comes in parts
-    assert made._cut(torch.arange(6.0).reshape(6, 1))[0].flatten().tolist() == [1, 2]
+    assert made._split(torch.arange(6.0).reshape(6, 1))[0].flatten().tolist() == [1, 2]
 
 
 def test_a_tensor_that_was_not_changed_is_cut_once() -> None:
     made, value = rows(LEFT), torch.zeros(2, 5, 8)
-    assert made._cut(value)[0] is made._cut(value)[0]
-    before = made._cut(value)[0]
+    assert made._split(value)[0] is made._split(value)[0]
+    before = made._split(value)[0]
     value += 1
-    assert made._cut(value)[0] is not before
+    assert made._split(value)[0] is not before
     key = id(value)
     del value
-    assert key not in made._cuts  # else every activation of a run would be held
+    assert key not in made._known  # else every activation of a run would be held
 
 
 def test_as_many_heads_as_tokens_are_unclear() -> None:
     made = rows(LEFT)
-    made._cut(torch.zeros(2, 5, 5, 16))
+    made._split(torch.zeros(2, 5, 5, 16))
     assert made.unclear.startswith("a tensor [2, 5, 5, 16] has as many heads as")
     padded = rows(torch.ones(2, 5))
-    padded._cut(torch.zeros(2, 5, 5, 16))
+    padded._split(torch.zeros(2, 5, 5, 16))
     assert padded.unclear == ""
 
 

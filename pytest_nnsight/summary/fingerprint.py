@@ -1,4 +1,4 @@
-"""Weights -> fingerprints: which parameters differ from those a golden was made with."""
+"""Fingerprint weights, to tell which parameters differ from those a golden was made with."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ def fingerprint_parameters(model: torch.nn.Module) -> dict[str, str]:
 
 
 def weights_fingerprint(parameters: Mapping[str, str]) -> str:
-    """Return 16 hex digits over all parameters of a model."""
+    """Return 16 hexadecimal digits over the digests of all parameters of a model."""
     text = "\n".join(f"{name} {digest}" for name, digest in sorted(parameters.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class SavedTensors(Mapping[str, torch.Tensor]):
-    """Tensors by name; those that accelerate has put off are read as they are asked for."""
+    """Tensors by name; one that accelerate keeps in memory or on disk is read when asked for."""
 
     tensors: Mapping[str, torch.Tensor]
-    put_off: Mapping[str, Mapping[str, torch.Tensor]]
+    offloaded: Mapping[str, Mapping[str, torch.Tensor]]
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor = self.tensors[name]
-        if tensor.device.type != "meta" or name not in self.put_off:
+        if tensor.device.type != "meta" or name not in self.offloaded:
             return tensor
-        return self.put_off[name][name.rpartition(".")[2]]
+        return self.offloaded[name][name.rpartition(".")[2]]
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors
@@ -57,14 +57,11 @@ def saved_tensors(model: torch.nn.Module) -> SavedTensors:
         if isinstance(value, tuple):
             parts = {f"{name}[{index}]": part for index, part in enumerate(value)}
             tensors |= {at: part for at, part in parts.items() if isinstance(part, torch.Tensor)}
-    return SavedTensors(tensors, _put_off(model))
+    return SavedTensors(tensors, _offloaded(model))
 
 
-def _put_off(model: torch.nn.Module) -> dict[str, Mapping[str, torch.Tensor]]:
-    """Return where accelerate keeps weights in memory or on disk, by the names of these.
-
-    It hangs a hook on each module that owns some, with a mapping that reads them.
-    """
+def _offloaded(model: torch.nn.Module) -> dict[str, Mapping[str, torch.Tensor]]:
+    """Return, by parameter name, the mapping that accelerate's hook on its module reads from."""
     found: dict[str, Mapping[str, torch.Tensor]] = {}
     for path, part in model.named_modules():
         hook = getattr(part, "_hf_hook", None)
@@ -77,20 +74,21 @@ def _put_off(model: torch.nn.Module) -> dict[str, Mapping[str, torch.Tensor]]:
 
 
 def digests(
-    tensors: Mapping[str, torch.Tensor], wanted: Iterable[str] | None = None
+    tensors: Mapping[str, torch.Tensor], names: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """Return the digest of each tensor, or of those wanted, with as many threads as torch has."""
-    names = [*(tensors if wanted is None else wanted)]
+    """Return the digest of each tensor, or of those named, with as many threads as torch uses."""
+    chosen = list(tensors if names is None else names)
     if torch.get_num_threads() == 1:
-        return {name: digest(tensors[name]) for name in names}
+        return {name: digest(tensors[name]) for name in chosen}
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return dict(zip(names, threads.map(lambda name: digest(tensors[name]), names), strict=True))
+        found = threads.map(lambda name: digest(tensors[name]), chosen)
+        return dict(zip(chosen, found, strict=True))
 
 
 def digest(tensor: torch.Tensor) -> str:
-    """Return 16 hex digits over dtype, shape and exact bytes.
+    """Return 16 hexadecimal digits over dtype, shape and exact bytes.
 
-    A meta tensor, of a model that is not dispatched, is fingerprinted by its shape alone.
+    A meta tensor, of a model without weights, is fingerprinted by dtype and shape alone.
     """
     found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     if tensor.device.type != "meta" and tensor.numel():
@@ -99,11 +97,8 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    """View a tensor as its bytes, here; only what does not lie in one piece is copied."""
-    if tensor.is_quantized:
-        tensor = tensor.dequantize()
-    tensor = tensor.cpu()
+    """View a tensor as bytes on the host; only what is not contiguous is copied."""
+    tensor = (tensor.dequantize() if tensor.is_quantized else tensor).cpu()
     plain = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return (torch.view_as_real(plain).reshape(-1) if plain.is_complex() else plain).view(
-        torch.uint8
-    )
+    pairs = torch.view_as_real(plain).reshape(-1) if plain.is_complex() else plain
+    return pairs.view(torch.uint8)

@@ -25,7 +25,7 @@ from pytest_nnsight.run import (
     Run,
     Summary,
 )
-from pytest_nnsight.summaries import summarize as summaries_of
+from pytest_nnsight.summary.summarizer import summarize as summaries_of
 
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.2.0", "nnsight": "0.8.1"}
 CONFIG = {"hidden_size": 64, "model_type": "gpt2", "rope": {"theta": 1e4, "kind": "default"}}

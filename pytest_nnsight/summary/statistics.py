@@ -1,0 +1,161 @@
+"""Measure tensors: bounds, sums, norms, projections and a checksum of each.
+
+A *token* is one vector of a tensor: the last axis of ``[batch, token, channel]``, and likewise of
+``[token, channel]`` and ``[batch, head, token, channel]``, where heads and channels count together.
+Each token has a norm and a projection of its own, so that one very large token does not hide the
+others. `docs/decisions/0004-a-projection-for-each-token.md` has the reasons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pytest_nnsight.run import numbers_per_token
+from pytest_nnsight.summary.checksum import checksums, partial_sums, total
+from pytest_nnsight.summary.projection import project, row_products, sign_table
+
+STATISTICS = 9
+"""min, max, sum, NaN count, Inf count, variance, sum of squares, checksum in two.
+
+The variance is NaN where it follows from sum and sum of squares.
+"""
+_SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
+
+
+def tokens_of(tensor: torch.Tensor) -> torch.Tensor:
+    """View ``tensor`` as ``[tokens, width]``: axes 0 and -2 count tokens."""
+    if tensor.ndim < 2:
+        return tensor.reshape(1, -1)
+    if tensor.ndim == 2:
+        return tensor
+    if tensor.ndim == 3:
+        return tensor.reshape(-1, tensor.shape[-1])
+    moved = tensor.movedim(-2, 1)
+    return moved.reshape(moved.shape[0] * moved.shape[1], -1)
+
+
+def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the values ``[tokens, width]`` to measure, or a tensor to keep exactly, or neither.
+
+    Half types are measured in float32, complex numbers as pairs. Whole numbers, booleans and
+    float64 out of the range of float32 are kept exactly. Empty and meta tensors give neither.
+    """
+    tensor = tensor.detach().resolve_neg()
+    if tensor.device.type == "meta" or tensor.numel() == 0:
+        return None, None
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.device.type == "mps":  # has no float64
+        tensor = tensor.cpu()
+    if tensor.is_complex():
+        pairs = torch.view_as_real(tensor.resolve_conj())
+        tensor = pairs.flatten(-2) if tensor.ndim else pairs
+    elif not tensor.is_floating_point():
+        return None, tensor
+    if tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.float()
+    if tensor.dtype == torch.float64 and not _fits_float32(tensor):
+        return None, tensor
+    return tokens_of(tensor), None
+
+
+def measure(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the numbers ``[tensors, 9 + tokens + projections]`` of tensors of one shape, float64.
+
+    Each of ``stacks`` is ``[tensors, tokens, width]`` in float32 or float64. A row holds the
+    `STATISTICS`, the norm of each token, then the projections token by token. numpy measures on a
+    CPU, torch on any other device, and what needs care on a CPU too. Autocast has no effect.
+    """
+    device = stacks[0].device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return measure(stacks)
+    if device == "cpu":
+        return _measure_on_cpu([stack.contiguous() for stack in stacks])
+    return torch.cat([measure_carefully(stack.contiguous()) for stack in stacks])
+
+
+def _measure_on_cpu(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Measure by numpy, in half of torch's time; where float32 is not enough, by torch with care.
+
+    One stack goes through all operations before the next: only the first reads it from memory.
+    """
+    ends = np.cumsum([len(stack) for stack in stacks]).tolist()
+    count, (tokens, width), first = ends[-1], stacks[0].shape[1:], stacks[0].numpy()
+    has_table = numbers_per_token(tokens) == 1
+    signs = sign_table(tokens, width, stacks[0].dtype) if has_table else None
+    ones, partial = np.ones(width, first.dtype), []
+    low, high = np.empty((2, count), first.dtype)
+    sums, squares, projected = np.empty((3, count, tokens), first.dtype)
+    with np.errstate(all="ignore"):  # NaN and Inf show in the bounds
+        for stack, end in zip(stacks, ends, strict=True):
+            part, values = slice(end - len(stack), end), stack.numpy()
+            flat = values.reshape(len(values), -1)
+            np.minimum.reduce(flat, 1, out=low[part])
+            np.maximum.reduce(flat, 1, out=high[part])
+            row_products(values, ones, sums[part])
+            row_products(values, values, squares[part])
+            if signs is not None:
+                row_products(values, signs, projected[part])
+            partial.append(partial_sums(flat))
+        head = np.zeros((count, STATISTICS))
+        head[:, 0], head[:, 1], head[:, 5] = low, high, math.nan
+        head[:, 2], head[:, 6] = sums.sum(1, dtype=np.float64), squares.sum(1, dtype=np.float64)
+        head[:, 7], head[:, 8] = total(partial)
+        is_sound = _is_sound(head, width * tokens)
+    if signs is None:
+        projected = torch.cat([project(stack) for stack in stacks]).numpy()
+    numbers = np.concatenate([head, np.sqrt(squares), projected.reshape(count, -1)], 1)
+    for stack, end in zip(stacks, ends, strict=True):
+        unsound = np.flatnonzero(~is_sound[end - len(stack) : end])
+        if len(unsound):
+            numbers[end - len(stack) + unsound] = measure_carefully(stack[unsound]).numpy()
+    return torch.from_numpy(numbers)
+
+
+def _is_sound(head: np.ndarray, elements: int) -> np.ndarray:
+    """Tell of each tensor whether float32 was enough.
+
+    It is not for NaN and Inf, for squares out of range, and for a mean far above the deviation.
+    """
+    low, high, mean, square = head[:, 0], head[:, 1], head[:, 2] / elements, head[:, 6]
+    is_in_range = (abs(low) < _LARGEST) & (abs(high) < _LARGEST)  # false for NaN
+    is_in_range &= (abs(low) > _SMALLEST) | (abs(high) > _SMALLEST) | ((low == 0) & (high == 0))
+    is_sound: np.ndarray = is_in_range & (mean * mean * elements <= 0.99 * square)
+    return is_sound
+
+
+def measure_carefully(values: torch.Tensor) -> torch.Tensor:
+    """Measure ``values [tensors, tokens, width]`` by torch in float64, without NaN and Inf."""
+    finite = values.isfinite()
+    nan, inf = values.isnan().sum((1, 2)), values.isinf().sum((1, 2))
+    low = values.masked_fill(~finite, torch.inf).amin((1, 2))
+    high = values.masked_fill(~finite, -torch.inf).amax((1, 2))
+    known = values.masked_fill(~finite, 0.0).double()
+    sums, square = known.sum((1, 2)), known.square().sum((1, 2))
+    count = finite.sum((1, 2)).double()
+    centred = (known - (sums / count)[:, None, None]).masked_fill(~finite, 0.0)
+    variance = centred.square().sum((1, 2)) / count
+    marked = _with_marks(values, known)
+    norms = torch.linalg.vector_norm(marked, dim=2)
+    columns = [low, high, sums, nan, inf, variance, square, *checksums(values)]
+    head = torch.stack([column.double() for column in columns], 1)
+    return torch.cat([head, norms, project(marked).flatten(1)], 1)
+
+
+def _with_marks(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Replace Inf and NaN by numbers as large as the largest, so that their places show."""
+    largest = known.abs().amax((1, 2), keepdim=True)
+    mark = torch.where(largest > 0, largest, 1.0)
+    marked = torch.where(values.isinf(), mark * values.double().sign(), known)
+    return torch.where(values.isnan(), 2 * mark, marked)
+
+
+def _fits_float32(tensor: torch.Tensor) -> bool:
+    """Tell whether the numbers of a float64 tensor survive as float32, as norms are kept."""
+    largest = float(torch.where(tensor.isfinite(), tensor, 0.0).abs().max())
+    return largest == 0 or 1e-30 < largest < 1e30
