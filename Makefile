@@ -88,6 +88,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@for part in $$(ls -d pytest_nnsight/*/ | grep -v __pycache__); do printf '%6d %s\n' $$(cat $$part*.py | wc -l) $$part; done; \
+		printf '%6d in all\n' $$(find pytest_nnsight -name '*.py' -exec cat {} + | wc -l)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

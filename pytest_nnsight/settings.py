@@ -38,7 +38,7 @@ class Settings(NamedTuple):  # every pytest imports this one, and a dataclass ta
     update_in_ci: bool = False
 
     @property
-    def is_away(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether the model runs elsewhere, and has no weights here."""
         return self.remote not in (None, "local")
 

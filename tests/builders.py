@@ -13,7 +13,7 @@ import torch
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import Diagnosis, diagnose
-from pytest_nnsight.diagnose.location import Origin, locate
+from pytest_nnsight.diagnose.origin import DriftOrigin, locate
 from pytest_nnsight.run import (
     ROOT,
     Call,
@@ -268,7 +268,7 @@ def drifted(start: str = "model.layers.0.mlp.up_proj", size: float = 1e-2, **cha
     return make_pass(drift_from(start, size), **changes)
 
 
-def origin_of(golden: Run, received: Run) -> Origin:
+def origin_of(golden: Run, received: Run) -> DriftOrigin:
     """Compare two runs and find where the difference starts."""
     return locate(golden, received, compare(golden, received))
 

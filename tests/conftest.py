@@ -14,6 +14,23 @@ from typing import Any
 import pytest
 from warm_process import WarmProcess, WarmServer, read_at_start
 
+# They measure small tensors: on shared cores, threads that wait for each other are 10 times slower.
+ON_ONE_THREAD = ("summary", "compare", "diagnose", "golden", "report")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Measure on one thread in these folders; restore it, since other tests run in this process."""
+    if request.path.parent.name not in ON_ONE_THREAD:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cold", action="store_true", help="fork no run of pytest inside of a test")

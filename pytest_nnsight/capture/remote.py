@@ -45,7 +45,7 @@ class Remote:
 
         Raise `RemoteError` with one line for whatever fails on the way.
         """
-        errand = nnsight_api.Errand(
+        errand = nnsight_api.RemoteJob(
             remote_body.begin,
             remote_body.end,
             _plan(recorder, intervene, seed),

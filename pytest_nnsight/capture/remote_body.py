@@ -14,7 +14,7 @@ import torch
 from torch.utils.weak import TensorWeakRef
 
 from pytest_nnsight.capture.values import by_name, describe, margin_of, whole_numbers
-from pytest_nnsight.nnsight_api.remote import surroundings, tap
+from pytest_nnsight.nnsight_api.ndif import surroundings, tap
 from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure
 
 

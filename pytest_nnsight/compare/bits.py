@@ -32,7 +32,7 @@ def count_bits(
     return Bits(len(differing), first, not reason, reason)
 
 
-def what_moves_numbers(before: Environment, now: Environment) -> str:
+def numeric_differences(before: Environment, now: Environment) -> str:
     """Say what differs between two environments that may change the last bits of any result.
 
     The empty string where nothing does: then equal models give equal bits.

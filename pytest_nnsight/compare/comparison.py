@@ -6,14 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
-from pytest_nnsight.compare.bits import Bits, count_bits, what_moves_numbers
-from pytest_nnsight.compare.choice import Flip, calls_until, first_flip, flip_place, shared_step
+from pytest_nnsight.compare.bits import Bits, count_bits, numeric_differences
 from pytest_nnsight.compare.distance import Distance, distances, telling_statistics
 from pytest_nnsight.compare.drift import Drift
-from pytest_nnsight.compare.inputs import compare_inputs, first_difference
 from pytest_nnsight.compare.pairing import is_input, pair
 from pytest_nnsight.compare.pooling import pool
+from pytest_nnsight.compare.run_inputs import compare_inputs, first_difference
 from pytest_nnsight.compare.timeline import Place, Value, timeline
+from pytest_nnsight.compare.token_divergence import (
+    TokenDivergence,
+    calls_until,
+    divergence_place,
+    first_divergence,
+    shared_step,
+)
 from pytest_nnsight.compare.tolerance import ROUNDINGS, Tolerance, tolerance_for
 from pytest_nnsight.run import Call, Leaf, Run
 
@@ -21,7 +27,7 @@ Pairs = dict[Place, tuple[Leaf, Leaf]]
 
 
 @dataclass(frozen=True, slots=True)
-class Moves:
+class EnvironmentChange:
     """What differs between two environments, so that what follows from it is no drift.
 
     ``common`` are the modules that both runs call.
@@ -54,7 +60,7 @@ class Comparison:
     tolerance: Tolerance
     bits: Bits
     values: Mapping[Place, Distance] = field(default_factory=dict, repr=False)
-    flip: Flip | None = None
+    divergence: TokenDivergence | None = None
     timeline: tuple[Value, ...] = field(default=(), repr=False)
 
     @property
@@ -68,7 +74,7 @@ class Comparison:
         return not self.failures
 
     @property
-    def hangs_on_weights(self) -> bool:
+    def depends_on_weights(self) -> bool:
         """Whether all that fails may be rounding, if only the weights are known to be the same."""
         return self.tolerance.is_coarse and all(
             drift.kind == "values" and drift.allowed < self.tolerance.rel for drift in self.failures
@@ -88,9 +94,9 @@ def compare(golden: Run, received: Run) -> Comparison:
     itself, ``auto``, it is close in half types where something else moves numbers.
     ``received.is_exact`` makes every bit that should be equal count.
     """
-    reason = what_moves_numbers(golden.environment, received.environment)
+    reason = numeric_differences(golden.environment, received.environment)
     tolerance = tolerance_for(golden, received, bits_are_expected=not reason)
-    parted = flip_place(golden, received)
+    parted = divergence_place(golden, received)
     calls = golden.calls
     if parted is not None:
         calls = calls[: calls_until(golden, shared_step(golden, received, parted))]
@@ -114,10 +120,10 @@ def compare(golden: Run, received: Run) -> Comparison:
     drifts += _values(calls, pairs, values, tolerance, limits)
     drifts += _added(golden, received, added, moves)
     drifts += _order(golden, received)
-    flip = first_flip(golden, received, values)
-    drifts += _generated(golden, received, flip, reason)
+    divergence = first_divergence(golden, received, values)
+    drifts += _generated(golden, received, divergence, reason)
     count = len(golden.calls) + len(added)
-    return Comparison(tuple(drifts), count, tolerance, bits, values, flip, tuple(in_time))
+    return Comparison(tuple(drifts), count, tolerance, bits, values, divergence, tuple(in_time))
 
 
 def _with_shared_inputs(
@@ -141,17 +147,17 @@ def _without_inputs(call: Call) -> Call:
     return call._replace(leaves=tuple(leaf for leaf in call.leaves if not is_input(leaf)))
 
 
-def _moves(golden: Run, received: Run) -> Moves:
+def _moves(golden: Run, received: Run) -> EnvironmentChange:
     before, now = golden.environment, received.environment
     common = {call.path for call in golden.calls} & {call.path for call in received.calls}
     is_scan = golden.kind == received.kind == "scan"  # there the dtype is what is compared
-    return Moves(
+    return EnvironmentChange(
         before.dtype != now.dtype and not is_scan, before.attention != now.attention, common
     )
 
 
 def _structure(
-    position: int, golden: Call, received: Call | None, moves: Moves, pairs: Pairs
+    position: int, golden: Call, received: Call | None, moves: EnvironmentChange, pairs: Pairs
 ) -> Iterator[Drift]:
     """Compare what a call is, not its numbers; put the tensors to be compared into ``pairs``."""
     found = partial(Drift, label=golden.label, path=golden.path, position=position)
@@ -214,7 +220,7 @@ def _values(
 
 
 def _added(
-    golden: Run, received: Run, added: Mapping[tuple[str, int], Call], moves: Moves
+    golden: Run, received: Run, added: Mapping[tuple[str, int], Call], moves: EnvironmentChange
 ) -> Iterator[Drift]:
     """Yield the calls that the golden lacks, placed behind the call that they came after."""
     positions = {call.key: position for position, call in enumerate(golden.calls)}
@@ -238,17 +244,19 @@ def _order(golden: Run, received: Run) -> Iterator[Drift]:
             return
 
 
-def _generated(golden: Run, received: Run, flip: Flip | None, reason: str) -> list[Drift]:
+def _generated(
+    golden: Run, received: Run, divergence: TokenDivergence | None, reason: str
+) -> list[Drift]:
     """Compare what was generated; a near tie is a note where tokens may be close.
 
     ``reason`` is why numbers may move, if they may.
     """
-    if flip is None or golden.generated is None or received.generated is None:
+    if divergence is None or golden.generated is None or received.generated is None:
         return []
     before, now = golden.generated.token_ids, received.generated.token_ids
     expected, got = first_difference(before, now)
     dtypes = {golden.environment.dtype, received.environment.dtype}
     is_close = reason and not dtypes.isdisjoint(ROUNDINGS)
     rule = received.tokens if received.tokens != "auto" else "close" if is_close else "exact"
-    note = rule == "close" and flip.is_near_tie
+    note = rule == "close" and divergence.is_near_tie
     return [Drift("ids", "generated", expected=expected, received=got, note=note)]

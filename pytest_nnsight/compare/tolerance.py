@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_nnsight.compare.distance import SAME, Distance
-from pytest_nnsight.compare.evidence import is_same_model
+from pytest_nnsight.compare.model_changes import is_same_model
 from pytest_nnsight.compare.pooling import WINDOW
 from pytest_nnsight.compare.timeline import Place, Value
 from pytest_nnsight.run import Run, Summary, numbers_per_token, token_count

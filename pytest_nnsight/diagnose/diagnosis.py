@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_nnsight.compare import evidence
+from pytest_nnsight.compare import model_changes
 from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.drift import Drift
-from pytest_nnsight.compare.evidence import Fingerprints
-from pytest_nnsight.diagnose import given
-from pytest_nnsight.diagnose.case import Case, Cause, first_of
-from pytest_nnsight.diagnose.location import locate
+from pytest_nnsight.compare.model_changes import Fingerprints
+from pytest_nnsight.diagnose import input_causes
+from pytest_nnsight.diagnose.evidence import Cause, Evidence, first_of
+from pytest_nnsight.diagnose.origin import locate
 from pytest_nnsight.run import Run
 
 _STRUCTURE = ("missing", "added", "container", "class", "shape", "dtype")
@@ -73,7 +73,7 @@ def diagnose(
     ``golden_weights`` and ``received_weights`` are fingerprints per parameter, where known.
     """
     origin = locate(golden, received, comparison)
-    case = Case(golden, received, comparison, origin, golden_weights, received_weights)
+    case = Evidence(golden, received, comparison, origin, golden_weights, received_weights)
     cause = next(found for rule in _RULES if (found := rule(case)) is not None)
     parallel = _changed_alike(case) or origin.parallel
     return Diagnosis(
@@ -81,31 +81,31 @@ def diagnose(
     )
 
 
-def _changed_alike(case: Case) -> str:
+def _changed_alike(case: Evidence) -> str:
     """Count the modules of the starting one's class that have other settings, as it has."""
     classes = {call.path: call.module_class for call in case.golden.calls}
-    text = evidence.changed_modules(case.golden, case.received).get(
+    text = model_changes.changed_modules(case.golden, case.received).get(
         classes.get(case.origin.where, ""), ""
     )
     count = text.partition(":")[0]
     return "" if count.startswith("1 of ") else count
 
 
-def _from_intervention(case: Case) -> Cause | None:
+def _from_intervention(case: Evidence) -> Cause | None:
     before, now = case.golden.prompt, case.received.prompt
     if before.intervention is None or before.intervention_code == now.intervention_code:
         return None
-    differing = (evidence.changed_config, evidence.changed_modules)
+    differing = (model_changes.changed_config, model_changes.changed_modules)
     if _changed_weights(case)[1] or any(of(case.golden, case.received) for of in differing):
         return None
     return Cause("intervention", f"{before.intervention} was changed", is_certain=False)
 
 
-def _from_model(case: Case) -> Cause | None:
+def _from_model(case: Evidence) -> Cause | None:
     """Weights or config differ."""
     names, weights = _changed_weights(case)
-    config = evidence.changed_config(case.golden, case.received)
-    modules = evidence.changed_modules(case.golden, case.received)
+    config = model_changes.changed_config(case.golden, case.received)
+    modules = model_changes.changed_modules(case.golden, case.received)
     own = [name for name in names if _owns(case.origin.where, name)]
     if case.origin.start.kind in _STRUCTURE and not config:
         return None
@@ -115,8 +115,8 @@ def _from_model(case: Case) -> Cause | None:
     if own:
         return Cause("weights", weights)
     if config:
-        only = not names and not evidence.changed_versions(case.golden, case.received)
-        explained = only or bool(told) or given.is_of_other_rotary(case)
+        only = not names and not model_changes.changed_versions(case.golden, case.received)
+        explained = only or bool(told) or input_causes.is_of_other_rotary(case)
         return Cause("config", first_of(config), is_certain=explained)
     if told:
         return Cause("code", f"same config, but {told}")
@@ -125,15 +125,15 @@ def _from_model(case: Case) -> Cause | None:
     return None
 
 
-def _changed_weights(case: Case) -> tuple[list[str], str]:
-    return evidence.changed_weights(case.golden, case.received, case.before, case.now)
+def _changed_weights(case: Evidence) -> tuple[list[str], str]:
+    return model_changes.changed_weights(case.golden, case.received, case.before, case.now)
 
 
 def _owns(where: str, parameter: str) -> bool:
     return parameter.startswith(f"{where}.")
 
 
-def _is_tied(case: Case, differing: list[str]) -> bool:
+def _is_tied(case: Evidence, differing: list[str]) -> bool:
     """Tell whether the starting module has no weights of its own name, but an embedding's."""
     if any(_owns(case.origin.where, name) for name in case.now or ()) or not case.origin.is_jump:
         return False
@@ -142,7 +142,7 @@ def _is_tied(case: Case, differing: list[str]) -> bool:
     return any("Embedding" in classes.get(owner, "") for owner in owners)
 
 
-def _has_class(case: Case, name: str) -> bool:
+def _has_class(case: Evidence, name: str) -> bool:
     """Tell whether a class is that of the starting module, or of a module inside it."""
     where = case.origin.where
     classes = {
@@ -153,10 +153,10 @@ def _has_class(case: Case, name: str) -> bool:
     return name in classes or where not in case.golden.paths
 
 
-def _from_structure(case: Case) -> Cause | None:
+def _from_structure(case: Evidence) -> Cause | None:
     if case.origin.start.kind not in _STRUCTURE:
         return None
-    moved = evidence.changed_versions(case.golden, case.received)
+    moved = model_changes.changed_versions(case.golden, case.received)
     weights = _changed_weights(case)[1]
     if case.golden.kind == "scan":
         known = case.comparison.bits.reason or "same config and versions"
@@ -165,13 +165,13 @@ def _from_structure(case: Case) -> Cause | None:
     return Cause("structure", moved or known)
 
 
-def _from_arithmetic(case: Case) -> Cause:
+def _from_arithmetic(case: Evidence) -> Cause:
     """Weights and config are the same: other code, or other arithmetic.
 
     Of values of a test's own it is not known what went in, nor how the test makes them.
     """
     is_own = case.golden.kind == "tensors"
-    moved = evidence.changed_versions(case.golden, case.received)
+    moved = model_changes.changed_versions(case.golden, case.received)
     arithmetic = case.comparison.bits.reason
     largest = max((drift.rel for drift in case.comparison.failures), default=0.0)
     small = largest <= _AS_NOISE * max(case.comparison.tolerance.rel, 1e-9)
@@ -187,11 +187,11 @@ def _from_arithmetic(case: Case) -> Cause:
     return Cause("code", f"same {known}, config and versions: {what}", is_certain=not is_own)
 
 
-_RULES: tuple[Callable[[Case], Cause | None], ...] = (
-    given.from_request,
-    given.from_choice,
-    given.from_numbers_given,
-    given.from_model_inputs,
+_RULES: tuple[Callable[[Evidence], Cause | None], ...] = (
+    input_causes.from_request,
+    input_causes.from_token_divergence,
+    input_causes.from_changed_tensors,
+    input_causes.from_model_inputs,
     _from_intervention,
     _from_model,
     _from_structure,

@@ -35,7 +35,7 @@ from pytest_nnsight.golden.storage import (
     read_text,
     read_weights,
 )
-from pytest_nnsight.golden.tensors import exact_distances
+from pytest_nnsight.golden.stored_tensors import exact_distances
 from pytest_nnsight.run import Run, with_weights
 
 
@@ -47,7 +47,7 @@ class GoldenAssertion(SnapshotAssertion):
         matches = super().__eq__(other)
         if not matches:
             assert isinstance(self.extension, GoldenExtension)
-            self.extension.context.unsaid = self.get_assert_diff
+            self.extension.context.unreported = self.get_assert_diff
         return matches
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ class GoldenAssertion(SnapshotAssertion):
         """Return the report of the last mismatch, verdict first; syrupy asks for it twice."""
         extension, number = self.extension, self.num_executions - 1
         assert isinstance(extension, GoldenExtension)
-        extension.context.unsaid = None
+        extension.context.unreported = None
         if number not in extension.told:
             result = self.executions[number]
             finding = extension.find(
@@ -165,7 +165,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
             run = carry_noise(golden, self._with_weights(serialized_data)[0])
             return bool(encode(run) == snapshot_data)
         comparison = compare(golden, serialized_data)
-        if not comparison.matches and comparison.hangs_on_weights:
+        if not comparison.matches and comparison.depends_on_weights:
             comparison = compare(golden, self._with_weights(serialized_data)[0])
         if comparison.matches:
             name = self.context.display(self._readable(self._location))

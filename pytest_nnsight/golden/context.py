@@ -13,7 +13,7 @@ from pytest_nnsight.errors import GoldenError, hide_home
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.golden.noise import carry_noise
 from pytest_nnsight.golden.storage import check_inside, read_text, write_atomically, write_weights
-from pytest_nnsight.golden.tensors import Tensors, write_tensors
+from pytest_nnsight.golden.stored_tensors import Tensors, write_tensors
 from pytest_nnsight.run import Run, with_weights
 from pytest_nnsight.settings import Settings
 
@@ -55,16 +55,16 @@ class GoldenContext:
     settings: Settings = field(default_factory=Settings)
     read_from: Path | None = None
     pending: dict[Path, Run] = field(default_factory=dict)
-    sealed: list[Callable[[], None]] = field(default_factory=list)
+    prepared: list[Callable[[], None]] = field(default_factory=list)
     uncounted: list[UncountedResult] = field(default_factory=list)
-    unsaid: Callable[[], list[str]] | None = None
+    unreported: Callable[[], list[str]] | None = None
 
     @property
     def goldens(self) -> Path:
         """The folder of all goldens, of any model."""
         return self.folder.parents[1]
 
-    def seal(self) -> None:
+    def prepare_writes(self) -> None:
         """Make ready what the test's assertions asked for; called once its call has passed."""
         if not self.pending:
             return
@@ -73,12 +73,12 @@ class GoldenContext:
         for path, run in self.pending.items():
             check_inside(path, self.goldens)
             text = encode(self.to_write(path, run, fingerprint))
-            self.sealed.append(partial(write_atomically, path, text))
-            self.sealed.append(partial(self.count_written, path))
+            self.prepared.append(partial(write_atomically, path, text))
+            self.prepared.append(partial(self.count_written, path))
             if self.settings.store_tensors and run.kept:
-                self.sealed.append(partial(write_tensors, path, text, self.whole_tensors(run)))
+                self.prepared.append(partial(write_tensors, path, text, self.whole_tensors(run)))
         if parameters and is_as_loaded:
-            self.sealed.append(partial(write_weights, self.folder, parameters))
+            self.prepared.append(partial(write_weights, self.folder, parameters))
         self.pending.clear()
 
     def weights(self, runs: Iterable[Run]) -> tuple[str | None, dict[str, str]]:
@@ -89,16 +89,16 @@ class GoldenContext:
 
     def discard_if(self, is_wrong: object) -> bool:
         """Drop what was made ready where something is wrong; return whether there was anything."""
-        had_any = bool(is_wrong and self.sealed)
+        had_any = bool(is_wrong and self.prepared)
         if is_wrong:
-            self.sealed.clear()
+            self.prepared.clear()
         return had_any
 
     def commit(self) -> None:
         """Write what was made ready; called once the test has passed its teardown too."""
-        for write in self.sealed:
+        for write in self.prepared:
             write()
-        self.sealed.clear()
+        self.prepared.clear()
 
     def count_as_failed(self, result: AssertionResult) -> None:
         """Let syrupy count a golden as failed until `count_written`, where one is to be written."""
@@ -125,7 +125,7 @@ class GoldenContext:
         """Let go of the model, which the functions of a context refer to."""
         self.as_run = self.fingerprint = self.check_unchanged = self.explain = _released
         self.whole_tensors = self.note = _released
-        self.unsaid = None
+        self.unreported = None
 
     def display(self, path: Path) -> str:
         """Return a golden's path as a message should call it."""

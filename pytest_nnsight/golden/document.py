@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_nnsight.errors import GoldenError
-from pytest_nnsight.golden.numbers import (
+from pytest_nnsight.golden.encoding import (
+    decode_ranges,
+    encode_ranges,
     from_base64,
-    from_runs,
     read_noise,
     shortest,
     to_base64,
-    to_runs,
 )
 from pytest_nnsight.golden.storage import LARGEST_FILE
 from pytest_nnsight.run import (
@@ -65,7 +65,9 @@ def encode(run: Run) -> str:
             "batch": run.prompt.is_batch,
             "token_ids": run.prompt.token_ids,
             "pieces": run.prompt.pieces,
-            "tensors": {name: to_runs(rows) for name, rows in sorted(run.prompt.tensors.items())},
+            "tensors": {
+                name: encode_ranges(rows) for name, rows in sorted(run.prompt.tensors.items())
+            },
             **({"digests": _sorted(run.prompt.digests)} if run.prompt.digests else {}),
             "generation": _sorted(run.prompt.generation),
             "intervention": run.prompt.intervention,
@@ -216,7 +218,7 @@ def _run(document: Mapping[str, Any]) -> Run:
             text=prompt["text"],
             token_ids=_rows(prompt["token_ids"]),
             pieces=_texts(prompt["pieces"]),
-            tensors={str(name): from_runs(rows) for name, rows in prompt["tensors"].items()},
+            tensors={str(name): decode_ranges(rows) for name, rows in prompt["tensors"].items()},
             digests={str(k): str(v) for k, v in prompt.get("digests", {}).items()},
             is_batch=bool(prompt["batch"]),
             generation=dict(prompt["generation"]),

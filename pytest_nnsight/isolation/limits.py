@@ -20,7 +20,7 @@ from types import FrameType
 
 import pytest
 
-from pytest_nnsight.isolation.post import Whereabouts
+from pytest_nnsight.isolation.heartbeat import WorkerState
 from pytest_nnsight.isolation.stacks import trimmed
 
 _IMPORTING = ("collection", "loading")
@@ -43,14 +43,14 @@ class Limits:
     def __init__(
         self,
         stacks: int,
-        enters: Callable[[Whereabouts], None],
+        enters: Callable[[WorkerState], None],
         module: Callable[[], str],
         ends: Callable[[str], None] | None = None,
         is_supervised: bool = False,
     ) -> None:
         self._stacks, self._enters, self._module, self._ends = stacks, enters, module, ends
         self._is_supervised, self._steps, self._threads = is_supervised, 0, set[int]()
-        self._running: list[Whereabouts] = []
+        self._running: list[WorkerState] = []
         self._timer: threading.Timer | None = None
 
     @contextmanager
@@ -60,7 +60,7 @@ class Limits:
         There is no soft limit for collecting and loading, which import: an import that is broken
         off breaks the next ones.
         """
-        self._running.append(Whereabouts(phase, name, seconds))
+        self._running.append(WorkerState(phase, name, seconds))
         self._arm()
         try:
             yield
@@ -76,7 +76,7 @@ class Limits:
         if takes_signals:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if not self._running:
-            self._enters(Whereabouts("idle"))
+            self._enters(WorkerState("idle"))
             return
         now = self._running[-1]
         takes_signals = takes_signals and now.phase not in _IMPORTING
@@ -109,8 +109,8 @@ class Limits:
             os._exit(HARD_EXIT)
 
     def _title(self) -> str:
-        now = self._running[-1] if self._running else Whereabouts()
-        return hung(Whereabouts(now.phase, now.name, now.seconds, self._module()))
+        now = self._running[-1] if self._running else WorkerState()
+        return hung(WorkerState(now.phase, now.name, now.seconds, self._module()))
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
         """Fail what is running after the last step, with each stack that has code of its own.
@@ -144,7 +144,7 @@ def grace(seconds: float) -> float:
     return min(10.0, max(2.0, seconds / 4))
 
 
-def hung(now: Whereabouts) -> str:
+def hung(now: WorkerState) -> str:
     """Say that something took too long: ``HUNG after 60 s, last module transformer.h.3``."""
     return f"HUNG after {now.seconds:g} s{now.where}"
 

@@ -12,7 +12,7 @@ from subprocess import TimeoutExpired
 from typing import Any
 
 from pytest_nnsight.isolation import limits
-from pytest_nnsight.isolation.post import Whereabouts, read_post
+from pytest_nnsight.isolation.heartbeat import WorkerState, read_heartbeat
 
 _TICK = 0.5  # seconds
 _PIPE = 3.0  # seconds to read what a worker sent before its end
@@ -39,7 +39,7 @@ class Supervisor(threading.Thread):
         self._clocks: dict[Any, _Clock] = {}
         self._stopped = threading.Event()
         self._exit_seconds = 0.0
-        self.hung: dict[str, Whereabouts] = {}
+        self.hung: dict[str, WorkerState] = {}
 
     def add(self, node: Any, path: Path) -> None:
         """Supervise a worker of this machine, which writes its state to ``path``."""
@@ -64,7 +64,7 @@ class Supervisor(threading.Thread):
 
     def _check(self, node: Any, clock: _Clock) -> None:
         is_dead = process_of(node.gateway).poll() is not None or node.gateway.id in self.hung
-        state = Whereabouts("dead", turn=-2) if is_dead else read_post(clock.path)
+        state = WorkerState("dead", turn=-2) if is_dead else read_heartbeat(clock.path)
         state = replace(state, seconds=state.seconds or self._exit_seconds)
         if state.turn != clock.turn:
             clock.turn, clock.seconds = state.turn, 0.0
@@ -78,7 +78,7 @@ class Supervisor(threading.Thread):
         elif state.seconds and clock.seconds > state.seconds + limits.grace(state.seconds):
             self._end(node, clock.path, state)
 
-    def _end(self, node: Any, path: Path, state: Whereabouts) -> None:
+    def _end(self, node: Any, path: Path, state: WorkerState) -> None:
         """Let a worker write its stacks, and kill it; not where it has gone on meanwhile."""
         process, stack = process_of(node.gateway), Path(f"{path}.stack")
         if limits.DUMP_SIGNAL is not None:
@@ -87,8 +87,8 @@ class Supervisor(threading.Thread):
         while time.monotonic() < until and not (stack.exists() and stack.stat().st_size):
             time.sleep(0.05)
         time.sleep(0.2)  # for the rest of the stacks
-        if read_post(path).turn == state.turn:
-            self.hung[node.gateway.id] = replace(read_post(path), seconds=state.seconds)
+        if read_heartbeat(path).turn == state.turn:
+            self.hung[node.gateway.id] = replace(read_heartbeat(path), seconds=state.seconds)
             process.kill()
 
     def end_all(self, group: Any, seconds: float) -> list[str]:

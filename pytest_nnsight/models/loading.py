@@ -76,7 +76,7 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
     }
     if options.attn is not None:
         keywords["attn_implementation"] = options.attn
-    if options.is_away:
+    if options.is_remote:
         return _undispatched(spec, options, keywords)
     with placement.offload_folder(placed) as folder, warnings.catch_warnings():
         if folder.path is not None:

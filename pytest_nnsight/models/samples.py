@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pytest_nnsight.models.weights import uniform
+from pytest_nnsight.models.random_weights import uniform
 
 _SECOND = 16_000  # samples of sound
 

@@ -44,7 +44,7 @@ class LoadOptions:
     dtype: str = "auto"
     attn: str | None = None
     trust_remote_code: bool = False
-    is_away: bool = False
+    is_remote: bool = False
     """The model runs elsewhere; here are its modules, without weights."""
 
     def __post_init__(self) -> None:

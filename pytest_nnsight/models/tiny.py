@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight.models.architectures import LONGEST, config_of
-from pytest_nnsight.models.weights import fill
+from pytest_nnsight.models.random_weights import fill
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 

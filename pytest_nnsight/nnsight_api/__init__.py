@@ -25,26 +25,26 @@ from pytest_nnsight.nnsight_api.leftovers import (
     remove_cache_hooks,
     set_edits,
 )
-from pytest_nnsight.nnsight_api.loading import is_causal, load, wrap
 from pytest_nnsight.nnsight_api.mistakes import explain
-from pytest_nnsight.nnsight_api.operations import STEP_INTO, Operation, operation_names
-from pytest_nnsight.nnsight_api.remote import (
-    Errand,
+from pytest_nnsight.nnsight_api.model_class import is_causal, load, wrap
+from pytest_nnsight.nnsight_api.ndif import (
+    RemoteJob,
     readable_failures,
     run_remote,
 )
-from pytest_nnsight.nnsight_api.running import Receive, Watch, run_generate, run_trace
-from pytest_nnsight.nnsight_api.scanning import is_skeleton, run_scan, wrap_skeleton
+from pytest_nnsight.nnsight_api.operations import STEP_INTO, Operation, operation_names
+from pytest_nnsight.nnsight_api.runs import Receive, Watch, run_generate, run_trace
+from pytest_nnsight.nnsight_api.scan import is_skeleton, run_scan, wrap_skeleton
 from pytest_nnsight.nnsight_api.tree import is_copy, named_modules, torch_module
 from pytest_nnsight.nnsight_api.version import version
 
 __all__ = [
     "STEP_INTO",
-    "Errand",
     "Intervention",
     "Invoke",
     "Operation",
     "Receive",
+    "RemoteJob",
     "Steps",
     "Watch",
     "edits",

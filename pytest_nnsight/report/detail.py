@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pytest_nnsight.compare.choice import Flip
 from pytest_nnsight.compare.comparison import Comparison
-from pytest_nnsight.compare.evidence import changed_config
+from pytest_nnsight.compare.model_changes import changed_config
+from pytest_nnsight.compare.token_divergence import TokenDivergence
 from pytest_nnsight.errors import visible
 from pytest_nnsight.report.maps import token_maps
 from pytest_nnsight.report.modules import columns, module_rows
-from pytest_nnsight.report.numbers import plain
+from pytest_nnsight.report.number_format import plain
 from pytest_nnsight.run import Environment, Run
 
 _LONGEST_PROMPT = 2000  # characters
@@ -31,7 +31,7 @@ def detail(
         "calibration": list(golden.calibration),
         "modules": columns(module_rows(golden, received, comparison)),
         "maps": token_maps(golden, comparison),
-        "generated": _generated(golden, received, comparison.flip if comparison else None),
+        "generated": _generated(golden, received, comparison.divergence if comparison else None),
         "config": changed_config(golden, received) if received is not None else [],
         "then": {**environment(golden.environment), **_model(golden)},
         "now": None
@@ -77,7 +77,9 @@ def _prompt(run: Run) -> str:
     return "\n".join(visible(line) for line in shown.splitlines())
 
 
-def _generated(golden: Run, received: Run | None, flip: Flip | None) -> dict[str, Any] | None:
+def _generated(
+    golden: Run, received: Run | None, divergence: TokenDivergence | None
+) -> dict[str, Any] | None:
     """Return the new tokens of both runs, prompt by prompt, and where they part."""
     if golden.generated is None:
         return None
@@ -86,15 +88,15 @@ def _generated(golden: Run, received: Run | None, flip: Flip | None) -> dict[str
         "now": _tokens(received) if received is not None and received.generated else None,
         "flip": None,
     }
-    if flip is not None:
+    if divergence is not None:
         found["flip"] = {
-            "row": flip.row,
-            "step": flip.step,
-            "then": visible(flip.expected),
-            "now": visible(flip.received),
-            "margin": plain(flip.margin),
-            "noise": plain(flip.noise),
-            "is_near_tie": flip.is_near_tie,
+            "row": divergence.row,
+            "step": divergence.step,
+            "then": visible(divergence.expected),
+            "now": visible(divergence.received),
+            "margin": plain(divergence.margin),
+            "noise": plain(divergence.noise),
+            "is_near_tie": divergence.is_near_tie,
         }
     return found
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_nnsight.errors import visible
-from pytest_nnsight.outcomes import NOISE, VERDICTS, verdict_of, worst_golden
 from pytest_nnsight.report.failure import size
+from pytest_nnsight.report.outcomes import NOISE, VERDICTS, verdict_of, worst_golden
 from pytest_nnsight.report.terminal import count_line, versions_moved
 
 _MOST_ANNOTATIONS = 10  # GitHub shows no more of one step

@@ -13,7 +13,7 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.numbers import DRIFT_DECADES, NORM_DECADES, map_bytes
+from pytest_nnsight.report.number_format import DRIFT_DECADES, NORM_DECADES, map_bytes
 from pytest_nnsight.report.tokens import token_names
 from pytest_nnsight.run import ROOT, Leaf, Run, token_count
 from pytest_nnsight.summary.packing import read_norms

@@ -15,7 +15,7 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import SAME, Distance
 from pytest_nnsight.compare.pairing import is_input, pair
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.numbers import plain
+from pytest_nnsight.report.number_format import plain
 from pytest_nnsight.run import Call, Leaf, Run, Summary
 
 STATISTICS = ("mean", "std", "min", "max", "rms", "nan", "inf")

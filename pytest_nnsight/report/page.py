@@ -16,7 +16,7 @@ from time import gmtime, strftime
 from typing import Any
 
 from pytest_nnsight import __version__
-from pytest_nnsight.outcomes import DRIFT, ERROR, NOT_RUN, STRUCTURE, VERDICTS, verdict_of
+from pytest_nnsight.report.outcomes import DRIFT, ERROR, NOT_RUN, STRUCTURE, VERDICTS, verdict_of
 
 MOST_BYTES = 880_000
 """What the details on a page may take; those of the best tests are left out first."""

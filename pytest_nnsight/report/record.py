@@ -6,11 +6,11 @@ from typing import Any
 
 from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
 from pytest_nnsight.errors import visible
-from pytest_nnsight.outcomes import DRIFT, ERROR, MISSING, NOISE, SAME, STRUCTURE
 from pytest_nnsight.report.detail import environment
 from pytest_nnsight.report.failure import bits_line
 from pytest_nnsight.report.modules import depth, module_rows, worst
-from pytest_nnsight.report.numbers import plain
+from pytest_nnsight.report.number_format import plain
+from pytest_nnsight.report.outcomes import DRIFT, ERROR, MISSING, NOISE, SAME, STRUCTURE
 
 Record = dict[str, Any]
 
@@ -25,10 +25,10 @@ def record_of_match(finding: Finding) -> Record:
     assert comparison is not None
     assert finding.golden is not None
     assert finding.received is not None
-    bits, flip = comparison.bits, comparison.flip
+    bits, divergence = comparison.bits, comparison.divergence
     record: Record = {
         "golden": finding.golden_file,
-        "verdict": SAME if not bits.count and flip is None else NOISE,
+        "verdict": SAME if not bits.count and divergence is None else NOISE,
         "calls": comparison.calls,
         "bits": bits.count,
         "noise": plain(comparison.noise),
@@ -40,8 +40,8 @@ def record_of_match(finding: Finding) -> Record:
         record["differ"] = bits_line(comparison)
     if bits.reason:
         record["unchecked"] = bits.reason
-    if flip is not None:
-        record["tie"] = flip.closeness
+    if divergence is not None:
+        record["tie"] = divergence.closeness
     return record
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_nnsight.errors import visible
-from pytest_nnsight.outcomes import (
+from pytest_nnsight.report.failure import size
+from pytest_nnsight.report.outcomes import (
     CRASHED,
     DRIFT,
     HUNG,
@@ -20,7 +21,6 @@ from pytest_nnsight.outcomes import (
     verdict_of,
     worst_golden,
 )
-from pytest_nnsight.report.failure import size
 
 _BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 _PLAIN_BARS = ".:-=+*#@"

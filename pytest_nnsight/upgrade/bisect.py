@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.outcomes import NOISE, VERDICTS
-from pytest_nnsight.upgrade.trial import Trial
+from pytest_nnsight.report.outcomes import NOISE, VERDICTS
+from pytest_nnsight.upgrade.upgrade_run import UpgradeRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Found:
     first: str
     before: str
     skipped: tuple[str, ...]
-    trial: Trial
+    trial: UpgradeRun
     is_worse: bool
 
 
 def bisect(
-    releases: Sequence[str], run: Callable[[str], Trial], say: Callable[[str], None]
+    releases: Sequence[str], run: Callable[[str], UpgradeRun], say: Callable[[str], None]
 ) -> Found:
     """Find where the result changes between the first and the last of the releases.
 
@@ -60,7 +60,7 @@ def bisect(
     return Found(releases[high], releases[low], between, kept[changed], is_good[0])
 
 
-def is_as_before(trial: Trial) -> bool:
+def is_as_before(trial: UpgradeRun) -> bool:
     """Tell whether a combination gives what the goldens hold, within noise."""
     return trial.is_installed and (
         trial.worst in VERDICTS and VERDICTS.index(trial.worst) <= VERDICTS.index(NOISE)

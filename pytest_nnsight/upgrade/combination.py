@@ -16,13 +16,13 @@ Combination = tuple[str, ...]
 """Requirements, one for each package: ``("nnsight==0.7.0", "transformers==5.2.0")``."""
 
 
-def combinations(wishes: Sequence[str]) -> list[Combination]:
-    """Return every combination of the wishes for different packages, in their order.
+def combinations(requirements: Sequence[str]) -> list[Combination]:
+    """Return every combination of the requirements for different packages, in their order.
 
     Raise `UsageError` for what is no requirement, such as a version alone.
     """
     by_package: dict[str, list[str]] = {}
-    for wish in wishes:
+    for wish in requirements:
         name = package_of(wish)
         if wish not in by_package.setdefault(name, []):
             by_package[name].append(wish)

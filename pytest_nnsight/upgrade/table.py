@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_nnsight.errors import visible
-from pytest_nnsight.outcomes import (
+from pytest_nnsight.report.outcomes import (
     CRASHED,
     DRIFT,
     ERROR,
@@ -21,7 +21,7 @@ from pytest_nnsight.outcomes import (
     STRUCTURE,
     VERDICTS,
 )
-from pytest_nnsight.upgrade.trial import NOT_INSTALLED, Result, Trial
+from pytest_nnsight.upgrade.upgrade_run import NOT_INSTALLED, Result, UpgradeRun
 
 FORMAT = 1
 EXIT_CODES = {
@@ -33,7 +33,7 @@ EXIT_CODES = {
 _GOOD = (SAME, PASSED, SKIPPED)
 
 
-def table_lines(trials: Sequence[Trial]) -> Iterator[str]:
+def table_lines(trials: Sequence[UpgradeRun]) -> Iterator[str]:
     """Yield how many tests came to what, a line a combination; then each that is not the same."""
     columns = _columns(trials)
     width = max((len(trial.label) for trial in trials), default=0)
@@ -49,7 +49,7 @@ def table_lines(trials: Sequence[Trial]) -> Iterator[str]:
             yield from ("", f"{trial.label}:", *lines)
 
 
-def result_lines(trial: Trial) -> Iterator[str]:
+def result_lines(trial: UpgradeRun) -> Iterator[str]:
     """Yield what is not the same under one combination; tests that say the same together."""
     alike: dict[tuple[str, str], list[str]] = {}
     for result in trial.results:
@@ -61,16 +61,16 @@ def result_lines(trial: Trial) -> Iterator[str]:
             yield visible(f"    {line}")
 
 
-def _columns(trials: Sequence[Trial]) -> list[str]:
+def _columns(trials: Sequence[UpgradeRun]) -> list[str]:
     return [verdict for verdict in VERDICTS if any(_counts(trial)[verdict] for trial in trials)]
 
 
-def _counts(trial: Trial) -> Counter[str]:
+def _counts(trial: UpgradeRun) -> Counter[str]:
     """Count what the tests came to, which means nothing where the run was not what was meant."""
     return Counter() if trial.failure else Counter(result.verdict for result in trial.results)
 
 
-def table_json(trials: Sequence[Trial]) -> dict[str, Any]:
+def table_json(trials: Sequence[UpgradeRun]) -> dict[str, Any]:
     """Return all of the trials, with the report of each, as plain JSON."""
     return {
         "format": FORMAT,
@@ -91,10 +91,10 @@ def table_json(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def trials_of(document: dict[str, Any]) -> list[Trial]:
+def upgrade_runs_of(document: dict[str, Any]) -> list[UpgradeRun]:
     """Return the trials that `table_json` has written."""
     return [
-        Trial(
+        UpgradeRun(
             tuple(trial["combination"]),
             tuple(Result(r["test"], r["verdict"], r["line"]) for r in trial["results"]),
             trial["failure"],
@@ -104,7 +104,7 @@ def trials_of(document: dict[str, Any]) -> list[Trial]:
     ]
 
 
-def summary_rows(trials: Sequence[Trial]) -> list[list[str]]:
+def summary_rows(trials: Sequence[UpgradeRun]) -> list[list[str]]:
     """Return the table as cells, the head first, for a page that draws tables itself."""
     columns = _columns(trials)
     rows = [["combination", *columns, ""]]
@@ -114,6 +114,6 @@ def summary_rows(trials: Sequence[Trial]) -> list[list[str]]:
     return rows
 
 
-def exit_code(trials: Sequence[Trial]) -> int:
+def exit_code(trials: Sequence[UpgradeRun]) -> int:
     """Return 0 for the same, 1 for drift, 3 for errors and hangs, 4 for what is not installed."""
     return max((EXIT_CODES[trial.worst] for trial in trials), default=0)

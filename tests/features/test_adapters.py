@@ -11,7 +11,7 @@ import torch
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.models import tiny
-from pytest_nnsight.models.weights import uniform
+from pytest_nnsight.models.random_weights import uniform
 from pytest_nnsight.nnsight_api.version import import_nnsight
 from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 

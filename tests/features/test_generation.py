@@ -126,6 +126,6 @@ def test_near_tie(nnsight_capture: Any, nnsight_golden: Any, by: float) -> None:
     run = nnsight_capture.generate(CITY, **settings)
     assert run == nnsight_golden
     lead["value"] = -by
-    flip = compare(run, nnsight_capture.generate(CITY, **settings)).flip
-    assert flip is not None
-    assert (flip.step, flip.is_near_tie) == (2, by < 1)
+    divergence = compare(run, nnsight_capture.generate(CITY, **settings)).divergence
+    assert divergence is not None
+    assert (divergence.step, divergence.is_near_tie) == (2, by < 1)

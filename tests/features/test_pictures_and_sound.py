@@ -12,7 +12,7 @@ import torch
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.models.weights import uniform
+from pytest_nnsight.models.random_weights import uniform
 
 TEXT = [70, 111, 114, 37, 103]
 

@@ -12,7 +12,7 @@ from torch import nn
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.models.weights import fill, uniform
+from pytest_nnsight.models.random_weights import fill, uniform
 from pytest_nnsight.nnsight_api.version import import_nnsight
 from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nnsight.isolation.deaths import Death
-from pytest_nnsight.isolation.post import Post, Whereabouts, read_post
+from pytest_nnsight.isolation.crash import WorkerCrash
+from pytest_nnsight.isolation.heartbeat import Heartbeat, WorkerState, read_heartbeat
 from pytest_nnsight.isolation.stacks import MOST_LINES, trimmed, trimmed_fault
 
-CALL = Whereabouts("call", "test_it.py::test", 60.0)
+CALL = WorkerState("call", "test_it.py::test", 60.0)
 
 
 @pytest.mark.parametrize(
@@ -31,62 +31,63 @@ CALL = Whereabouts("call", "test_it.py::test", 60.0)
     ],
 )
 def test_what_happened_is_told_by_the_exit_code(code: int | None, title: str) -> None:
-    assert Death(code, CALL).title == title
+    assert WorkerCrash(code, CALL).title == title
 
 
 @pytest.mark.parametrize(
     ("last", "where"),
     [
-        (Whereabouts("setup", "t"), " in setup"),
-        (Whereabouts("start"), " at its start"),
-        (Whereabouts("exit"), " at its end"),
-        (Whereabouts("idle"), ""),
-        (Whereabouts("loading", "gpt2"), " while loading gpt2"),
-        (Whereabouts("collection", "test_x.py"), " while collecting test_x.py"),
-        (Whereabouts("collection"), " in collection"),
-        (Whereabouts("call", "t", 0.0, "transformer.h.3"), ", last module transformer.h.3"),
+        (WorkerState("setup", "t"), " in setup"),
+        (WorkerState("start"), " at its start"),
+        (WorkerState("exit"), " at its end"),
+        (WorkerState("idle"), ""),
+        (WorkerState("loading", "gpt2"), " while loading gpt2"),
+        (WorkerState("collection", "test_x.py"), " while collecting test_x.py"),
+        (WorkerState("collection"), " in collection"),
+        (WorkerState("call", "t", 0.0, "transformer.h.3"), ", last module transformer.h.3"),
     ],
     ids=str,
 )
-def test_where_it_was(last: Whereabouts, where: str) -> None:
-    assert Death(-11, last).title == f"CRASHED: segmentation fault{where}"
+def test_where_it_was(last: WorkerState, where: str) -> None:
+    assert WorkerCrash(-11, last).title == f"CRASHED: segmentation fault{where}"
 
 
 def test_a_hang_has_the_time_that_was_allowed() -> None:
-    assert Death(-9, CALL, is_hung=True).title == "HUNG after 60 s"
-    loading = Whereabouts("loading", "gpt2", 2.5)
-    assert Death(-9, loading, is_hung=True).title == "HUNG after 2.5 s while loading gpt2"
-    assert Death(-9, CALL).title == "KILLED (out of memory?)"
+    assert WorkerCrash(-9, CALL, is_hung=True).title == "HUNG after 60 s"
+    loading = WorkerState("loading", "gpt2", 2.5)
+    assert WorkerCrash(-9, loading, is_hung=True).title == "HUNG after 2.5 s while loading gpt2"
+    assert WorkerCrash(-9, CALL).title == "KILLED (out of memory?)"
 
 
 def test_a_lost_connection_is_no_exit_code() -> None:
-    at_end = Whereabouts("exit")
+    at_end = WorkerState("exit")
     assert (
-        Death(0, at_end, is_lost=True).title == "LOST: the worker closed its connection to pytest"
+        WorkerCrash(0, at_end, is_lost=True).title
+        == "LOST: the worker closed its connection to pytest"
     )
-    assert Death(0, at_end).title == "EXITED 0 at its end"
+    assert WorkerCrash(0, at_end).title == "EXITED 0 at its end"
 
 
 def test_each_thing_that_begins_counts(tmp_path: Path) -> None:
     """The controller tells by it that a worker goes on."""
-    post = Post(tmp_path / "post")
+    post = Heartbeat(tmp_path / "post")
     turns = []
     for _ in range(3):
         post.enter(CALL)
-        turns.append(read_post(tmp_path / "post").turn)
-    Post(tmp_path / "post").enter(CALL)  # as a worker does in the file of the controller
-    assert [*turns, read_post(tmp_path / "post").turn] == [1, 2, 3, 4]
+        turns.append(read_heartbeat(tmp_path / "post").turn)
+    Heartbeat(tmp_path / "post").enter(CALL)  # as a worker does in the file of the controller
+    assert [*turns, read_heartbeat(tmp_path / "post").turn] == [1, 2, 3, 4]
 
 
 def test_where_a_process_was_outlives_it(tmp_path: Path) -> None:
-    post = Post(tmp_path / "post")
-    assert read_post(tmp_path / "post") == Whereabouts()
+    post = Heartbeat(tmp_path / "post")
+    assert read_heartbeat(tmp_path / "post") == WorkerState()
     post.enter(CALL)
     post.reach("transformer.h.10")
     post.reach("transformer.h.2")
-    assert read_post(tmp_path / "post") == Whereabouts(*CALL_FIELDS, "transformer.h.2")
-    post.enter(Whereabouts("teardown", "t"))
-    assert read_post(tmp_path / "post") == Whereabouts("teardown", "t")
+    assert read_heartbeat(tmp_path / "post") == WorkerState(*CALL_FIELDS, "transformer.h.2")
+    post.enter(WorkerState("teardown", "t"))
+    assert read_heartbeat(tmp_path / "post") == WorkerState("teardown", "t")
 
 
 CALL_FIELDS = (CALL.phase, CALL.name, CALL.seconds)
@@ -95,16 +96,16 @@ CALL_FIELDS = (CALL.phase, CALL.name, CALL.seconds)
 @pytest.mark.parametrize("text", ["", "{", "null", '{"phase": "call", "new": 1}', "\0" * 5000])
 def test_a_damaged_post_is_a_worker_at_its_start(tmp_path: Path, text: str) -> None:
     (tmp_path / "post").write_text(text)
-    assert read_post(tmp_path / "post") == Whereabouts()
-    assert read_post(tmp_path / "none") == Whereabouts()
+    assert read_heartbeat(tmp_path / "post") == WorkerState()
+    assert read_heartbeat(tmp_path / "none") == WorkerState()
 
 
 @pytest.mark.parametrize("letter", ["x", "\u00e9", "\U0001f40d", "\n"])
 def test_a_long_test_name_is_cut_and_nothing_lost(tmp_path: Path, letter: str) -> None:
-    post = Post(tmp_path / "post")
-    post.enter(Whereabouts("call", letter * 10_000, 1.0))
+    post = Heartbeat(tmp_path / "post")
+    post.enter(WorkerState("call", letter * 10_000, 1.0))
     post.reach("transformer")
-    found = read_post(tmp_path / "post")
+    found = read_heartbeat(tmp_path / "post")
     assert (found.phase, found.seconds, found.module) == ("call", 1.0, "transformer")
     assert found.name == letter * 480
 

@@ -105,8 +105,8 @@ def test_generated_text_stands_side_by_side(reports: Path, opened: Opened) -> No
     assert sides.count() == 2
     report = json.loads((reports / "drift.json").read_text())
     test = next(test for test in report["tests"] if test["test"] == TEXT)
-    flip = test["goldens"][0]["detail"]["generated"]["flip"]
-    if flip is None:
+    divergence = test["goldens"][0]["detail"]["generated"]["flip"]
+    if divergence is None:
         assert page.locator(".token.parts").count() == 0
     else:
         assert page.locator(".token.parts").count() == 2

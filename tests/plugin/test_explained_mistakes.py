@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from project import TINY, Project
 
-from pytest_nnsight.outcomes import read_report
+from pytest_nnsight.report.outcomes import read_report
 
 pytestmark = pytest.mark.usefixtures("warm")
 

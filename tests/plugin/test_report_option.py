@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from project import TINY, Project
 
-from pytest_nnsight.outcomes import read_report, verdict_of
+from pytest_nnsight.report.outcomes import read_report, verdict_of
 
 pytestmark = pytest.mark.usefixtures("warm")
 TESTS = """

@@ -7,23 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.outcomes import CRASHED, DRIFT, NOISE, SAME
+from pytest_nnsight.report.outcomes import CRASHED, DRIFT, NOISE, SAME
 from pytest_nnsight.upgrade.bisect import Found, bisect
-from pytest_nnsight.upgrade.trial import Result, Trial
+from pytest_nnsight.upgrade.upgrade_run import Result, UpgradeRun
 
 
-def trial_of(verdict: str) -> Trial:
+def upgrade_run_of(verdict: str) -> UpgradeRun:
     if verdict == "gone":
-        return Trial(("x",), failure="cannot be installed: no")
-    return Trial(("x",), (Result("test", verdict),), report={})
+        return UpgradeRun(("x",), failure="cannot be installed: no")
+    return UpgradeRun(("x",), (Result("test", verdict),), report={})
 
 
 def found(verdicts: list[str]) -> tuple[Found, list[str]]:
     names, asked = [str(number) for number in range(len(verdicts))], []
 
-    def run(release: str) -> Trial:
+    def run(release: str) -> UpgradeRun:
         asked.append(release)
-        return trial_of(verdicts[int(release)])
+        return upgrade_run_of(verdicts[int(release)])
 
     return bisect(names, run, lambda text: None), asked
 

@@ -9,8 +9,13 @@ from pytest_nnsight.upgrade.combination import combinations, label, package_of
 
 
 def test_versions_of_different_packages_are_combined() -> None:
-    wishes = ["transformers==4.57.6", "transformers==5.2.0", "nnsight==0.7.0", "nnsight==0.7.0"]
-    found = combinations(wishes)
+    requirements = [
+        "transformers==4.57.6",
+        "transformers==5.2.0",
+        "nnsight==0.7.0",
+        "nnsight==0.7.0",
+    ]
+    found = combinations(requirements)
     assert found == [
         ("transformers==4.57.6", "nnsight==0.7.0"),
         ("transformers==5.2.0", "nnsight==0.7.0"),

@@ -49,12 +49,12 @@ def save_llama(folder: Path) -> None:
     """Save a Llama as transformers 5 does, with a tokenizer that says so."""
     import transformers
 
-    from pytest_nnsight.models import architectures, tiny, weights
+    from pytest_nnsight.models import architectures, random_weights, tiny
 
     config, auto = architectures.config_of("llama")
     config.rope_parameters = {"rope_theta": 1e5, "rope_type": "default"}
     model = getattr(transformers, auto).from_config(config)
-    weights.fill(model)
+    random_weights.fill(model)
     model.save_pretrained(folder)
     tiny.byte_tokenizer(adds_bos=True).save_pretrained(folder)
 

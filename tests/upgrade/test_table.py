@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nnsight.outcomes import (
+from pytest_nnsight.report.outcomes import (
     CRASHED,
     DRIFT,
     ERROR,
@@ -18,7 +18,7 @@ from pytest_nnsight.outcomes import (
     STRUCTURE,
 )
 from pytest_nnsight.upgrade.table import exit_code, table_json, table_lines
-from pytest_nnsight.upgrade.trial import Result, Trial
+from pytest_nnsight.upgrade.upgrade_run import Result, UpgradeRun
 
 NEW, OLD = ("transformers==5.23.0",), ("transformers==4.57.6", "nnsight==0.7.0")
 
@@ -26,14 +26,16 @@ NEW, OLD = ("transformers==5.23.0",), ("transformers==4.57.6", "nnsight==0.7.0")
 def test_a_table() -> None:
     drifted = [Result(f"test_{n}", DRIFT, "golden drift: 3 of 4 calls") for n in range(2)]
     trials = [
-        Trial(
+        UpgradeRun(
             ("transformers>=5",),
             (Result("test_0", SAME), Result("test_1", NOISE)),
             report={"versions": {"transformers": "5.23.0"}},
         ),
-        Trial(OLD, (*drifted, Result("test_2", HUNG, "HUNG after 3 s \x1b[2J")), report={}),
-        Trial(("nnsight==99",), failure="cannot be installed: no such version"),
-        Trial(("torch==2.6",), (Result("test_0", PASSED),), "the tests ran with torch 2.13", {}),
+        UpgradeRun(OLD, (*drifted, Result("test_2", HUNG, "HUNG after 3 s \x1b[2J")), report={}),
+        UpgradeRun(("nnsight==99",), failure="cannot be installed: no such version"),
+        UpgradeRun(
+            ("torch==2.6",), (Result("test_0", PASSED),), "the tests ran with torch 2.13", {}
+        ),
     ]
     assert [*table_lines(trials)] == [
         "                                      same  within noise  drift  hung",
@@ -61,7 +63,7 @@ def test_a_table() -> None:
 
 def test_names_of_tests_are_shown_and_only_of_those_that_are_to_be_looked_at() -> None:
     results = (Result("test_a", SKIPPED), Result("test_\x1b[2J", MISSING), Result("test_b", PASSED))
-    assert [*table_lines([Trial(NEW, results, report={})])][3:] == [
+    assert [*table_lines([UpgradeRun(NEW, results, report={})])][3:] == [
         "transformers==5.23.0:",
         "  missing: test_\\x1b[2J",
     ]
@@ -85,5 +87,5 @@ def test_names_of_tests_are_shown_and_only_of_those_that_are_to_be_looked_at() -
 def test_exit_codes(verdicts: list[str], code: int) -> None:
     results = tuple(Result(str(n), verdict) for n, verdict in enumerate(verdicts))
     failure = "" if results else "no test ran"
-    assert exit_code([Trial(NEW, results, failure, {})]) == code
-    assert exit_code([Trial(NEW, results, failure, {}), Trial(OLD, failure="no")]) == 4
+    assert exit_code([UpgradeRun(NEW, results, failure, {})]) == code
+    assert exit_code([UpgradeRun(NEW, results, failure, {}), UpgradeRun(OLD, failure="no")]) == 4

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.upgrade import trial as module
+from pytest_nnsight.upgrade import upgrade_run as module
 from pytest_nnsight.upgrade.combination import Combination
-from pytest_nnsight.upgrade.trial import Bench, Result, trial_of
+from pytest_nnsight.upgrade.upgrade_run import Bench, Result, upgrade_run_of
 
 MEANT = {"transformers": "5.2.0", "torch": "2.13.0+cpu", "pytest": "9.2.0"}
 
@@ -34,7 +34,7 @@ def report(now: dict[str, str], versions: dict[str, str] = MEANT) -> dict[str, A
 def test_a_run_with_the_versions_of_its_environment(
     combination: Combination, now: dict[str, str], versions: dict[str, str]
 ) -> None:
-    trial = trial_of(combination, report(now, versions))
+    trial = upgrade_run_of(combination, report(now, versions))
     assert (trial.worst, trial.failure) == ("same", "")
 
 
@@ -49,7 +49,7 @@ def test_a_run_with_the_versions_of_its_environment(
 def test_a_run_with_other_versions_says_nothing_about_these(
     now: dict[str, str], versions: dict[str, str], told: str
 ) -> None:
-    trial = trial_of(("transformers==5.2.0",), report(now, versions))
+    trial = upgrade_run_of(("transformers==5.2.0",), report(now, versions))
     assert trial.worst == "error"
     assert trial.failure == (
         f"the tests ran with transformers {told}: does PYTHONPATH, a conftest or the import mode "
@@ -63,7 +63,7 @@ def test_files_that_cannot_be_collected_and_tests_that_were_not_reached_count() 
         "errors": [{"file": "test_b.py", "line": "ImportError: no"}],
         "not_run": ["test_c"],
     }
-    assert trial_of(("transformers==5.2.0",), told).results[1:] == (
+    assert upgrade_run_of(("transformers==5.2.0",), told).results[1:] == (
         Result("test_b.py", "error", "ImportError: no"),
         Result("test_c", "not run"),
     )
@@ -71,7 +71,7 @@ def test_files_that_cannot_be_collected_and_tests_that_were_not_reached_count() 
 
 def test_a_run_without_a_test_is_an_error() -> None:
     nothing = {"versions": MEANT, "tests": [], "errors": [], "not_run": []}
-    trial = trial_of(("transformers==5.2.0",), nothing)
+    trial = upgrade_run_of(("transformers==5.2.0",), nothing)
     assert (trial.worst, trial.failure, trial.is_installed) == ("error", "no test ran", True)
 
 

@@ -63,9 +63,9 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.long
 def test_upgrade(project: Path, tmp_path: Path) -> None:
-    wishes = [f"--with=drifty=={version}" for version in ("1.0", "1.3", "1.5", "9.9")]
+    requirements = [f"--with=drifty=={version}" for version in ("1.0", "1.3", "1.5", "9.9")]
     cache = f"--cache={tmp_path / 'cache'}"
-    done = run(project, "upgrade", *wishes, cache, "--json=up.json", *PYTEST)
+    done = run(project, "upgrade", *requirements, cache, "--json=up.json", *PYTEST)
     assert done.returncode == 4
     lines = done.stdout.splitlines()
     assert lines[:3] == [

@@ -1,0 +1,131 @@
+"""A test -> its golden: the file, what is compared with it, the command that rewrites it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_nnsight.errors import UsageError, suggest
+from pytest_nnsight.plugin.golden_path import collected_tests, location_of
+from pytest_nnsight.plugin.items import command_of, settings_of
+from pytest_nnsight.plugin.keys import GOLDENS, SETTINGS
+from pytest_nnsight.plugin.records import note_failure, note_match
+from pytest_nnsight.settings import Settings, golden_root
+
+if TYPE_CHECKING:
+    from pytest_nnsight.diagnose.diagnosis import Finding
+    from pytest_nnsight.plugin.loaded_model import LoadedModel
+    from pytest_nnsight.run import Run
+
+
+@contextmanager
+def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Make syrupy's assertion for one test, bound to its golden file; let go of both after it."""
+    from syrupy.location import PyTestLocation
+
+    from pytest_nnsight.golden.assertion import GoldenAssertion, GoldenExtension
+    from pytest_nnsight.golden.context import GoldenContext
+
+    config, item = request.config, request.node
+    settings = settings_of(item, config.stash[SETTINGS])
+    environment = loaded_model.identify()[1]
+    root = golden_root(config.rootpath, settings)
+    context = GoldenContext(
+        root=config.rootpath,
+        folder=root / loaded_model.name / environment.variant,
+        test=collected_tests(config).golden_path(
+            item, loaded_model.name if len(settings.model) > 1 else None
+        ),
+        as_run=partial(_as_run, loaded_model),
+        fingerprint=loaded_model.fingerprint,
+        check_unchanged=partial(loaded_model.check_unchanged, item.nodeid),
+        explain=partial(_explained, item, loaded_model),
+        whole_tensors=_whole_tensors,
+        note=partial(note_match, item, loaded_model.name),
+        settings=settings,
+        read_from=_other_variant(root / loaded_model.name, settings),
+    )
+    item.stash[GOLDENS] = context
+    assertion = GoldenAssertion(
+        update_snapshots=config.option.update_snapshots,
+        update_new_snapshots_only=config.option.update_new_snapshots_only,
+        extension_class=GoldenExtension.bound_to(context),
+        test_location=PyTestLocation(item),
+        session=config._syrupy,  # type: ignore[attr-defined]  # syrupy keeps its session there
+    )
+    yield assertion
+    assertion.release()
+
+
+def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -> list[str]:
+    """Return the lines of a failure, and keep its record for the report of the session.
+
+    Where a test has changed the model unseen, that is said first, so that no library is blamed.
+    """
+    from pytest_nnsight.report.failure import diagnosed, failure_lines
+
+    diagnosis = diagnosed(finding)
+    test = "::".join(location_of(item, item.config.rootpath))
+    refresh = f"{command_of(item.config, test)} --snapshot-update"
+    first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))
+    if loaded_model.change:
+        first = f"{first}, changed since the model was loaded"
+        rest = [f"  {loaded_model.change}", *rest]
+    note_failure(item, loaded_model.name, finding, diagnosis, first)
+    return [first, *rest]
+
+
+def _other_variant(folder: Path, settings: Settings) -> Path | None:
+    """Return the folder of ``--nnsight-golden-from``, which must hold goldens of this model."""
+    if settings.golden_from is None:
+        return None
+    variants = sorted(path.name for path in folder.glob("*-*") if path.is_dir())
+    if settings.golden_from not in variants:
+        raise UsageError(
+            f"there are no goldens {folder.name}/{settings.golden_from}; "
+            f"nearest: {suggest(settings.golden_from, variants) or 'none yet'}"
+        )
+    return folder / settings.golden_from
+
+
+def _as_run(loaded_model: LoadedModel, data: Any) -> Run:
+    """Accept what can be compared with a golden: a run, or a dict of tensors."""
+    from pytest_nnsight.capture.tensors import run_of_tensors
+    from pytest_nnsight.run import Run
+
+    if isinstance(data, Run):
+        return data
+    if isinstance(data, dict):
+        return run_of_tensors(data, *loaded_model.identify())
+    raise UsageError(
+        f"a golden compares a run or a dict of tensors, got {type(data).__name__}; "
+        'write {"name": value} == nnsight_golden'
+    )
+
+
+def _whole_tensors(run: Run) -> dict[str, Any]:
+    """Return the tensors a run kept as arrays ``[tokens, values]``, by the label of a drift."""
+    from pytest_nnsight.capture.values import describe
+    from pytest_nnsight.compare.comparison import place
+    from pytest_nnsight.run import Leaf, Summary
+    from pytest_nnsight.summary.statistics import tokens_of
+
+    tensors = {}
+    for key, value in run.kept.items():
+        call = run[key].call
+        for at, tensor in describe(value)[1]:
+            if tensor.is_floating_point():
+                wide = tensor if tensor.element_size() >= 4 else tensor.float()
+                label = place(call, Leaf(at, Summary((), "")))
+                tensors[label] = tokens_of(wide).cpu().numpy()
+    return tensors
+
+
+def _is_detailed(config: pytest.Config) -> bool:
+    return config.get_verbosity() >= 2 or bool(os.environ.get("CI"))

@@ -1,0 +1,180 @@
+"""A test's node id -> the path of its golden, below the folder of its model and variant.
+
+The path reads like the node id: ``tests/test_a.py::TestB::test_c[x]`` has
+``tests/test_a/TestB.test_c[x]``. Where this could be the path of another test too, a hash of the
+node id is added. That depends on the test files and the parameters of one test function, never on
+which tests a run selects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pytest_nnsight.plugin.keys import SUITE_NODE
+
+_TEXT_FILES = (".md", ".rst", ".txt")  # whose doctests are named like their file
+_HASHED = re.compile(r".+-[0-9a-f]{8}")
+COLLECTED = "nnsight-collected"
+"""The name of the plugin object that knows the collected tests."""
+
+
+class NodeLocation(NamedTuple):
+    """The file of a test, from the root folder, and its node id inside of that file."""
+
+    file: str
+    name: str
+
+
+class CollectedTests:
+    """The plugin object that remembers every collected test, deselected ones included."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: dict[str, dict[str, None]] = {}
+        self._readable: dict[tuple[str, str | None], dict[str, list[str]]] = {}
+
+    @pytest.hookimpl(wrapper=True, trylast=True)  # before --lf leaves tests out
+    def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
+        """Note the tests of one file or class."""
+        report: pytest.CollectReport = yield  # type: ignore[assignment]
+        self._readable.clear()
+        for node in report.result or ():
+            if isinstance(node, pytest.Item):
+                location = location_of(node, self._root)
+                self._names.setdefault(location.file, {})[location.name] = None
+        return report  # type: ignore[return-value]
+
+    def golden_path(self, item: pytest.Item, model_in_id: str | None) -> str:
+        """Return the path of a test's golden, see `golden_path`."""
+        location = location_of(item, self._root)
+        key = (location.file, model_in_id)
+        if key not in self._readable:  # once for each file: it may have many tests
+            names = self._readable[key] = {}
+            for name in self._names.get(location.file, ()):
+                readable = _readable(_without_model(name, model_in_id))
+                names.setdefault(readable, []).append(name)
+        readable = _readable(_without_model(location.name, model_in_id))
+        alike = self._readable[key].get(readable, ())
+        return golden_path(location, model_in_id, alike)
+
+
+def remember_tests(config: pytest.Config) -> None:
+    """Remember every test that this session collects."""
+    config.pluginmanager.register(CollectedTests(config.rootpath), COLLECTED)
+
+
+def collected_tests(config: pytest.Config) -> CollectedTests:
+    """Return the tests that this session has collected."""
+    found = config.pluginmanager.get_plugin(COLLECTED)
+    assert isinstance(found, CollectedTests)
+    return found
+
+
+def location_of(item: pytest.Item, root: Path) -> NodeLocation:
+    """Return where a test is.
+
+    The node id of a test outside of the root folder depends on pytest's arguments, its location
+    does not.
+    """
+    file, _, name = item.nodeid.partition("::")
+    if file != SUITE_NODE and not item.path.is_relative_to(root):
+        file = Path(os.path.relpath(item.path, root)).as_posix()
+    return NodeLocation(file, name)
+
+
+def golden_path(
+    location: NodeLocation, model_in_id: str | None = None, siblings: Iterable[str] = ()
+) -> str:
+    """Return a test's path below its golden folder: ``tests/test_residual/test_stream``.
+
+    ``model_in_id`` is the name of the model where it is part of the test's id, with several models;
+    it is left out once, since it is the folder: a run with one model has the same path.
+    ``siblings`` are the names of the tests in the same file. Those of other classes are left out: a
+    run that selects one test does not collect them.
+    """
+    name = _without_model(location.name, model_in_id)
+    readable = _readable(name)
+    others = [_without_model(test, model_in_id) for test in siblings if test != location.name]
+    others = [
+        other
+        for other in others
+        if _readable(other) == readable and _class_of(other) == _class_of(name)
+    ]
+    is_first = _is_unchanged(name) and not any(map(_is_unchanged, others))
+    if name in others:
+        readable = f"{readable}-{_digest(location.name)}"
+    elif not _is_dotted_as_expected(location) or (others and not is_first):
+        readable = f"{readable}-{_digest(name)}"
+    return f"{_folder(location)}/{readable}"
+
+
+def is_hashed(folder: str) -> bool:
+    """Tell whether a folder of goldens may be that of a test file outside of the root folder."""
+    return bool(_HASHED.fullmatch(folder))
+
+
+def _folder(location: NodeLocation) -> str:
+    """Return the folder of a test file's goldens: the same path without the file's ending."""
+    if location.file == SUITE_NODE:
+        return "suite"
+    path = Path(location.file)
+    folder = path.with_suffix("") if path.name else path
+    is_text = path.suffix in _TEXT_FILES and location.name == path.name
+    is_mirrored = (
+        f"{folder.as_posix()}{path.suffix if is_text else '.py'}" == location.file
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and not any(part.endswith(".json") for part in folder.parts)  # the name of a golden
+        and folder != Path("suite")
+    )
+    return folder.as_posix() if is_mirrored else f"{folder.name}-{_digest(location.file)}"
+
+
+def _without_model(name: str, model: str | None) -> str:
+    test, bracket, parameters = name.partition("[")
+    if not bracket or model is None:
+        return name
+    edges = rf"(?:^|-){re.escape(model)}(?=-|\]$)"
+    return f"{test}[{re.sub(edges, '', parameters, count=1).removeprefix('-')}"
+
+
+def _readable(name: str) -> str:
+    """Return a name for one file: dots for ``::``, no slashes and no empty brackets."""
+    return name.removesuffix("[]").replace("::", ".").replace("/", "_")
+
+
+def _class_of(name: str) -> str:
+    return name.partition("[")[0].rpartition("::")[0]
+
+
+def _is_dotted_as_expected(location: NodeLocation) -> bool:
+    """Tell whether the dots of a readable name leave one way to read them.
+
+    Only the name of a doctest has dots of its own, and begins with a package or module around it.
+    """
+    classes = location.name.partition("[")[0].split("::")
+    first = classes[0].partition(".")[0]
+    around = Path(location.file)
+    is_of_file = first in (*around.parts[:-1], around.stem)
+    if len(classes) > 1:
+        return not is_of_file and not any("." in part or not part for part in classes)
+    is_text = location.name == Path(location.file).name
+    looks_like_text = location.name.endswith(_TEXT_FILES)
+    return bool(first) and ("." not in classes[0] or (is_of_file and looks_like_text is is_text))
+
+
+def _is_unchanged(name: str) -> bool:
+    """Tell whether a readable name has all parameters as they are."""
+    parameters = name.partition("[")[2]
+    return "/" not in name and "::" not in parameters and parameters != "]"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
