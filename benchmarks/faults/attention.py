@@ -74,7 +74,7 @@ def the_code_scales_a_head(variant: Variant) -> None:
 @fault(starts="attention first", causes="code")
 def heads_in_another_order(variant: Variant) -> None:
     """Join the heads in reverse."""
-    change_heads(variant, "first", lambda value: value.divergence(2))
+    change_heads(variant, "first", lambda value: value.flip(2))
 
 
 @fault(starts="attention middle", causes="code")

@@ -70,7 +70,7 @@ def one_other_token(variant: Variant) -> None:
 @asked(golden=as_ids)
 def tokens_in_reverse(variant: Variant) -> None:
     """Turn the prompt round."""
-    variant.ask = replace(variant.ask, prompt=variant.ask.prompt.divergence(1))
+    variant.ask = replace(variant.ask, prompt=variant.ask.prompt.flip(1))
 
 
 @asked()

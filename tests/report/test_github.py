@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from test_session_lines import DRIFT, SAME, case, report_of
+from test_terminal import DRIFT, SAME, case, report_of
 
 from pytest_nnsight.report.github import annotation_lines, step_summary, table_summary
 

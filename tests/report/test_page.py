@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from builders import drifted, make_pass
-from test_session_lines import DRIFT, SAME, case, report_of
+from test_terminal import DRIFT, SAME, case, report_of
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.golden.document import decode
