@@ -34,6 +34,8 @@ SHARED = pytest.StashKey[dict[int, Any]]()
 """The models that tests share, see `shared_model`."""
 CHANGING = pytest.StashKey[Any]()
 """The models that change in place what their modules gave."""
+COLLECTED = pytest.StashKey[list[tuple[str, Path]]]()
+"""The node id and the path of every collected test, see `naming`."""
 FIXTURE = "nnsight_model"
 SUITE_NODE = "nnsight-suite"
 
@@ -148,10 +150,8 @@ def conftest_loading(config: pytest.Config) -> Iterator[None]:
 def watch(config: pytest.Config) -> None:
     """Let tests run in workers where they may, and within their time; take hold of stderr."""
     settings = config.stash[SETTINGS]
-    if settings.model:
-        from pytest_nnsight.naming import remember_tests
-
-        remember_tests(config)
+    config.stash[COLLECTED] = []
+    config.pluginmanager.register(CollectedTests(config.stash[COLLECTED]), "nnsight-collected")
     if settings.prune:
         from pytest_nnsight.pruning import Prune
 
@@ -183,6 +183,21 @@ def watch(config: pytest.Config) -> None:
 
         config.stash[WATCH] = Watch(config, settings, partial(_seconds_of, settings))
         config.pluginmanager.register(config.stash[WATCH], "nnsight-watch")
+
+
+class CollectedTests:
+    """The plugin object that notes every collected test, deselected ones included."""
+
+    def __init__(self, tests: list[tuple[str, Path]]) -> None:
+        self._tests = tests
+
+    @pytest.hookimpl(wrapper=True, trylast=True)  # before --lf leaves tests out
+    def pytest_make_collect_report(self) -> Iterator[None]:
+        """Note the tests of one file or class."""
+        report: Any = yield
+        tests = (node for node in report.result or () if isinstance(node, pytest.Item))
+        self._tests += ((test.nodeid, test.path) for test in tests)
+        return report  # type: ignore[no-any-return]
 
 
 def _seconds_of(settings: Settings, item: pytest.Item) -> float:
