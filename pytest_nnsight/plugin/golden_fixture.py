@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nnsight.errors import UsageError, suggest
-from pytest_nnsight.plugin.golden_path import collected_tests, location_of
+from pytest_nnsight.plugin.golden_path import golden_paths, location_of
 from pytest_nnsight.plugin.items import command_of, settings_of
 from pytest_nnsight.plugin.keys import GOLDENS, SETTINGS
 from pytest_nnsight.plugin.records import note_failure, note_match
@@ -39,7 +39,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
     context = GoldenContext(
         root=config.rootpath,
         folder=root / loaded_model.name / environment.variant,
-        test=collected_tests(config).golden_path(
+        test=golden_paths(config).path_of(
             item, loaded_model.name if len(settings.model) > 1 else None
         ),
         as_run=partial(_as_run, loaded_model),
@@ -71,7 +71,7 @@ def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -
     from pytest_nnsight.report.failure import diagnosed, failure_lines
 
     diagnosis = diagnosed(finding)
-    test = "::".join(location_of(item, item.config.rootpath))
+    test = "::".join(location_of(item.nodeid, item.path, item.config.rootpath))
     refresh = f"{command_of(item.config, test)} --snapshot-update"
     first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))
     if loaded_model.change:

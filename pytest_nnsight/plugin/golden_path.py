@@ -11,18 +11,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from pytest_nnsight.plugin.keys import SUITE_NODE
+from pytest_nnsight.plugin.keys import COLLECTED, SUITE_NODE
 
 _TEXT_FILES = (".md", ".rst", ".txt")  # whose doctests are named like their file
 _HASHED = re.compile(r".+-[0-9a-f]{8}")
-COLLECTED = "nnsight-collected"
-"""The name of the plugin object that knows the collected tests."""
 
 
 class NodeLocation(NamedTuple):
@@ -32,60 +30,52 @@ class NodeLocation(NamedTuple):
     name: str
 
 
-class CollectedTests:
-    """The plugin object that remembers every collected test, deselected ones included."""
+class GoldenPaths:
+    """The paths of the goldens of all tests that a session has collected."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, tests: list[tuple[str, Path]]) -> None:
         self._root = root
-        self._names: dict[str, dict[str, None]] = {}
+        self._names: dict[str, list[str]] = {}
         self._readable: dict[tuple[str, str | None], dict[str, list[str]]] = {}
+        for nodeid, path in tests:
+            location = location_of(nodeid, path, root)
+            self._names.setdefault(location.file, []).append(location.name)
 
-    @pytest.hookimpl(wrapper=True, trylast=True)  # before --lf leaves tests out
-    def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
-        """Note the tests of one file or class."""
-        report: pytest.CollectReport = yield  # type: ignore[assignment]
-        self._readable.clear()
-        for node in report.result or ():
-            if isinstance(node, pytest.Item):
-                location = location_of(node, self._root)
-                self._names.setdefault(location.file, {})[location.name] = None
-        return report  # type: ignore[return-value]
-
-    def golden_path(self, item: pytest.Item, model_in_id: str | None) -> str:
+    def path_of(self, item: pytest.Item, model_in_id: str | None) -> str:
         """Return the path of a test's golden, see `golden_path`."""
-        location = location_of(item, self._root)
-        key = (location.file, model_in_id)
-        if key not in self._readable:  # once for each file: it may have many tests
-            names = self._readable[key] = {}
-            for name in self._names.get(location.file, ()):
-                readable = _readable(_without_model(name, model_in_id))
-                names.setdefault(readable, []).append(name)
+        location = location_of(item.nodeid, item.path, self._root)
         readable = _readable(_without_model(location.name, model_in_id))
-        alike = self._readable[key].get(readable, ())
+        alike = self._by_readable_name(location.file, model_in_id).get(readable, ())
         return golden_path(location, model_in_id, alike)
 
-
-def remember_tests(config: pytest.Config) -> None:
-    """Remember every test that this session collects."""
-    config.pluginmanager.register(CollectedTests(config.rootpath), COLLECTED)
-
-
-def collected_tests(config: pytest.Config) -> CollectedTests:
-    """Return the tests that this session has collected."""
-    found = config.pluginmanager.get_plugin(COLLECTED)
-    assert isinstance(found, CollectedTests)
-    return found
+    def _by_readable_name(self, file: str, model_in_id: str | None) -> dict[str, list[str]]:
+        """Return the names of a file's tests, made once: it may have many."""
+        if (file, model_in_id) not in self._readable:
+            found = self._readable[file, model_in_id] = {}
+            for name in self._names.get(file, ()):
+                found.setdefault(_readable(_without_model(name, model_in_id)), []).append(name)
+        return self._readable[file, model_in_id]
 
 
-def location_of(item: pytest.Item, root: Path) -> NodeLocation:
+_PATHS = pytest.StashKey[GoldenPaths]()
+
+
+def golden_paths(config: pytest.Config) -> GoldenPaths:
+    """Return the paths of goldens; asked for once every test is collected."""
+    if _PATHS not in config.stash:
+        config.stash[_PATHS] = GoldenPaths(config.rootpath, config.stash[COLLECTED])
+    return config.stash[_PATHS]
+
+
+def location_of(nodeid: str, path: Path, root: Path) -> NodeLocation:
     """Return where a test is.
 
     The node id of a test outside of the root folder depends on pytest's arguments, its location
     does not.
     """
-    file, _, name = item.nodeid.partition("::")
-    if file != SUITE_NODE and not item.path.is_relative_to(root):
-        file = Path(os.path.relpath(item.path, root)).as_posix()
+    file, _, name = nodeid.partition("::")
+    if file != SUITE_NODE and not path.is_relative_to(root):
+        file = Path(os.path.relpath(path, root)).as_posix()
     return NodeLocation(file, name)
 
 

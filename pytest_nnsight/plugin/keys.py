@@ -5,6 +5,7 @@ In: nothing. Out: keys. Must not import a sibling.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ SPECS = pytest.StashKey[dict[int, Any]]()
 """On the config: the spec of each loaded model, by its `id`."""
 SHARED = pytest.StashKey[dict[int, Any]]()
 """On the config: the `SharedModel` of each guarded model, by its `id`."""
+COLLECTED = pytest.StashKey[list[tuple[str, Path]]]()
+"""On the config: the node id and the path of every collected test, see `golden_path`."""
 CHANGING = pytest.StashKey[Any]()
 """On the config: the models whose modules change their outputs in place, once that was seen."""
 TERMINAL = pytest.StashKey[int]()

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.golden.unused import remove, without_test
-from pytest_nnsight.plugin.golden_path import collected_tests, is_hashed
+from pytest_nnsight.plugin.golden_path import golden_paths, is_hashed
 from pytest_nnsight.plugin.items import settings_of
 from pytest_nnsight.settings import Settings, golden_root
 
@@ -36,12 +36,12 @@ class Prune:
         """Note every test there is, by its models, before ``-k`` and others leave some out."""
         from pytest_nnsight.models.spec import parse_spec
 
-        collected = collected_tests(config)
+        paths = golden_paths(config)
         self._tests = {parse_spec(text).name: set() for text in self._settings.model}
         for item in items:
             names = [parse_spec(text).name for text in settings_of(item, self._settings).model]
             for name in names:
-                path = collected.golden_path(item, name if len(names) > 1 else None)
+                path = paths.path_of(item, name if len(names) > 1 else None)
                 self._tests.setdefault(name, set()).add(path)
 
     @pytest.hookimpl(tryfirst=True)

@@ -19,7 +19,7 @@ import pytest
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import OPTIONS
 from pytest_nnsight.plugin.items import settings_of
-from pytest_nnsight.plugin.keys import SETTINGS, SUITE_NODE, WATCHDOG
+from pytest_nnsight.plugin.keys import COLLECTED, SETTINGS, SUITE_NODE, WATCHDOG
 from pytest_nnsight.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -78,10 +78,8 @@ def conftest_loading(config: pytest.Config) -> Iterator[None]:
 def watch(config: pytest.Config) -> None:
     """Let tests run in workers where they may, and within their time; take hold of stderr."""
     settings = config.stash[SETTINGS]
-    if settings.model:
-        from pytest_nnsight.plugin.golden_path import remember_tests
-
-        remember_tests(config)
+    config.stash[COLLECTED] = []
+    config.pluginmanager.register(CollectedTests(config.stash[COLLECTED]), "nnsight-collected")
     if settings.prune:
         from pytest_nnsight.plugin.prune import Prune
 
@@ -113,6 +111,21 @@ def watch(config: pytest.Config) -> None:
 
         config.stash[WATCHDOG] = Watch(config, settings, partial(_seconds_of, settings))
         config.pluginmanager.register(config.stash[WATCHDOG], "nnsight-watch")
+
+
+class CollectedTests:
+    """The plugin object that notes every collected test, deselected ones included."""
+
+    def __init__(self, tests: list[tuple[str, Path]]) -> None:
+        self._tests = tests
+
+    @pytest.hookimpl(wrapper=True, trylast=True)  # before --lf leaves tests out
+    def pytest_make_collect_report(self) -> Iterator[None]:
+        """Note the tests of one file or class."""
+        report: Any = yield
+        tests = (node for node in report.result or () if isinstance(node, pytest.Item))
+        self._tests += ((test.nodeid, test.path) for test in tests)
+        return report  # type: ignore[no-any-return]
 
 
 def _seconds_of(settings: Settings, item: pytest.Item) -> float:

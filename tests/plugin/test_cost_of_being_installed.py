@@ -55,7 +55,10 @@ sys.setprofile(None)
 ours = sorted(name.rpartition(".")[2] for name in sys.modules if name.startswith("pytest_nnsight."))
 print("CALLS:", calls, *ours)
 """
-NEEDED = ["errors", "failures", "options", "plugin", "session", "settings", "shared_model"]
+NEEDED = [
+    *("checks", "errors", "failures", "items", "keys", "options", "plugin"),
+    *("session", "settings", "shared_model"),
+]
 
 
 def test_collecting_without_it_costs_hardly_less(project: Project) -> None:

@@ -80,6 +80,7 @@ def test_a_controller_that_is_killed_leaves_nothing_beside_pytests_own_folder(
         cwd=project.path,
         env={**os.environ, "TMPDIR": str(folder)},
         stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup ignores it
     )
     while not (project.path / "started").exists():
         assert process.poll() is None
