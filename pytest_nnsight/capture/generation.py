@@ -34,24 +34,21 @@ def quiet_greedy(module: torch.nn.Module, settings: Mapping[str, Any]) -> dict[s
     return quiet
 
 
-def end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
-    """Return the end tokens of the checkpoint's generation config and of the tokenizer."""
-    ends: set[int] = set()
-    for owner in (getattr(module, "generation_config", None), tokenizer):
-        value = getattr(owner, "eos_token_id", None)
-        ends.update(value if isinstance(value, list) else () if value is None else (value,))
-    return ends
+def end_ids(module: torch.nn.Module, tokenizer: Any, settings: Mapping[str, Any]) -> set[int]:
+    """Return the end tokens that the test asks for, else those of the checkpoint and tokenizer."""
+    owners = (getattr(module, "generation_config", None), tokenizer)
+    defaults = [_as_set(getattr(owner, "eos_token_id", None)) for owner in owners]
+    return _as_set(settings.get("eos_token_id")) or set().union(*defaults)
+
+
+def _as_set(value: Any) -> set[int]:
+    return set(value if isinstance(value, list | tuple) else () if value is None else (value,))
 
 
 def first_new(module: torch.nn.Module, rows: torch.Tensor) -> int:
     """Return where the new ids of an encoder-decoder begin; Whisper returns no start token."""
     start = getattr(getattr(module, "config", None), "decoder_start_token_id", None)
     return int(start is None or bool((rows[:, 0] == start).all()))
-
-
-def stopped(prompts: int) -> Generated:
-    """Return the record of a generation that an intervention stopped: no ids, no text."""
-    return Generated(token_ids=((),) * prompts, text=("",) * prompts, pieces=((),) * prompts)
 
 
 def until_end(row: list[int], ends: set[int]) -> list[int]:
@@ -74,9 +71,9 @@ def generated(
     kept. ``rows`` is ``None`` where an intervention stopped the run.
     """
     if rows is None:
-        return stopped(prompts)
+        return Generated(((),) * prompts, ("",) * prompts, pieces=((),) * prompts)
     module, tokenizer = nnsight_api.torch_module(model), getattr(model, "tokenizer", None)
-    ends = _test_end_ids(settings) or end_ids(module, tokenizer)
+    ends = end_ids(module, tokenizer, settings)
     token_ids = tuple(tuple(until_end(row[start:].tolist(), ends)) for row in rows)
     texts = [
         tokenizer.decode(list(row), skip_special_tokens=True) if tokenizer is not None else ""
@@ -93,9 +90,3 @@ def generated(
             for row, ids in zip(steps if steps is not None and of_rows else (), token_ids)  # noqa: B905
         ),
     )
-
-
-def _test_end_ids(settings: Mapping[str, Any]) -> set[int]:
-    """Return the end tokens that the test itself asks for."""
-    value = settings.get("eos_token_id")
-    return set(value if isinstance(value, list | tuple) else () if value is None else (value,))

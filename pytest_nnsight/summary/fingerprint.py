@@ -12,7 +12,7 @@ import xxhash
 
 
 def fingerprint_parameters(model: torch.nn.Module) -> dict[str, str]:
-    """Return the digest of each parameter and saved buffer, by name."""
+    """Return the digest of each parameter and saved buffer."""
     return digests(saved_tensors(model))
 
 

@@ -34,7 +34,7 @@ def project(values: torch.Tensor) -> torch.Tensor:
     tokens, width = values.shape[-2:]
     numbers = numbers_per_token(tokens)
     if numbers > 1:
-        return _mix(_fold(values), numbers)
+        return _fold_and_mix(values, numbers)
     stack = values.reshape(-1, tokens, width)
     table = sign_table(tokens, width, values.dtype) if values.is_cpu else None
     if table is None:
@@ -69,25 +69,18 @@ def row_products(rows: np.ndarray, others: np.ndarray, out: np.ndarray | None = 
     return products
 
 
-def _fold(values: torch.Tensor) -> torch.Tensor:
-    """Add the elements of each token up in 61 buckets, each with a sign of its own."""
+def _fold_and_mix(values: torch.Tensor, numbers: int) -> torch.Tensor:
+    """Add each token's elements up in 61 buckets, and mix these into ``numbers``."""
     tokens, width = values.shape[-2:]
     signed = values * _signs(tokens, width, values.dtype, values.device)
     rows, tail = divmod(width, BUCKETS)
-    main = signed[..., : rows * BUCKETS]
-    buckets = main.view(*values.shape[:-1], rows, BUCKETS).sum(-2)
+    buckets = signed[..., : rows * BUCKETS].view(*values.shape[:-1], rows, BUCKETS).sum(-2)
     if tail:
         buckets[..., :tail] += signed[..., rows * BUCKETS :]
-    return buckets
-
-
-def _mix(buckets: torch.Tensor, numbers: int) -> torch.Tensor:
-    """Mix the 61 buckets of each token into ``numbers``."""
     if numbers == BUCKETS:
         return buckets
-    mixing = _mixing(buckets.shape[-2], numbers, buckets.dtype, buckets.device)
-    mixed = torch.matmul(buckets[..., None, :], mixing.mT)[..., 0, :]
-    return mixed.mul_(numbers**-0.5)
+    mixing = _mixing(tokens, numbers, values.dtype, values.device)
+    return torch.matmul(buckets[..., None, :], mixing.mT)[..., 0, :].mul_(numbers**-0.5)
 
 
 def _fold_by_product(tensor: torch.Tensor) -> torch.Tensor:

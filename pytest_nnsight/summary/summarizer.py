@@ -144,8 +144,8 @@ class _Group:
     def __init__(self, shape: tuple[int, ...], dtype: str, values: torch.Tensor) -> None:
         self.shape, self.dtype, self.form, self.nbytes = shape, dtype, values.shape, values.nbytes
         self.is_large = self.nbytes > (_LARGE if values.is_cpu else _SMALL_TOGETHER // 2)
-        together = _LARGE_TOGETHER if self.is_large else _SMALL_TOGETHER
-        most = together // self.nbytes if values.is_cpu or not self.is_large else 1
+        is_held = self.is_large and values.is_cpu  # a large tensor of a device is measured at once
+        most = (_LARGE_TOGETHER if is_held else _SMALL_TOGETHER) // self.nbytes
         self.most = min(_MOST_TOGETHER, max(1, most))
         self.waiting: list[tuple[int, torch.Tensor, int]] = []
         """Index, tensor and version of each; the version is -1 for a copy."""
