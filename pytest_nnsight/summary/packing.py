@@ -3,7 +3,7 @@
 A norm only scales, so it is kept as bfloat16. A number of a projection takes three bytes: a whole
 number of steps. A step is the token's packed norm times a power of two, the smallest of the tensor
 with which its largest number fits. Needs neither torch nor pytest, for goldens are read without.
-`docs/decisions/0009-a-sketch-of-three-bytes-a-number.md` has the reasons.
+`docs/decisions/0006-three-bytes-for-a-number-of-a-sketch.md` has the reasons.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A *token* is one vector of a tensor: the last axis of ``[batch, token, channel]``, and likewise of
 ``[token, channel]`` and ``[batch, head, token, channel]``, where heads and channels count together.
 Each token has a norm and a projection of its own, so that one very large token does not hide the
-others. `docs/decisions/0004-a-projection-for-each-token.md` has the reasons.
+others. `docs/decisions/0002-a-projection-for-each-token.md` has the reasons.
 """
 
 from __future__ import annotations
