@@ -1,8 +1,7 @@
-"""Drifts -> where they start and why. Neither torch nor pytest is needed.
+"""Find the cause of a drift by rules, in the order of the data flow.
 
-The causes are tried from the outside in: what went into the model before what it is made of, and
-that before what it computes with. A cause is certain where it explains the very place where the
-drift starts and nothing else could; otherwise it is called likely.
+First come the inputs of the model, then its weights, config and structure, then the code. A cause
+is certain where it explains the very call where the drift starts and nothing else could.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.compare.model_changes import Fingerprints
 from pytest_nnsight.diagnose import input_causes
-from pytest_nnsight.diagnose.evidence import Cause, Evidence, first_of
+from pytest_nnsight.diagnose.evidence import Cause, Evidence, join_first
 from pytest_nnsight.diagnose.origin import locate
 from pytest_nnsight.run import Run
 
-_STRUCTURE = ("missing", "added", "container", "class", "shape", "dtype")
-_AS_NOISE = 30.0  # times the tolerance: other arithmetic alone does not go beyond
+_STRUCTURE_KINDS = ("missing", "added", "container", "class", "shape", "dtype")
+_LARGEST_NOISE = 30.0  # times the tolerance: other arithmetic alone causes no larger drift
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Where a drift starts and its cause.
+    """Say where a drift starts and what caused it.
 
-    ``cause`` is one of prompt, tokenizer, settings, positions, mask, intervention, sampling,
-    weights, config, structure, code, numerics, or two of them joined by ``and`` or ``or``;
-    ``evidence`` is what it is concluded from. ``where`` is the path of a module, ``prompt``
-    for all that is asked, or ``generated``. ``parallel`` tells how many modules of that class start
-    a drift, as text.
+    ``where`` is the path of a module, ``prompt`` for anything that the test asks for, or
+    ``generated``. ``cause`` is one of prompt, tokenizer, settings, positions, mask, intervention,
+    sampling, weights, config, structure, code and numerics, or two of them joined by ``and`` or
+    ``or``. ``evidence`` is the text that supports it. ``class_count`` says how many modules of the
+    starting module's class start a drift, like ``5 of 5 LlamaRMSNorm``; empty for only one.
     """
 
     start: Drift
@@ -40,15 +39,15 @@ class Diagnosis:
     cause: str
     evidence: str
     is_certain: bool = True
-    parallel: str = ""
+    class_count: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One failed comparison with a golden, for the report.
+    """Hold one comparison with a golden, for the report.
 
-    ``error`` stands alone where there was nothing to compare; otherwise all the rest is there.
-    ``exact`` are true distances, by label, of tensors that were stored whole.
+    Where there was nothing to compare, only ``golden_file`` and ``error`` are set. ``exact`` are
+    the true distances, by label, of tensors that the golden stores in full.
     """
 
     golden_file: str
@@ -68,125 +67,125 @@ def diagnose(
     golden_weights: Fingerprints | None = None,
     received_weights: Fingerprints | None = None,
 ) -> Diagnosis:
-    """Say where the failures of ``comparison`` start and what caused them.
+    """Find where the failures of a comparison start and what caused them.
 
-    ``golden_weights`` and ``received_weights`` are fingerprints per parameter, where known.
+    There must be a failure. Weights are fingerprints by parameter, ``None`` where unknown.
     """
     origin = locate(golden, received, comparison)
-    case = Evidence(golden, received, comparison, origin, golden_weights, received_weights)
-    cause = next(found for rule in _RULES if (found := rule(case)) is not None)
-    parallel = _changed_alike(case) or origin.parallel
-    return Diagnosis(
-        origin.start, origin.where, cause.name, cause.evidence, cause.is_certain, parallel
-    )
+    evidence = Evidence(golden, received, comparison, origin, golden_weights, received_weights)
+    cause = next(found for rule in _RULES if (found := rule(evidence)) is not None)
+    count = _count_changed_modules(evidence) or origin.class_count
+    where = origin.where
+    return Diagnosis(origin.start, where, cause.name, cause.evidence, cause.is_certain, count)
 
 
-def _changed_alike(case: Evidence) -> str:
-    """Count the modules of the starting one's class that have other settings, as it has."""
-    classes = {call.path: call.module_class for call in case.golden.calls}
-    text = model_changes.changed_modules(case.golden, case.received).get(
-        classes.get(case.origin.where, ""), ""
-    )
+def _count_changed_modules(evidence: Evidence) -> str:
+    """Count the modules of the starting module's class with other settings; empty for one."""
+    classes = {call.path: call.module_class for call in evidence.golden.calls}
+    changes = model_changes.changed_modules(evidence.golden, evidence.received)
+    text = changes.get(classes.get(evidence.origin.where, ""), "")
     count = text.partition(":")[0]
     return "" if count.startswith("1 of ") else count
 
 
-def _from_intervention(case: Evidence) -> Cause | None:
-    before, now = case.golden.prompt, case.received.prompt
-    if before.intervention is None or before.intervention_code == now.intervention_code:
+def _from_intervention(evidence: Evidence) -> Cause | None:
+    """Blame a changed intervention where weights, config and modules are the same."""
+    golden, received = evidence.golden, evidence.received
+    name, code = golden.prompt.intervention, golden.prompt.intervention_code
+    if name is None or code == received.prompt.intervention_code:
         return None
-    differing = (model_changes.changed_config, model_changes.changed_modules)
-    if _changed_weights(case)[1] or any(of(case.golden, case.received) for of in differing):
+    changes = (model_changes.changed_config, model_changes.changed_modules)
+    if _changed_weights(evidence)[1] or any(find(golden, received) for find in changes):
         return None
-    return Cause("intervention", f"{before.intervention} was changed", is_certain=False)
+    return Cause("intervention", f"{name} was changed", is_certain=False)
 
 
-def _from_model(case: Evidence) -> Cause | None:
-    """Weights or config differ."""
-    names, weights = _changed_weights(case)
-    config = model_changes.changed_config(case.golden, case.received)
-    modules = model_changes.changed_modules(case.golden, case.received)
-    own = [name for name in names if _owns(case.origin.where, name)]
-    if case.origin.start.kind in _STRUCTURE and not config:
+def _from_model(evidence: Evidence) -> Cause | None:
+    """Blame the weights, the config, or library code that builds modules with other settings."""
+    golden, received, where = evidence.golden, evidence.received, evidence.origin.where
+    names, weights = _changed_weights(evidence)
+    config = model_changes.changed_config(golden, received)
+    if evidence.origin.start.kind in _STRUCTURE_KINDS and not config:
         return None
-    told = next((text for name, text in modules.items() if _has_class(case, name)), "")
-    if own and config:
-        return Cause("config and weights", f"{first_of(config)}; {weights}")
-    if own:
+    if any(name.startswith(f"{where}.") for name in names):
+        if config:
+            return Cause("config and weights", f"{join_first(config)}; {weights}")
         return Cause("weights", weights)
+    modules = model_changes.changed_modules(golden, received)
+    built = next((text for name, text in modules.items() if _has_class(evidence, name)), "")
     if config:
-        only = not names and not model_changes.changed_versions(case.golden, case.received)
-        explained = only or bool(told) or input_causes.is_of_other_rotary(case)
-        return Cause("config", first_of(config), is_certain=explained)
-    if told:
-        return Cause("code", f"same config, but {told}")
+        is_only_change = not names and not model_changes.changed_versions(golden, received)
+        is_certain = (
+            is_only_change or bool(built) or input_causes.starts_at_changed_rotary(evidence)
+        )
+        return Cause("config", join_first(config), is_certain)
+    if built:
+        return Cause("code", f"same config, but {built}")
     if weights:
-        return Cause("weights", weights, is_certain=_is_tied(case, names))
+        return Cause("weights", weights, is_certain=_is_tied(evidence, names))
     return None
 
 
-def _changed_weights(case: Evidence) -> tuple[list[str], str]:
-    return model_changes.changed_weights(case.golden, case.received, case.before, case.now)
+def _changed_weights(evidence: Evidence) -> tuple[list[str], str]:
+    """Return the names of parameters that differ, and the difference as text."""
+    return model_changes.changed_weights(
+        evidence.golden, evidence.received, evidence.golden_weights, evidence.received_weights
+    )
 
 
-def _owns(where: str, parameter: str) -> bool:
-    return parameter.startswith(f"{where}.")
-
-
-def _is_tied(case: Evidence, differing: list[str]) -> bool:
-    """Tell whether the starting module has no weights of its own name, but an embedding's."""
-    if any(_owns(case.origin.where, name) for name in case.now or ()) or not case.origin.is_jump:
+def _is_tied(evidence: Evidence, changed: list[str]) -> bool:
+    """Tell whether the starting module has no parameter, but a changed embedding to share."""
+    origin, names = evidence.origin, evidence.received_weights or ()
+    if any(name.startswith(f"{origin.where}.") for name in names) or not origin.is_jump:
         return False
-    classes = {call.path: call.module_class for call in case.golden.calls}
-    owners = [name.rpartition(".")[0] for name in differing]
+    classes = {call.path: call.module_class for call in evidence.golden.calls}
+    owners = [name.rpartition(".")[0] for name in changed]
     return any("Embedding" in classes.get(owner, "") for owner in owners)
 
 
-def _has_class(case: Evidence, name: str) -> bool:
-    """Tell whether a class is that of the starting module, or of a module inside it."""
-    where = case.origin.where
-    classes = {
-        call.module_class
-        for call in case.golden.calls
-        if call.path == where or call.path.startswith(f"{where}.")
-    }
-    return name in classes or where not in case.golden.paths
+def _has_class(evidence: Evidence, name: str) -> bool:
+    """Tell whether the starting module, if captured, is or contains a module of a class."""
+    where, calls = evidence.origin.where, evidence.golden.calls
+    classes = {c.module_class for c in calls if f"{c.path}.".startswith(f"{where}.")}
+    return name in classes or where not in evidence.golden.paths
 
 
-def _from_structure(case: Evidence) -> Cause | None:
-    if case.origin.start.kind not in _STRUCTURE:
+def _from_structure(evidence: Evidence) -> Cause | None:
+    """Name what changed next to another structure: versions, else weights, else nothing."""
+    if evidence.origin.start.kind not in _STRUCTURE_KINDS:
         return None
-    moved = model_changes.changed_versions(case.golden, case.received)
-    weights = _changed_weights(case)[1]
-    if case.golden.kind == "scan":
-        known = case.comparison.bits.reason or "same config and versions"
-    else:
-        known = weights or "same weights, config and versions"
-    return Cause("structure", moved or known)
+    if versions := model_changes.changed_versions(evidence.golden, evidence.received):
+        return Cause("structure", versions)
+    if evidence.golden.kind == "scan":
+        return Cause("structure", evidence.comparison.bits.reason or "same config and versions")
+    weights = _changed_weights(evidence)[1]
+    return Cause("structure", weights or "same weights, config and versions")
 
 
-def _from_arithmetic(case: Evidence) -> Cause:
-    """Weights and config are the same: other code, or other arithmetic.
+def _from_code_or_numerics(evidence: Evidence) -> Cause:
+    """Blame other code or other arithmetic, since weights and config are the same.
 
-    Of values of a test's own it is not known what went in, nor how the test makes them.
+    Of tensors that a test made itself, the inputs and the code are unknown.
     """
-    is_own = case.golden.kind == "tensors"
-    moved = model_changes.changed_versions(case.golden, case.received)
-    arithmetic = case.comparison.bits.reason
-    largest = max((drift.rel for drift in case.comparison.failures), default=0.0)
-    small = largest <= _AS_NOISE * max(case.comparison.tolerance.rel, 1e-9)
-    known = "weights" if is_own else "inputs, weights"
-    same = f"same {known} and config"
-    if arithmetic and small:
-        return Cause("numerics", arithmetic, is_certain=not case.origin.is_jump)
-    if moved:
-        return Cause("code", f"{same}; {moved}", is_certain=not arithmetic and not is_own)
+    comparison, origin = evidence.comparison, evidence.origin
+    is_own = evidence.golden.kind == "tensors"
+    same = "same weights" if is_own else "same inputs, weights"
+    versions = model_changes.changed_versions(evidence.golden, evidence.received)
+    arithmetic = comparison.bits.reason
+    largest = max((drift.rel for drift in comparison.failures), default=0.0)
+    is_small = largest <= _LARGEST_NOISE * max(comparison.tolerance.rel, 1e-9)
+    if arithmetic and is_small:
+        return Cause("numerics", arithmetic, is_certain=not origin.is_jump)
+    if versions:
+        is_certain = not arithmetic and not is_own
+        return Cause("code", f"{same} and config; {versions}", is_certain)
     if arithmetic:
-        return Cause("code or numerics", f"{same}; {arithmetic}", is_certain=False)
-    what = f"{'the test, ' if is_own else ''}a patched module, a hook or an edit"
-    return Cause("code", f"same {known}, config and versions: {what}", is_certain=not is_own)
+        return Cause("code or numerics", f"{same} and config; {arithmetic}", is_certain=False)
+    suspects = f"{'the test, ' if is_own else ''}a patched module, a hook or an edit"
+    return Cause("code", f"{same}, config and versions: {suspects}", is_certain=not is_own)
 
 
+# The first rule that returns a cause decides; the last one always does.
 _RULES: tuple[Callable[[Evidence], Cause | None], ...] = (
     input_causes.from_request,
     input_causes.from_token_divergence,
@@ -195,5 +194,5 @@ _RULES: tuple[Callable[[Evidence], Cause | None], ...] = (
     _from_intervention,
     _from_model,
     _from_structure,
-    _from_arithmetic,
+    _from_code_or_numerics,
 )

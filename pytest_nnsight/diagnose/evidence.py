@@ -1,4 +1,4 @@
-"""What a drift is judged by, and what the judgement is."""
+"""The evidence that the rules of a diagnosis judge by, and the cause that a rule returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_nnsight.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a drift is there, what that is concluded from, and whether it is beyond doubt."""
+    """Name the cause of a drift; ``evidence`` is the text that supports it."""
 
     name: str
     evidence: str
@@ -21,15 +21,19 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All there is to judge by."""
+    """Hold everything that a rule may judge by.
+
+    The weights are fingerprints by parameter, ``None`` where unknown.
+    """
 
     golden: Run
     received: Run
     comparison: Comparison
     origin: DriftOrigin
-    before: Fingerprints | None
-    now: Fingerprints | None
+    golden_weights: Fingerprints | None
+    received_weights: Fingerprints | None
 
 
-def first_of(changes: list[str], count: int = 3) -> str:
-    return "; ".join(changes[:count]) + (" ..." if len(changes) > count else "")
+def join_first(changes: list[str], limit: int = 3) -> str:
+    """Join the first ``limit`` changes into one text; ``...`` stands for the others."""
+    return "; ".join(changes[:limit]) + (" ..." if len(changes) > limit else "")

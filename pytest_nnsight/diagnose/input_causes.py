@@ -1,129 +1,124 @@
-"""The causes that lie in what a run was given: prompt, settings, numbers, a chosen token."""
+"""Rules for causes in the inputs: prompt, tokenizer, settings, tensors, a generated token."""
 
 from __future__ import annotations
 
 from pytest_nnsight.compare import model_changes
-from pytest_nnsight.diagnose.evidence import Cause, Evidence, first_of
+from pytest_nnsight.diagnose.evidence import Cause, Evidence, join_first
 from pytest_nnsight.diagnose.origin import GENERATED
 
 
-def from_request(case: Evidence) -> Cause | None:
-    """The test asks for something else than the golden's, or the tokenizer reads it otherwise."""
-    start, golden, received = case.origin.start, case.golden, case.received
+def from_request(evidence: Evidence) -> Cause | None:
+    """Blame the test, which asks for something else, or the tokenizer."""
+    start, golden, received = evidence.origin.start, evidence.golden, evidence.received
     if start.kind not in ("ids", "settings", "kind", "tensors") or start.label == GENERATED:
         return None
-    if start.kind in ("settings", "kind"):
-        return Cause("settings", "the test asks for something else than the golden's")
+    if start.kind == "kind":
+        return Cause("settings", "the test makes another kind of run than the golden's")
+    if start.kind == "settings":
+        return Cause("settings", "the test asks for other settings than the golden's")
     if start.kind == "tensors":
-        return _from_tensor(case, start.label)
-    if golden.prompt.text is None or golden.prompt.text != received.prompt.text:
+        return _from_input_tensor(evidence, start.label)
+    text = golden.prompt.text
+    if text is None or text != received.prompt.text:
         return Cause("prompt", "the test asks for another prompt than the golden's")
-    if isinstance(golden.prompt.text, list) and isinstance(golden.prompt.text[0], dict):
-        return Cause("tokenizer", "the same messages give other token ids: the chat template?")
+    if isinstance(text, list) and isinstance(text[0], dict):
+        return Cause("tokenizer", "the same messages give other token ids: another chat template?")
     return Cause("tokenizer", "the same text gives other token ids")
 
 
-def _from_tensor(case: Evidence, name: str) -> Cause:
-    """Another mask, other positions or other ids of a decoder, for the same token ids.
+def _from_input_tensor(evidence: Evidence, name: str) -> Cause:
+    """Return the cause of another mask, other positions or other ids of a decoder.
 
-    What the test asks for is the prompt. What a library makes of the same text is not, nor is the
-    start of a decoder that comes from a config.
+    Where a test gives text, the tokenizer makes the other tensors, and the config the first ids of
+    a decoder. Where a test gives tensors, they are its prompt.
     """
-    text, other = case.golden.prompt.text, f"the model is given other {name}"
-    if kind := _kind_of_tensor(name):
-        return Cause(kind, other)
-    is_of_text = text is not None and text == case.received.prompt.text
+    golden, received = evidence.golden, evidence.received
+    changed = f"the model is given other {name}"
+    if kind := _input_kind(name):
+        return Cause(kind, changed)
+    is_text = golden.prompt.text is not None and golden.prompt.text == received.prompt.text
     if not name.startswith("decoder_"):
         same_text = f"the same text gives other {name}"
-        return Cause("tokenizer", same_text) if is_of_text else Cause("prompt", other)
-    first = _other_first_ids(case, name)
-    changes = model_changes.changed_start_token(case.golden, case.received, first) if first else []
-    if changes:
-        return Cause("config", first_of(changes), is_certain=is_of_text)
-    if not is_of_text:
-        return Cause("prompt", other)
-    moved = model_changes.changed_versions(case.golden, case.received)
-    return Cause("code", f"{other}; {moved}" if moved else other, is_certain=False)
+        return Cause("tokenizer", same_text) if is_text else Cause("prompt", changed)
+    first_ids = _changed_first_ids(evidence, name)
+    if first_ids and (keys := model_changes.changed_start_token(golden, received, first_ids)):
+        return Cause("config", join_first(keys), is_certain=is_text)
+    if not is_text:
+        return Cause("prompt", changed)
+    versions = model_changes.changed_versions(golden, received)
+    return Cause("code", f"{changed}; {versions}" if versions else changed, is_certain=False)
 
 
-def _other_first_ids(case: Evidence, name: str) -> tuple[int, int] | None:
-    """Return the first ids of both runs where all rows differ in these alone."""
-    before = case.golden.prompt.tensors.get(name, ())
-    now = case.received.prompt.tensors.get(name, ())
-    pairs = {(old[:1], new[:1]) for old, new in zip(before, now, strict=False)}
-    if (
-        len(before) != len(now)
-        or len(pairs) != 1
-        or [r[1:] for r in before] != [r[1:] for r in now]
-    ):
+def _changed_first_ids(evidence: Evidence, name: str) -> tuple[int, int] | None:
+    """Return the first ids of both runs if nothing else differs and all prompts agree in them."""
+    golden = evidence.golden.prompt.tensors.get(name, ())
+    received = evidence.received.prompt.tensors.get(name, ())
+    pairs = {(old[:1], new[:1]) for old, new in zip(golden, received, strict=False)}
+    if len(pairs) != 1 or [ids[1:] for ids in golden] != [ids[1:] for ids in received]:
         return None
     ((old, new),) = pairs
     return (old[0], new[0]) if old and new else None
 
 
-def from_token_divergence(case: Evidence) -> Cause | None:
-    """Every call agrees up to a token that was chosen otherwise."""
-    divergence = case.comparison.divergence
-    if case.origin.where != GENERATED or divergence is None:
+def from_token_divergence(evidence: Evidence) -> Cause | None:
+    """Explain another generated token after calls that all agree."""
+    divergence = evidence.comparison.divergence
+    if evidence.origin.where != GENERATED or divergence is None:
         return None
-    settings = model_changes.changed_generation(case.golden, case.received)
     if divergence.is_near_tie:
         return Cause("sampling", divergence.closeness)
-    if settings:
-        return Cause("config", first_of(settings))
-    if case.golden.prompt.generation.get("do_sample"):
+    if settings := model_changes.changed_generation(evidence.golden, evidence.received):
+        return Cause("config", join_first(settings))
+    if evidence.golden.prompt.generation.get("do_sample"):
         return Cause("sampling", f"{divergence.tokens}, drawn at random", is_certain=False)
-    return Cause(
-        "code",
-        f"{divergence.tokens}, though the logits agree: what chooses the token",
-        is_certain=False,
-    )
+    changed = f"{divergence.tokens}, though the logits agree: the token is selected differently"
+    return Cause("code", changed, is_certain=False)
 
 
-def from_changed_tensors(case: Evidence) -> Cause | None:
-    """Another picture, sound or embedding: numbers, which may differ by what is allowed."""
-    before, now = case.golden.prompt.digests, case.received.prompt.digests
-    others = [name for name in before if before[name] != now.get(name, before[name])]
-    value = case.origin.value
-    if value is None or not others or not (value.enters or not value.fed_by):
+def from_changed_tensors(evidence: Evidence) -> Cause | None:
+    """Blame another picture, sound or embedding of the test.
+
+    Such floats may differ within the tolerance, so that another digest alone proves nothing.
+    """
+    golden, received = evidence.golden.prompt.digests, evidence.received.prompt.digests
+    names = [name for name in golden if golden[name] != received.get(name, golden[name])]
+    value = evidence.origin.value
+    if value is None or not names or not (value.enters or not value.fed_by):
         return None
-    is_certain = value.enters  # the first value of a part of the model may be its own doing
-    return Cause("prompt", f"the model is given other {', '.join(others)}", is_certain)
+    is_certain = value.enters  # the first value of a module may also be wrong by its own code
+    return Cause("prompt", f"the model is given other {', '.join(names)}", is_certain)
 
 
-def from_model_inputs(case: Evidence) -> Cause | None:
-    """Positions or a mask were wrong before any module computed with them."""
-    if case.origin.given:
-        return Cause("mask", case.origin.given)
-    value = case.origin.value
+def from_model_inputs(evidence: Evidence) -> Cause | None:
+    """Blame positions or a mask that were wrong before a module computed with them."""
+    if evidence.origin.mask_change:
+        return Cause("mask", evidence.origin.mask_change)
+    value = evidence.origin.value
     if value is None or not value.leaf.at.startswith("in"):
         return None
-    is_whole = not value.leaf.summary.sketch  # numbers that name places, or say which are hidden
-    kind = _kind_of_tensor(value.leaf.at + (value.call.path if is_whole else ""))
-    if kind is None or (kind == "positions" and is_of_other_rotary(case)):
+    is_integer = not value.leaf.summary.sketch  # positions, or a mask of zeros and ones
+    kind = _input_kind(value.leaf.at + (value.call.path if is_integer else ""))
+    if kind is None or (kind == "positions" and starts_at_changed_rotary(evidence)):
         return None
-    moved = model_changes.changed_versions(case.golden, case.received)
+    versions = model_changes.changed_versions(evidence.golden, evidence.received)
     name = value.leaf.at.removeprefix("in.")
-    other = f"input {name}" if name.isdigit() else name  # what `forward` takes without a name
-    text = f"{value.call.path} is given another {other}"
-    return Cause(kind, f"{text}; {moved}" if moved else text)
+    argument = f"input {name}" if name.isdigit() else name  # a positional argument has no name
+    text = f"{value.call.path} is given another {argument}"
+    return Cause(kind, f"{text}; {versions}" if versions else text)
 
 
-def is_of_other_rotary(case: Evidence) -> bool:
-    """Tell whether the drift starts with the tables of a rotary embedding that has other settings.
-
-    They are numbers, and made from positions, which are whole.
-    """
-    value = case.origin.value
-    names = (case.origin.where, value.leaf.at if value is not None else "")
+def starts_at_changed_rotary(evidence: Evidence) -> bool:
+    """Tell whether a drift starts in the cosines and sines of a rotary embedding that changed."""
+    value = evidence.origin.value
+    is_integer = value is not None and not value.leaf.summary.sketch  # positions, not a table
+    names = (evidence.origin.where, value.leaf.at if value is not None else "")
     is_table = any("rotary" in name or "position_embeddings" in name for name in names)
-    changed = model_changes.changed_config(case.golden, case.received)
-    is_whole = value is not None and not value.leaf.summary.sketch
-    return is_table and not is_whole and any(map(model_changes.is_rotary, changed))
+    changed = model_changes.changed_config(evidence.golden, evidence.received)
+    return is_table and not is_integer and any(map(model_changes.is_rotary, changed))
 
 
-def _kind_of_tensor(name: str) -> str | None:
-    """Tell positions from masks by the name of an input and of the module that it enters."""
+def _input_kind(name: str) -> str | None:
+    """Return ``mask`` or ``positions`` by the name of an input and of the module it enters."""
     if "mask" in name:
         return "mask"
     words = ("position", "rotary", "wpe")

@@ -1,4 +1,4 @@
-"""Drifts -> where they start: the call whose inputs agree and whose output does not."""
+"""Find where a drift starts: the call whose inputs agree and whose output does not."""
 
 from __future__ import annotations
 
@@ -16,101 +16,103 @@ from pytest_nnsight.run import ROOT, Call, Run
 
 PROMPT, GENERATED = "prompt", "generated"
 _MASK = re.compile(r"(\w*mask\w*)=(None|tensor)")
-_JUMP = 3.0  # times what came in, for a drift to have started in a call
-_QUIET = 30  # values equal bit by bit show that what could move numbers did not
-_MANY = 0.2  # of the modules of one class
-_SHARE = 1 / 50  # of the first failure, for an earlier jump to have led to it
-_ORDER = {"kind": -4, "settings": -3, "ids": -2, "tensors": -1}
+_JUMP = 3.0  # times the drift of the inputs, for a drift to have started in a call
+_ENOUGH_EQUAL = 30  # first values that are equal bit by bit: then this machine repeats the bits
+_CLASS_SHARE = 0.2  # of the modules of a class, for their number to be worth a mention
+_EARLY_SHARE = 1 / 50  # of the first failure, for an earlier jump to have caused it
+_INPUT_ORDER = {"kind": 0, "settings": 1, "ids": 2, "tensors": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class DriftOrigin:
-    """Where a drift starts.
+    """Say where a drift starts.
 
-    ``where`` is the module whose own code made the first wrong value; ``prompt`` for all that is
-    asked, and ``generated``, where no module did. ``value`` is that value, ``None`` where the start
-    is no drift of values. ``is_jump`` tells that what went into it agrees; otherwise the drift grew
-    as noise does. ``parallel`` says how many modules of the same class start a drift of their own,
-    as text, empty where it is the only one. ``given`` tells of a mask that a module was given and
-    was not before, or the reverse.
+    ``where`` is the module whose own code made the first wrong value, or `PROMPT` for anything that
+    the test asks for, or `GENERATED` where only a generated token differs. ``value`` is that first
+    wrong value, ``None`` where the start is not a drift of values. ``is_jump`` is true where its
+    inputs agree, false where the drift grew as noise does. ``class_count`` says how many modules of
+    the same class start a drift, like ``5 of 5 LlamaRMSNorm``; empty for few. ``mask_change`` says
+    which module is given a mask in one run only.
     """
 
     start: Drift
     where: str
     value: Value | None = None
     is_jump: bool = True
-    parallel: str = ""
-    given: str = ""
+    class_count: str = ""
+    mask_change: str = ""
 
 
 def locate(golden: Run, received: Run, comparison: Comparison) -> DriftOrigin:
-    """Find where the failures of ``comparison`` start."""
-    failures = comparison.failures
-    asked = [drift for drift in failures if drift.kind in _ORDER and drift.label != GENERATED]
-    if asked:
-        start = min(asked, key=lambda drift: _ORDER[drift.kind])
-        return DriftOrigin(start, PROMPT)
-    of_calls = [drift for drift in failures if drift.label != GENERATED]
-    if not of_calls:
-        return DriftOrigin(failures[0], GENERATED)
+    """Find where the failures of a comparison start. The comparison must have a failure."""
+    failures = [drift for drift in comparison.failures if drift.label != GENERATED]
+    inputs = [drift for drift in failures if drift.kind in _INPUT_ORDER]
+    if inputs:
+        return DriftOrigin(min(inputs, key=lambda drift: _INPUT_ORDER[drift.kind]), PROMPT)
+    if not failures:
+        return DriftOrigin(comparison.failures[0], GENERATED)
+    values = comparison.timeline
+    times = {place: time for time, value in enumerate(values) for place in value.places}
+    first = min(failures, key=lambda drift: _drift_time(drift, values, times))
+    end = _drift_time(first, values, times)
+    if first.kind == "values":
+        return _values_origin(golden, received, comparison, failures, end)
+    outer = _outermost_change(first, failures)
+    return _structure_origin(outer, values[end] if end < len(values) else None)
+
+
+def _values_origin(
+    golden: Run, received: Run, comparison: Comparison, failures: Sequence[Drift], end: int
+) -> DriftOrigin:
+    """Return the origin of a drift of values; ``end`` is the index of the first failing value."""
     values = comparison.timeline
     drifts = [comparison.values.get((v.position, v.leaf.at), SAME) for v in values]
-    times = {place: time for time, value in enumerate(values) for place in value.places}
-    first = min(of_calls, key=lambda drift: _time(drift, values, times))
-    until = _time(first, values, times)
-    if first.kind != "values":
-        outer = _outermost(first, of_calls)
-        return _of_structure(outer, values[until] if until < len(values) else None)
-    at, is_jump = _origin(values, drifts, until, golden, comparison)
-    value = values[at]
-    label = place(value.call, value.leaf)
-    quiet = Drift(
-        "values",
-        label,
-        value.call.path,
-        drifts[at],
-        comparison.tolerance.of(value.leaf.summary),
-        position=value.position,
-    )
-    start = next((drift for drift in of_calls if drift.label == label), quiet)
-    parallel = _parallel(values, drifts, value, golden, comparison)
-    where, given = _giver(value, golden, received) if is_jump else (value.where, "")
-    return DriftOrigin(start, where, value, is_jump, parallel, given)
+    noise = TOLERANCES.get(golden.environment.dtype, TOLERANCES["float32"]) / 8
+    jumps = [_is_jump(value, drifts, index, noise) for index, value in enumerate(values)]
+    index, is_jump = _find_start(drifts, jumps, end, comparison.bits.is_expected)
+    value, drift = values[index], drifts[index]
+    path, label = value.call.path, place(value.call, value.leaf)
+    allowed = comparison.tolerance.of(value.leaf.summary)
+    within_tolerance = Drift("values", label, path, drift, allowed, position=value.position)
+    start = next((failure for failure in failures if failure.label == label), within_tolerance)
+    count = _count_starting_modules(values, jumps, value.where, golden)
+    where, change = value.where, ""
+    if is_jump:
+        where, change = _find_changed_mask(where, value.position, golden, received)
+    return DriftOrigin(start, where, value, is_jump, count, change)
 
 
-def _giver(value: Value, golden: Run, received: Run) -> tuple[str, str]:
-    """Return the module that makes a value, or that gives its maker a mask it had not before.
+def _find_changed_mask(where: str, position: int, golden: Run, received: Run) -> tuple[str, str]:
+    """Return the module that passes on a changed mask, and the change as text.
 
-    A mask that was ``None`` is no value that could drift; it shows in what goes into a module.
+    Follow the mask from the module ``where`` outwards. Without a changed mask, return ``where`` and
+    no text. A mask that was ``None`` has no value that could drift: only the inputs' text shows it.
     """
     others = {call.key: call for call in received.calls}
-    where, given = value.where, ""
-    for call in golden.calls[value.position :]:
+    change = ""
+    for call in golden.calls[position:]:
         if call.path != where or call.key not in others:
             continue
-        changed = _changed_mask(call, others[call.key])
-        if not changed:
+        mask = _changed_mask(call, others[call.key])
+        if not mask:
             break
-        given = f"{where} is given {changed}"
+        change = f"{where} is given {mask}"
         where = where.rpartition(".")[0] or ROOT
         while where != ROOT and where not in golden.paths:  # a list of modules is never called
             where = where.rpartition(".")[0] or ROOT
-    return where, given
+    return where, change
 
 
-def _changed_mask(before: Call, now: Call) -> str:
-    """Say which mask among the inputs of a call is there in one run only."""
-    old, new = (dict(_MASK.findall(call.inputs or "")) for call in (before, now))
+def _changed_mask(golden: Call, received: Call) -> str:
+    """Return the first mask that only one of two calls is given: ``mask: None -> tensor``."""
+    old, new = (dict(_MASK.findall(call.inputs or "")) for call in (golden, received))
     changed = (name for name in old if name in new and old[name] != new[name])
     name = next(changed, None)
     return "" if name is None else f"{name}: {old[name]} -> {new[name]}"
 
 
-def _outermost(first: Drift, drifts: Sequence[Drift]) -> Drift:
-    """Return the change of a module around the first one that changed, where that is one of it.
-
-    A module that is gone, came, or is of another class takes those inside it along.
-    """
+def _outermost_change(first: Drift, drifts: Sequence[Drift]) -> Drift:
+    """Return the first change, or that of the outermost module that replaced all inside it."""
     around = [
         drift
         for drift in drifts
@@ -119,83 +121,62 @@ def _outermost(first: Drift, drifts: Sequence[Drift]) -> Drift:
     return min(around, key=lambda drift: len(drift.path), default=first)
 
 
-def _of_structure(first: Drift, value: Value | None) -> DriftOrigin:
-    """Return where another structure starts: in a module, or in what its parent gives to it."""
-    at = first.label.partition(" ")[2]
-    if value is None or not at.startswith(("in.", "in[")):
+def _structure_origin(first: Drift, value: Value | None) -> DriftOrigin:
+    """Return the origin of another structure: its module, or for an input the caller of it."""
+    location = first.label.partition(" ")[2]
+    if value is None or not location.startswith(("in.", "in[")):
         return DriftOrigin(first, first.path)
     return DriftOrigin(first, value.where, value)
 
 
-def _time(drift: Drift, values: Sequence[Value], times: Mapping[Place, int]) -> int:
-    """Return when the value of a drift was first there; calls without values end in order."""
-    at = drift.label.partition(" ")[2] or "out"
-    if drift.kind not in ("missing", "added") and (drift.position, at) in times:
-        return times[drift.position, at]
-    ended = [
+def _drift_time(drift: Drift, values: Sequence[Value], times: Mapping[Place, int]) -> int:
+    """Return the index of the value that drifts, or of the first value from that call on."""
+    location = drift.label.partition(" ")[2] or "out"
+    if drift.kind not in ("missing", "added") and (drift.position, location) in times:
+        return times[drift.position, location]
+    later = (
         time
         for time, value in enumerate(values)
         if not is_input(value.leaf) and value.position >= drift.position
-    ]
-    return min(ended, default=len(values))
+    )
+    return next(later, len(values))
 
 
-def _origin(
-    values: Sequence[Value],
-    drifts: Sequence[Distance],
-    until: int,
-    golden: Run,
-    comparison: Comparison,
+def _find_start(
+    drifts: Sequence[Distance], jumps: Sequence[bool], end: int, bits_are_expected: bool
 ) -> tuple[int, bool]:
-    """Return the index of the value where the drift starts, and whether it jumps there.
+    """Return the index of the value where a drift starts, and whether it jumps there.
 
-    Where bits should be equal, or were for long, it is the first that is not. Elsewhere noise is
-    everywhere; then it is the first jump that is large enough to have led to the first failure.
+    Where bits should be equal, or many first values are, the first unequal value is the start.
+    Elsewhere every value has noise: there it is the first jump that is large enough to have caused
+    the first failure.
     """
-    unequal = next((i for i, drift in enumerate(drifts) if not drift.is_same), until)
-    if comparison.bits.is_expected or unequal >= _QUIET:
+    unequal = next((index for index, drift in enumerate(drifts) if not drift.is_same), end)
+    if bits_are_expected or unequal >= _ENOUGH_EQUAL:
         return unequal, True
-    until = min(until, len(values) - 1)
-    floor = noise_floor(golden)
-    for index in range(until + 1):
-        large = drifts[index].worst >= _SHARE * drifts[until].worst
-        if large and _jumps(index, values, drifts, floor):
-            return index, True
-    return until, False
+    end = min(end, len(drifts) - 1)
+    least = _EARLY_SHARE * drifts[end].worst
+    found = (index for index in range(end + 1) if jumps[index] and drifts[index].worst >= least)
+    start = next(found, None)
+    return (end, False) if start is None else (start, True)
 
 
-def noise_floor(golden: Run) -> float:
-    """Return the drift below which two values agree, where bits need not be equal."""
-    return TOLERANCES.get(golden.environment.dtype, TOLERANCES["float32"]) / 8
+def _is_jump(value: Value, drifts: Sequence[Distance], index: int, noise: float) -> bool:
+    """Tell whether a value drifts by more than noise and the drift of its inputs explain."""
+    drift, inputs = drifts[index], [drifts[i] for i in value.fed_by]
+    noise = max(noise, value.leaf.summary.noise)
+    rms = max(noise, *(each.rms for each in inputs), 0.0)
+    worst = max(noise, *(each.worst for each in inputs), 0.0)
+    return drift.rms > _JUMP * rms or drift.worst > 2 * _JUMP * worst
 
 
-def _jumps(index: int, values: Sequence[Value], drifts: Sequence[Distance], floor: float) -> bool:
-    """Tell whether a value drifts by more than what went into it explains."""
-    entered = max((drifts[i].rms for i in values[index].fed_by), default=0.0)
-    floor = max(floor, values[index].leaf.summary.noise)
-    worst = max((drifts[i].worst for i in values[index].fed_by), default=0.0)
-    drift = drifts[index]
-    return drift.rms > _JUMP * max(entered, floor) or drift.worst > 2 * _JUMP * max(worst, floor)
-
-
-def _parallel(
-    values: Sequence[Value],
-    drifts: Sequence[Distance],
-    start: Value,
-    golden: Run,
-    comparison: Comparison,
+def _count_starting_modules(
+    values: Sequence[Value], jumps: Sequence[bool], where: str, golden: Run
 ) -> str:
-    """Count the modules of the starting one's class in which a drift starts as well."""
+    """Count the modules of the class of ``where`` in which a drift starts; empty for few."""
     classes = {call.path: call.module_class for call in golden.calls}
-    name = classes.get(start.where)
-    if name is None:
-        return ""
-    floor = noise_floor(golden)
-    alike = {path for path, other in classes.items() if other == name}
-    jumping = {
-        value.where
-        for index, value in enumerate(values)
-        if value.where in alike and _jumps(index, values, drifts, floor)
-    }
-    is_many = len(jumping) >= max(3, _MANY * len(alike))  # a few may amplify what came in
-    return f"{len(jumping)} of {len(alike)} {name}" if is_many else ""
+    name = classes.get(where)
+    paths = {path for path, other in classes.items() if other == name}
+    starting = {v.where for v, jumps_here in zip(values, jumps, strict=True) if jumps_here} & paths
+    is_many = len(starting) >= max(3, _CLASS_SHARE * len(paths))  # fewer may only amplify noise
+    return f"{len(starting)} of {len(paths)} {name}" if is_many else ""

@@ -110,7 +110,7 @@ def _where(start: Drift, diagnosis: Diagnosis) -> str:
     where = f"at {start.label}"
     if diagnosis.where not in (start.path, "prompt", "generated"):
         where = f"in {diagnosis.where}, before {start.path.removeprefix(diagnosis.where + '.')}"
-    return f"{where}, {diagnosis.parallel}" if diagnosis.parallel else where
+    return f"{where}, {diagnosis.class_count}" if diagnosis.class_count else where
 
 
 def _how_much(golden: Run, start: Drift, comparison: Comparison) -> str:

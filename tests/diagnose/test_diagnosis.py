@@ -1,4 +1,4 @@
-"""Drifts -> why they are there, rule by rule, and whether that is beyond doubt."""
+"""Each rule of a diagnosis names its cause, and whether it is certain."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ def prompted(**changes: Any) -> Prompt:
             {"text": [{"role": "user", "content": "Hi"}]},
             {"text": [{"role": "user", "content": "Hi"}], "token_ids": ((9,),)},
             "tokenizer",
-            "the same messages give other token ids: the chat template?",
+            "the same messages give other token ids: another chat template?",
         ),
         (
             {"generation": {"seed": 1}},
             {"generation": {"seed": 2}, "token_ids": ((9,),)},
             "settings",
-            "the test asks for something else than the golden's",
+            "the test asks for other settings than the golden's",
         ),
         (
             {"intervention": "f"},
             {"intervention": "g"},
             "settings",
-            "the test asks for something else than the golden's",
+            "the test asks for other settings than the golden's",
         ),
         (
             {"tensors": {"attention_mask": ((1, 1, 1),)}},
@@ -92,7 +92,7 @@ def prompted(**changes: Any) -> Prompt:
         ),
     ],
 )
-def test_what_goes_into_the_model_explains_all_that_follows(
+def test_changed_input_is_the_cause_even_if_weights_and_config_differ(
     before: dict[str, Any], now: dict[str, Any], cause: str, evidence: str
 ) -> None:
     received = drifted(prompt=prompted(**now), model={"weights": "bbbb", **OTHER_THETA})
@@ -101,12 +101,12 @@ def test_what_goes_into_the_model_explains_all_that_follows(
     assert found.where == "prompt"
 
 
-def test_another_kind_of_run_is_settings() -> None:
+def test_another_kind_of_run_has_the_cause_settings() -> None:
     found = find(make_run(), make_generation(5))
     assert (found.cause, found.start.kind, found.start.label) == ("settings", "kind", "run")
 
 
-def test_another_token_in_a_near_tie_is_sampling() -> None:
+def test_another_token_in_a_near_tie_has_the_cause_sampling() -> None:
     received = make_greedy(5, 7, margin=1e-5, noise=5e-6, environment=OTHER_THREADS)
     found = find(make_greedy(5, 6, margin=1e-5), received)
     assert (found.cause, found.is_certain, found.where) == ("sampling", True, "generated")
@@ -115,21 +115,21 @@ def test_another_token_in_a_near_tie_is_sampling() -> None:
     assert 3e-5 < float(noise) < 7e-5
 
 
-def test_another_token_under_other_settings_for_generating_is_config() -> None:
+def test_another_token_under_another_generation_config_has_the_cause_config() -> None:
     settings = {"generation": {"repetition_penalty": 1.1}}
     received = make_greedy(5, 7, model=settings)
     evidence = "generation repetition_penalty None -> 1.1"
     assert why(make_greedy(5, 6), received) == ("config", evidence, True)
 
 
-def test_another_sampled_token_is_likely_sampling() -> None:
+def test_another_sampled_token_has_the_likely_cause_sampling() -> None:
     prompt = prompted(generation={"do_sample": True, "seed": 1})
     found = why(make_greedy(5, 6, prompt=prompt), make_greedy(5, 7, prompt=prompt))
     assert found == ("sampling", "step 1: ' 6' -> ' 7', drawn at random", False)
 
 
-def test_another_token_of_clear_logits_is_likely_code() -> None:
-    evidence = "step 1: ' 6' -> ' 7', though the logits agree: what chooses the token"
+def test_another_token_with_a_clear_margin_has_the_likely_cause_code() -> None:
+    evidence = "step 1: ' 6' -> ' 7', though the logits agree: the token is selected differently"
     assert why(make_greedy(5, 6), make_greedy(5, 7)) == ("code", evidence, False)
 
 
@@ -155,14 +155,14 @@ def positions(first: int) -> Summary:
         ("in.attention_mask", "model.layers.0", "mask", "attention_mask"),
     ],
 )
-def test_a_wrong_input_of_a_module_is_named_by_what_it_is_for(
+def test_wrong_input_of_a_module_is_named_positions_or_mask(
     at: str, path: str, cause: str, what: str
 ) -> None:
     golden, received = (entering(at, positions(first), path) for first in (0, 1))
     assert why(golden, received) == (cause, f"{path} is given another {what}", True)
 
 
-def test_a_float_mask_that_differs_is_a_mask() -> None:
+def test_changed_float_mask_has_the_cause_mask() -> None:
     golden, received = (
         entering("in.attention_mask", make_summary(seed=seed), "model.layers.0.self_attn")
         for seed in (1, 2)
@@ -171,20 +171,20 @@ def test_a_float_mask_that_differs_is_a_mask() -> None:
     assert why(golden, received) == ("mask", evidence, True)
 
 
-def test_moved_versions_are_told_with_positions() -> None:
+def test_changed_versions_are_named_with_changed_positions() -> None:
     golden = entering("in.position_ids", positions(0))
     received = entering("in.position_ids", positions(1), environment=NEWER)
     evidence = "model.rotary_emb is given another position_ids; transformers 5.2.0 -> 5.23.0"
     assert why(golden, received) == ("positions", evidence, True)
 
 
-def test_floats_that_enter_a_rotary_embedding_are_no_positions() -> None:
-    """It takes the hidden state for its dtype alone."""
+def test_changed_floats_into_a_rotary_embedding_are_not_positions() -> None:
+    """It takes the hidden state only for its dtype."""
     golden, received = (entering("in.0", make_summary(seed=seed)) for seed in (1, 2))
     assert why(golden, received)[0] == "code"
 
 
-def test_other_whole_numbers_that_enter_a_module_are_no_positions() -> None:
+def test_changed_integers_into_another_module_are_not_positions() -> None:
     golden, received = (
         entering("in.top_k_index", positions(first), "model.layers.0.mlp.experts")
         for first in (0, 1)
@@ -196,12 +196,12 @@ def intervened(code: str, **changes: Any) -> dict[str, Any]:
     return {"prompt": prompted(intervention="zero_mlp", intervention_code=code), **changes}
 
 
-def test_a_changed_intervention_is_likely() -> None:
+def test_changed_intervention_is_a_likely_cause() -> None:
     found = why(make_pass(**intervened("aa")), drifted(**intervened("bb")))
     assert found == ("intervention", "zero_mlp was changed", False)
 
 
-def test_an_intervention_is_not_accused_where_it_or_all_else_differs() -> None:
+def test_intervention_is_not_the_cause_if_it_is_the_same_or_the_model_differs() -> None:
     golden = make_pass(**intervened("aa"))
     assert why(golden, drifted(**intervened("aa")))[0] == "code"
     other = intervened("bb", model={"weights": "bbbb"})
@@ -222,13 +222,13 @@ def test_an_intervention_is_not_accused_where_it_or_all_else_differs() -> None:
         ({"summary": summarize(torch.ones(1, 7, 64, dtype=torch.int64))}, "dtype"),
     ],
 )
-def test_changed_structure_names_the_versions_that_moved(change: dict[str, Any], kind: str) -> None:
+def test_changed_structure_names_the_changed_versions(change: dict[str, Any], kind: str) -> None:
     found = find(make_run(), make_run(make_call(**change), environment=NEWER))
     assert (found.cause, found.evidence) == ("structure", "transformers 5.2.0 -> 5.23.0")
     assert (found.start.kind, found.is_certain) == (kind, True)
 
 
-def test_changed_structure_of_other_weights_and_of_nothing_else() -> None:
+def test_changed_structure_with_other_weights_or_no_other_change() -> None:
     other = make_call(output="(tensor,)")
     evidence = "same weights, config and versions"
     assert why(make_run(), make_run(other)) == ("structure", evidence, True)
@@ -236,7 +236,7 @@ def test_changed_structure_of_other_weights_and_of_nothing_else() -> None:
     assert why(make_run(), received) == ("structure", "fingerprint aaaa -> bbbb", True)
 
 
-def test_changed_structure_under_another_config_is_config() -> None:
+def test_changed_structure_with_another_config_has_the_cause_config() -> None:
     received = make_run(make_call(output="(tensor,)"), model=OTHER_THETA)
     assert why(make_run(), received)[:2] == ("config", "rope.theta 10000 -> 500000")
 
@@ -249,41 +249,41 @@ def test_changed_structure_under_another_config_is_config() -> None:
         ({"cpu": "arm64 NEON"}, "cpu x86_64 AVX2 -> arm64 NEON"),
     ],
 )
-def test_noise_that_grows_under_other_arithmetic_is_numerics(
+def test_growing_noise_in_another_environment_has_the_cause_numerics(
     environment: dict[str, Any], evidence: str
 ) -> None:
     received = make_pass(lambda time, label: 5e-7 * 1.15**time, environment=environment)
     assert why(make_pass(), received) == ("numerics", evidence, True)
 
 
-def test_a_small_jump_under_other_arithmetic_is_likely_numerics() -> None:
+def test_small_jump_in_another_environment_has_the_likely_cause_numerics() -> None:
     received = drifted(size=5e-5, environment=OTHER_THREADS)
     assert why(make_pass(), received) == ("numerics", "threads 2 -> 8", False)
 
 
-def test_a_large_jump_under_other_arithmetic_may_be_code() -> None:
+def test_large_jump_in_another_environment_may_be_code_or_numerics() -> None:
     evidence = "same inputs, weights and config; threads 2 -> 8"
     found = why(make_pass(), drifted(environment=OTHER_THREADS))
     assert found == ("code or numerics", evidence, False)
 
 
-def test_a_large_jump_under_other_arithmetic_and_versions_is_likely_code() -> None:
+def test_large_jump_in_another_environment_with_other_versions_is_likely_code() -> None:
     evidence = "same inputs, weights and config; transformers 5.2.0 -> 5.23.0"
     found = why(make_pass(), drifted(environment={**OTHER_THREADS, **NEWER}))
     assert found == ("code", evidence, False)
 
 
-def test_moved_versions_alone_are_the_code() -> None:
+def test_changed_versions_alone_have_the_cause_code() -> None:
     evidence = "same inputs, weights and config; transformers 5.2.0 -> 5.23.0"
     assert why(make_pass(), drifted(environment=NEWER)) == ("code", evidence, True)
 
 
-def test_nothing_moved_is_a_patched_module() -> None:
+def test_drift_without_any_known_change_has_the_cause_code() -> None:
     evidence = "same inputs, weights, config and versions: a patched module, a hook or an edit"
     assert why(make_pass(), drifted()) == ("code", evidence, True)
 
 
-def test_values_of_a_tests_own_may_be_the_tests_doing() -> None:
+def test_drift_in_tensors_of_a_test_may_come_from_the_test() -> None:
     evidence = "same weights, config and versions: the test, a patched module, a hook or an edit"
     golden, received = (replace(run, kind="tensors") for run in (make_pass(), drifted()))
     assert why(golden, received) == ("code", evidence, False)

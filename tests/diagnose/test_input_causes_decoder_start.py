@@ -1,4 +1,4 @@
-"""Another first token of a decoder: what the test asks for is the prompt, a config is not."""
+"""Another first token of a decoder: its cause is the config, the prompt or the code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config(**changes: int | None) -> dict[str, Any]:
         ({}, {"decoder_start_token_id": 2}, "None -> 2"),
     ],
 )
-def test_another_start_token_of_a_config_is_config(
+def test_changed_start_token_of_the_config_has_the_cause_config(
     before: dict[str, Any], now: dict[str, Any], evidence: str
 ) -> None:
     golden = make_pass(prompt=prompted(0), model=config(**before))
@@ -40,8 +40,8 @@ def test_another_start_token_of_a_config_is_config(
     assert found.evidence == f"decoder_start_token_id {evidence}"
 
 
-def test_of_other_ids_than_text_the_config_is_likely() -> None:
-    """The test may have asked for the same change."""
+def test_config_is_only_likely_if_the_test_gives_token_ids() -> None:
+    """The test itself may have made the same change."""
     golden = make_pass(prompt=prompted(0, text=None), model=config(decoder_start_token_id=0))
     received = drifted(prompt=prompted(2, text=None), model=config(decoder_start_token_id=2))
     found = find(golden, received)
@@ -51,13 +51,13 @@ def test_of_other_ids_than_text_the_config_is_likely() -> None:
 @pytest.mark.parametrize(
     ("before", "now", "keys"),
     [
-        ((3,), (4,), (0, 2)),  # other tokens than those of the config
-        ((0, 5), (2, 6), (0, 2)),  # more than the first differs
-        ((0,), (2,), (0, 0)),  # the config is the same
-        ((0,), (2, 2), (0, 2)),  # one more
+        ((3,), (4,), (0, 2)),  # not the tokens of the config
+        ((0, 5), (2, 6), (0, 2)),  # not only the first id differs
+        ((0,), (2,), (0, 0)),  # the same config
+        ((0,), (2, 2), (0, 2)),  # one id more
     ],
 )
-def test_other_ids_that_a_test_asks_for_are_the_prompt(
+def test_other_decoder_ids_of_a_test_have_the_cause_prompt(
     before: tuple[int, ...], now: tuple[int, ...], keys: tuple[int, int]
 ) -> None:
     golden = make_pass(
@@ -70,19 +70,19 @@ def test_other_ids_that_a_test_asks_for_are_the_prompt(
     assert (found.cause, found.evidence, found.is_certain) == ("prompt", OTHER, True)
 
 
-def test_another_start_that_no_config_explains_is_likely_code() -> None:
+def test_changed_start_token_with_the_same_config_is_likely_code() -> None:
     found = find(make_pass(prompt=prompted(0)), drifted(prompt=prompted(2), environment=NEWER))
     assert (found.cause, found.is_certain) == ("code", False)
     assert found.evidence.startswith(f"{OTHER}; ")
 
 
-def test_other_tensors_of_a_dict_are_the_prompt() -> None:
+def test_other_tensors_of_a_dict_have_the_cause_prompt() -> None:
     golden = make_pass(prompt=prompted(0, text=None, name="token_type_ids"))
     found = find(golden, drifted(prompt=prompted(1, text=None, name="token_type_ids")))
     assert (found.cause, found.evidence) == ("prompt", "the model is given other token_type_ids")
 
 
-def test_generate_reads_the_generation_config_first() -> None:
+def test_generation_config_comes_before_the_model_config() -> None:
     golden, received = make_pass(), make_pass()
     both = [
         replace(

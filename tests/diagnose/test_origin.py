@@ -1,4 +1,4 @@
-"""Drifts -> where they start."""
+"""A drift of values starts where the inputs of a module agree and its output does not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pytest_nnsight.diagnose.origin import locate
 from pytest_nnsight.run import ROOT, Call, Leaf, Run
 
 LAYER = "model.layers.1"
-# A value, and the module whose own code makes it.
+# A value, and the module whose own code computes it.
 MAKERS = [
     ("model.embed_tokens", "model.embed_tokens"),
     (f"{LAYER}.self_attn.q_proj", f"{LAYER}.self_attn.q_proj"),
@@ -39,8 +39,8 @@ MAKERS = [
 ]
 
 
-def chosen(run: Run, *endings: str) -> Run:
-    """Return a run of chosen modules, without their inputs."""
+def only_outputs(run: Run, *endings: str) -> Run:
+    """Return a run that captured some modules, without their inputs."""
     calls = tuple(
         call._replace(inputs=None, leaves=tuple(leaf for leaf in call.leaves if leaf.at == "out"))
         for call in run.calls
@@ -51,7 +51,7 @@ def chosen(run: Run, *endings: str) -> Run:
 
 @pytest.mark.parametrize("environment", [{}, OTHER_THREADS], ids=["same", "threads"])
 @pytest.mark.parametrize(("start", "where"), MAKERS)
-def test_a_drift_starts_in_the_module_that_made_the_first_wrong_value(
+def test_drift_starts_in_the_module_that_computed_the_first_wrong_value(
     start: str, where: str, environment: dict[str, Any]
 ) -> None:
     noise = 5e-7 if environment else 0.0
@@ -60,10 +60,10 @@ def test_a_drift_starts_in_the_module_that_made_the_first_wrong_value(
     assert (found.start.label, found.where, found.is_jump) == (start, where, True)
     assert found.value is not None
     assert found.start in compare(make_pass(), received).failures
-    assert found.parallel == ""
+    assert found.class_count == ""
 
 
-def test_the_first_unequal_bit_is_the_start_though_it_is_within_tolerance() -> None:
+def test_first_unequal_value_is_the_start_even_within_the_tolerance() -> None:
     start = f"{LAYER}.mlp.act_fn"
 
     def drift(time: int, label: str) -> float:
@@ -76,14 +76,14 @@ def test_the_first_unequal_bit_is_the_start_though_it_is_within_tolerance() -> N
     assert [drift.label for drift in comparison.failures] == ["lm_head", f"{ROOT} out.logits"]
 
 
-def test_a_start_that_is_itself_over_the_tolerance_is_the_drift_that_failed() -> None:
+def test_start_above_the_tolerance_is_the_failure_itself() -> None:
     received = make_pass(drift_from("lm_head"))
     comparison = compare(make_pass(), received)
     assert locate(make_pass(), received, comparison).start is comparison.failures[0]
 
 
-def test_equal_bits_for_long_show_that_nothing_moves_them_though_it_might() -> None:
-    """31 values of three layers are equal, so that the small drift behind them is the start."""
+def test_small_drift_after_many_equal_values_is_the_start() -> None:
+    """In another environment too: more than 30 equal values show that it repeats all bits."""
     start = "model.layers.2.self_attn.q_proj"
 
     def drift(time: int, label: str) -> float:
@@ -102,14 +102,14 @@ def test_equal_bits_for_long_show_that_nothing_moves_them_though_it_might() -> N
 
 
 @pytest.mark.parametrize("noise", [1e-7, 1e-6, 3e-6])
-def test_where_numbers_may_move_the_start_is_the_first_jump(noise: float) -> None:
+def test_start_is_the_first_jump_in_another_environment(noise: float) -> None:
     start = f"{LAYER}.mlp.gate_proj"
     received = make_pass(drift_from(start, noise=noise), environment=OTHER_THREADS)
     found = origin_of(make_pass(), received)
     assert (found.start.label, found.is_jump) == (start, True)
 
 
-def test_an_early_jump_that_is_too_small_to_have_led_there_is_no_start() -> None:
+def test_early_jump_that_is_too_small_to_cause_the_failure_is_not_the_start() -> None:
     def drift(time: int, label: str) -> float:
         early = {"model.embed_tokens": 6e-6, "model.layers.0.input_layernorm": 6e-6}
         later = drift_later(time, label)
@@ -123,10 +123,10 @@ def test_an_early_jump_that_is_too_small_to_have_led_there_is_no_start() -> None
 @pytest.mark.parametrize(
     ("later", "start"), [(2e-5, "model.layers.0.mlp.up_proj"), (1e-3, f"{LAYER}.input_layernorm")]
 )
-def test_an_early_jump_within_the_tolerance_is_the_start_where_it_may_have_led_there(
+def test_early_jump_within_the_tolerance_is_the_start_if_it_may_cause_the_failure(
     later: float, start: str
 ) -> None:
-    """The first value over the tolerance comes later, and may have blown it up, or not."""
+    """The first value above the tolerance comes later, by amplification or by another jump."""
     begun = drift_from("model.layers.0.mlp.up_proj", size=5e-6, noise=3e-7)
 
     def drift(time: int, label: str) -> float:
@@ -141,7 +141,7 @@ def growth(time: int, label: str) -> float:
     return 5e-7 * 1.15**time
 
 
-def test_noise_that_grows_has_no_jump_and_starts_where_it_is_over_the_tolerance() -> None:
+def test_growing_noise_starts_at_the_first_failure_without_a_jump() -> None:
     received = make_pass(growth, environment=OTHER_THREADS)
     comparison = compare(make_pass(), received)
     found = locate(make_pass(), received, comparison)
@@ -151,8 +151,8 @@ def test_noise_that_grows_has_no_jump_and_starts_where_it_is_over_the_tolerance(
 
 
 @pytest.mark.parametrize(("noise", "start"), [(0.0, "a"), (1e-4, "b")])
-def test_measured_noise_of_a_value_is_no_jump(noise: float, start: str) -> None:
-    """A module that is known to be noisy may be so again."""
+def test_measured_noise_of_a_value_is_not_a_jump(noise: float, start: str) -> None:
+    """A calibrated golden knows the noise of each value."""
 
     def run_of(*sizes: float, **changes: Any) -> Run:
         x, a, b = (make_summary(noise=size, seed=i) for i, size in enumerate((0.0, *sizes)))
@@ -169,7 +169,7 @@ def test_measured_noise_of_a_value_is_no_jump(noise: float, start: str) -> None:
     assert origin_of(golden, received).start.label == start
 
 
-def test_one_token_that_jumps_is_a_start_though_all_tokens_together_do_not() -> None:
+def test_jump_of_a_single_token_is_the_start() -> None:
     shape = (1, 31, 64)
 
     def run_of(noise: float, jump: float, **changes: Any) -> Run:
@@ -193,7 +193,7 @@ def test_one_token_that_jumps_is_a_start_though_all_tokens_together_do_not() -> 
 
 
 def steps(drift: Drift, visit: int) -> Run:
-    """Return a generation of three steps of which one drifts."""
+    """Return a generation of three steps, of which one drifts."""
     calls: list[Call] = []
     for step in range(3):
         shape = (1, 7 if step == 0 else 1, 64)
@@ -206,7 +206,7 @@ def no_drift(time: int, label: str) -> float:
 
 
 @pytest.mark.parametrize("visit", [0, 2])
-def test_a_drift_of_a_later_step_starts_in_its_visit(visit: int) -> None:
+def test_drift_in_a_later_step_starts_at_that_visit(visit: int) -> None:
     name = "model.layers.0.mlp.down_proj" + (f"#{visit}" if visit else "")
     found = origin_of(steps(no_drift, 0), steps(drift_from(f"{name} in.0"), visit))
     assert (found.start.label, found.where) == (f"{name} in.0", "model.layers.0.mlp")
@@ -215,18 +215,18 @@ def test_a_drift_of_a_later_step_starts_in_its_visit(visit: int) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, OTHER_THREADS], ids=["same", "threads"])
-def test_of_chosen_modules_without_inputs_the_first_that_drifts_is_the_start(
+def test_first_drifting_module_is_the_start_without_captured_inputs(
     environment: dict[str, Any],
 ) -> None:
     received = make_pass(drift_from(f"{LAYER}.mlp.up_proj", noise=1e-7), environment=environment)
-    golden = chosen(make_pass(), "norm", ".mlp")
+    golden = only_outputs(make_pass(), "norm", ".mlp")
     if not environment:
         received = make_pass(drift_from(f"{LAYER}.mlp.up_proj"))
-    found = origin_of(golden, chosen(received, "norm", ".mlp"))
+    found = origin_of(golden, only_outputs(received, "norm", ".mlp"))
     assert (found.start.label, found.where) == (f"{LAYER}.mlp", f"{LAYER}.mlp")
 
 
-def test_what_enters_a_chosen_module_comes_from_outside() -> None:
+def test_drift_in_the_input_of_a_captured_module_starts_outside_of_it() -> None:
     def only_mlp(run: Run) -> Run:
         return replace(run, calls=tuple(c for c in run.calls if c.path.endswith(".mlp")))
 
@@ -236,8 +236,8 @@ def test_what_enters_a_chosen_module_comes_from_outside() -> None:
 
 
 @pytest.mark.parametrize("path", ["model.layers.0.mlp", LAYER + ".self_attn", ROOT])
-def test_an_output_that_is_changed_behind_its_last_module_starts_there(path: str) -> None:
-    """As by a hook or an edit: what was one tensor in the golden are two now."""
+def test_output_changed_after_the_last_child_starts_in_the_parent(path: str) -> None:
+    """As a hook or an edit does: one tensor of the golden is two tensors now."""
     golden = make_pass()
     call = next(call for call in golden.calls if call.path == path)
     *inputs, output = call.leaves

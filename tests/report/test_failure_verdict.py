@@ -191,7 +191,7 @@ def test_first_line_of_other_generated_ids() -> None:
     lines = report(make_generation(5, 6, margin=0.5), make_generation(5, 7, margin=0.5))
     assert lines[0] == (
         "golden drift: generated 2 ids, at 1: 6 -> 2 ids, at 1: 7; likely cause: code "
-        "(step 1: ' 6' -> ' 7', though the logits agree: what chooses the token)"
+        "(step 1: ' 6' -> ' 7', though the logits agree: the token is selected differently)"
     )
 
 
