@@ -38,7 +38,7 @@ class TensorEntry:
 
 
 def tensor_entries(model: Any, is_saved: bool) -> Iterator[TensorEntry]:
-    """Yield the entries of parameters and saved buffers, all of tied ones, or of unsaved buffers."""
+    """Yield the entries of parameters (all of tied ones) and saved buffers, or unsaved buffers."""
     for path, module in nnsight_api.named_modules(model).items():
         unsaved = module._non_persistent_buffers_set
         owners: tuple[Any, ...] = (module._parameters, module._buffers)
