@@ -78,7 +78,7 @@ class Controller:
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember which tests were reported; after one that ended normally, count crashes anew."""
+        """Remember which tests were reported; a normal end resets the count of crashes."""
         if report.when == "call" or report.failed or report.skipped:
             self._reported.add(report.nodeid)
         if report.when == "teardown":
