@@ -1,4 +1,4 @@
-"""One shared model, checked from test to test."""
+"""Check one shared model from test to test, and find which test changed its weights."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard.belongings import snapshot_configs, snapshot_edits, snapshot_tokenizer
-from pytest_nnsight.guard.leak import Leak, Restore, Severity, listed
-from pytest_nnsight.guard.parts import snapshot_gradients, snapshot_parts
+from pytest_nnsight.guard import settings
+from pytest_nnsight.guard.leak import Leak, Severity, listed
+from pytest_nnsight.guard.modules import snapshot_gradients, snapshot_modules, snapshot_unsaved
 from pytest_nnsight.guard.patches import snapshot_patches
-from pytest_nnsight.guard.process import snapshot_seeds, snapshot_switches
-from pytest_nnsight.guard.unsaved import snapshot_unsaved
-from pytest_nnsight.guard.weights import Weights
+from pytest_nnsight.guard.weights import Weights, different, snapshot_tensors
 
-_SNAPSHOTS: tuple[Callable[[Any], Restore], ...] = (
+_SNAPSHOTS = (
     snapshot_patches,
-    snapshot_edits,
-    snapshot_parts,
+    settings.snapshot_edits,
+    snapshot_modules,
     snapshot_gradients,
-    snapshot_configs,
-    snapshot_tokenizer,
+    settings.snapshot_configs,
     snapshot_unsaved,
-    snapshot_switches,
-    snapshot_seeds,
+    settings.snapshot_switches,
+    settings.snapshot_random_state,
+    snapshot_tensors,
 )
 _BY_TEST, _BETWEEN = "weights changed by this test", "weights changed between tests"
 
 
 class Guard:
-    """Checks and restores one model around each test, and knows which test changed its weights.
+    """Restore one model after each test, and tell which test changed its weights.
 
-    Fixtures may change weights for their tests; nothing else may. ``change`` says how the weights
-    differ from what they should be, and which test may have done it; empty while they do not.
+    Only fixtures may change weights, for their tests. ``change`` says how the weights differ from
+    the expected ones and which test may have changed them; it is empty while they do not differ.
     """
 
     def __init__(self, model: Any) -> None:
@@ -45,22 +43,22 @@ class Guard:
         self._weights = Weights(self.model)
         self._loaded = dict(self._weights.digests)
         self._expected = dict(self._loaded)  # as loaded, or as a fixture changed them
-        self._tests: list[str] = []  # that ran since all weights were last read
+        self._tests: list[str] = []  # since all weights were last read
         self._unchecked: list[str] = []  # tests that turned the check off
-        self._threads: dict[threading.Thread, str] = {}  # left running, and by which test
+        self._threads: dict[threading.Thread, str] = {}  # still running, with the test's name
         self.change = ""
 
     def enter(self, test: str) -> Callable[[], list[Leak]]:
-        """Begin a test that uses the model; return the function that ends it.
+        """Begin a test that uses the model; return a function that ends it.
 
-        That function restores what the test changed, and returns it. ``change`` is not empty where
+        That function restores what the test changed, and returns the leaks. ``change`` is set if
         the weights were changed between tests.
         """
-        self._note(_BETWEEN, self._weights.update())
+        self._set_change(_BETWEEN, self._weights.update())
         self._tests.append(test)
         before, expected = dict(self._weights.digests), dict(self._expected)
         threads = set(threading.enumerate())
-        restores = [*(take(self.model) for take in _SNAPSHOTS), self._weights.snapshot()]
+        restores = [take(self.model) for take in _SNAPSHOTS]
 
         def leave() -> list[Leak]:
             if self._was_dispatched():
@@ -68,11 +66,11 @@ class Guard:
             leaks = [leak for restore in restores for leak in restore()]
             self._expected = expected
             self._weights.update()
-            if not self._weights.differing(expected):
+            if not different(expected, self._weights.digests):
                 self.change = ""
-            written = self._weights.differing(before)
+            written = different(before, self._weights.digests)
             if written and not self.change:
-                text = f"weights changed: {self._weights.count(written)}{self._or_thread()}"
+                text = f"weights changed: {self._weights.describe(written)}{self._by('or by')}"
                 leaks.append(Leak(text, Severity.LOST))
             left = dict.fromkeys(set(threading.enumerate()) - threads, test)
             self._threads = {t: by for t, by in (self._threads | left).items() if t.is_alive()}
@@ -81,21 +79,21 @@ class Guard:
         return leave
 
     def skip(self, test: str) -> None:
-        """Note a test that uses the model and turned the check off."""
-        self._unchecked.append(test)
+        """Remember a test that uses the model and turned the check off."""
+        self._unchecked.append(f"{test} (leaks off)")
 
     def begin_call(self, test: str) -> None:
-        """Accept what the fixtures of a test changed: called between its setup and its call."""
-        if self._tests[-1:] == [test]:
+        """Accept what a test's fixtures changed; called between its setup and its call."""
+        if self.is_checking(test):
             self._accept(self._weights.update())
 
     def enter_fixture(self, name: str) -> tuple[Callable[[], None], Callable[[], str]]:
-        """Begin the setup of a fixture of wider scope, which may change the model for its tests.
+        """Begin the setup of a fixture of wider scope, which may change weights for its tests.
 
-        Return what is called after its setup, and what is called after its teardown and says what
-        the fixture did not restore.
+        Return a function to call after its setup, and one to call after its teardown, which
+        returns a message about weights that the fixture did not restore.
         """
-        self._note(_BETWEEN, self._weights.update())
+        self._set_change(_BETWEEN, self._weights.update())
         before = dict(self._expected)
         changed: list[str] = []
 
@@ -105,10 +103,9 @@ class Guard:
 
         def after_teardown() -> str:
             self._accept(self._weights.update())
-            left = [name for name in changed if before.get(name) != self._expected.get(name)]
-            if not left:
-                return ""
-            return f"fixture {name!r} left weights changed: {self._weights.count(left)}"
+            left = [key for key in changed if before.get(key) != self._expected.get(key)]
+            text = f"fixture {name!r} left weights changed: {self._weights.describe(left)}"
+            return text if left else ""
 
         return after_setup, after_teardown
 
@@ -116,13 +113,12 @@ class Guard:
         """Read all weights; return the digest of each, and set ``change``."""
         if self._was_dispatched():
             return self._weights.digests
-        hidden = self._weights.read_all()
-        if hidden:
+        if unseen := self._weights.read_all():
             tests = f"{len(self._tests)} tests: {listed(self._tests[::-1], 10)}"
             by = self._tests[0] if len(self._tests) == 1 else f"one of {tests}"
-            self.change = f"weights changed unseen: {self._weights.count(hidden)}, by {by}"
-        unexpected = self._weights.differing(self._expected)
-        self._note(what, unexpected)
+            self.change = f"weights changed unseen: {self._weights.describe(unseen)}, by {by}"
+        unexpected = different(self._expected, self._weights.digests)
+        self._set_change(what, unexpected)
         if not unexpected:
             self.change = ""
         self._tests = self._tests[-1:]
@@ -130,14 +126,14 @@ class Guard:
 
     def is_as_loaded(self) -> bool:
         """Tell whether the weights, as last read, are those that were loaded."""
-        return not self._weights.differing(self._loaded)
+        return not different(self._loaded, self._weights.digests)
 
-    def checks(self, test: str) -> bool:
-        """Tell whether a test is checked: it entered last."""
+    def is_checking(self, test: str) -> bool:
+        """Tell whether this test was the last to enter."""
         return self._tests[-1:] == [test]
 
     def end(self) -> str:
-        """Read all weights once more; return how they differ from what was loaded, in words."""
+        """Read all weights once more; return how they differ from the loaded ones, in words."""
         if not (self._tests or self._unchecked) or self.change:
             return ""
         self._expected = dict(self._loaded)
@@ -145,34 +141,26 @@ class Guard:
         return self.change
 
     def _accept(self, names: Iterable[str]) -> None:
-        """Expect the weights as they are now."""
         for name in names:
             self._expected.pop(name, None)
             if name in self._weights.digests:
                 self._expected[name] = self._weights.digests[name]
 
-    def _note(self, what: str, names: list[str]) -> None:
+    def _set_change(self, what: str, names: list[str]) -> None:
         if names and not self.change:
-            by = self._or_thread() if what == _BY_TEST else self._by_others()
-            self.change = f"{what}{by}: {self._weights.count(names)}"
+            by = self._by("or by") if what == _BY_TEST else self._by("by", self._unchecked)
+            self.change = f"{what}{by}: {self._weights.describe(names)}"
 
-    def _by_others(self) -> str:
-        """Name what may have changed weights while no test was running."""
-        suspects = [*self._running_threads(), *(f"{t} (leaks off)" for t in self._unchecked)]
-        return f", by {' or '.join(suspects)}" if suspects else ""
-
-    def _or_thread(self) -> str:
-        threads = self._running_threads()
-        return f", or by {' or '.join(threads)}" if threads else ""
-
-    def _running_threads(self) -> list[str]:
-        return [f"thread {t.name!r} that {test} left running" for t, test in self._threads.items()]
+    def _by(self, words: str, others: Iterable[str] = ()) -> str:
+        """Name the threads that tests left running, and others that may have changed weights."""
+        threads = (f"thread {t.name!r} that {by} left running" for t, by in self._threads.items())
+        suspects = " or ".join([*threads, *others])
+        return f", {words} {suspects}" if suspects else ""
 
     def _was_dispatched(self) -> bool:
-        """Begin anew where the weights of a model without any were loaded since."""
-        if nnsight_api.torch_module(self.model) is self._module:
-            return False
-        if not any(tensor.is_meta for tensor in self._module.parameters()):
+        """Begin again if the weights of a model without weights were loaded since."""
+        is_replaced = nnsight_api.torch_module(self.model) is not self._module
+        if not is_replaced or not any(tensor.is_meta for tensor in self._module.parameters()):
             return False
         self._begin()
         return True

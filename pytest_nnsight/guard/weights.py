@@ -1,8 +1,8 @@
 """The weights of a model between tests: restore what was replaced, find what was written.
 
 Reading all weights takes as long as a short forward pass. Between tests only a mark of each tensor
-is read: its identity, address, version, and some of its values. A change that leaves the mark as it
-was, such as one value written through ``.data``, shows when all weights are read.
+is read: its identity, version, address and some of its values. A write that leaves the mark as it
+was, such as one value through ``.data``, is found when all weights are read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard.leak import Leak, Restore, listed
+from pytest_nnsight.guard.leak import Leak, listed, snapshot
 from pytest_nnsight.summary.fingerprint import digests, saved_tensors
 
 _SAMPLED = 64  # values of each tensor
@@ -22,82 +22,91 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)  # quantised and other tensors may l
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
-    """The place of a module that holds a tensor."""
+class TensorEntry:
+    """One tensor, and the entry of a module's ``_parameters`` or ``_buffers`` that holds it."""
 
     name: str
     owner: MutableMapping[str, torch.Tensor | None]
     key: str
     tensor: torch.Tensor
 
+    def restore(self) -> bool:
+        """Let the entry hold its tensor again; return whether it held another."""
+        is_other = self.owner.get(self.key) is not self.tensor
+        self.owner[self.key] = self.tensor
+        return is_other
+
+
+def tensor_entries(model: Any, is_saved: bool) -> Iterator[TensorEntry]:
+    """Yield the entries of parameters (all of tied ones) and saved buffers, or unsaved buffers."""
+    for path, module in nnsight_api.named_modules(model).items():
+        unsaved = module._non_persistent_buffers_set
+        owners: tuple[Any, ...] = (module._parameters, module._buffers)
+        for owner in owners:
+            for key, tensor in owner.items():
+                if tensor is not None and (key in unsaved) is not is_saved:
+                    yield TensorEntry(joined(path, key), owner, key, tensor)
+
+
+def joined(path: str, name: str) -> str:
+    """Return the dotted path of a member of a module; the path of the model itself is empty."""
+    return f"{path}.{name}" if path else name
+
+
+@snapshot
+def snapshot_tensors(model: Any) -> Iterator[Leak | None]:
+    """Remember which tensors the modules hold, and where the values of each are in memory.
+
+    A tensor that was replaced, cast or moved is restored. Values that were written are not.
+    """
+    memory = [(entry, entry.tensor.detach()) for entry in tensor_entries(model, is_saved=True)]
+    yield None
+    if replaced := [entry.name for entry, data in memory if _restore(entry, data)]:
+        yield Leak(f"parameters replaced, cast or moved: {listed(replaced)}, restored")
+
 
 class Weights:
-    """The parameters and saved buffers of one model, with the digest of each as last read."""
+    """The parameters and saved buffers of one model; ``digests`` has each as last read."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._marks = self._read_marks()
-        self.digests = digests(saved_tensors(self._module))
+        self.digests = digests(saved_tensors(nnsight_api.torch_module(model)))
 
-    def snapshot(self) -> Restore:
-        """Remember which tensors the modules hold, and where the values of each lie.
-
-        A tensor that was replaced, cast or moved is restored; values that were written are not.
-        """
-        slots = [*_slots(self._module)]
-        data = [slot.tensor.detach() for slot in slots]
-
-        def restore() -> Iterator[Leak]:
-            pairs = zip(slots, data, strict=True)
-            replaced = [slot.name for slot, values in pairs if _restore_slot(slot, values)]
-            if replaced:
-                yield Leak(f"parameters replaced, cast or moved: {listed(replaced)}, restored")
-
-        return restore
-
-    def count(self, names: list[str]) -> str:
-        """Say how many of the parameters these are, and name the first."""
+    def describe(self, names: list[str]) -> str:
+        """Return how many of all parameters these are, with the first names."""
         total = len(self.digests.keys() | names)
         return f"{len(names)} of {total} parameters differ ({listed(names)})"
 
     def update(self) -> list[str]:
-        """Read the tensors whose mark changed; return those whose content changed."""
+        """Read the tensors whose mark changed; return the names of those with other values."""
         before, self._marks = self._marks, self._read_marks()
-        names = {*before, *self._marks}
-        return self._read(sorted(n for n in names if before.get(n) != self._marks.get(n)))
+        return self._read(different(before, self._marks))
 
     def read_all(self) -> list[str]:
-        """Read all weights; return those whose content changed although their mark did not."""
+        """Read all weights; return the names of those that changed although their mark did not."""
         self.update()
         return self._read([*self.digests])
-
-    def differing(self, before: dict[str, str]) -> list[str]:
-        """Return the names whose digest, as last read, is another than in ``before``."""
-        names = {*before, *self.digests}
-        return sorted(n for n in names if before.get(n) != self.digests.get(n))
 
     def _read(self, names: list[str]) -> list[str]:
         if not names:
             return []
-        tensors, before = saved_tensors(self._module), dict(self.digests)
-        kept = {name: digest for name, digest in before.items() if name not in names}
-        found = kept | digests(tensors, tensors.keys() - kept.keys())
+        tensors, before = saved_tensors(nnsight_api.torch_module(self._model)), self.digests
+        found = before | digests(tensors, tensors.keys() - (before.keys() - names))
         self.digests = {name: found[name] for name in tensors}
         return [name for name in names if self.digests.get(name) != before.get(name)]
 
     def _read_marks(self) -> dict[str, tuple[object, ...]]:
-        first: dict[int, str] = {}  # a tied tensor counts under its first name
-        tensors = {
-            slot.name: slot.tensor
-            for slot in _slots(self._module)
-            if first.setdefault(id(slot.tensor), slot.name) == slot.name
-        }
+        entries = [*tensor_entries(self._model, is_saved=True)]
+        first = {id(entry.tensor): entry.name for entry in reversed(entries)}  # of tied ones
+        tensors = {e.name: e.tensor for e in entries if first[id(e.tensor)] == e.name}
         samples = _samples(tensors)
         return {name: (*_mark(tensor), samples.get(name)) for name, tensor in tensors.items()}
 
-    @property
-    def _module(self) -> torch.nn.Module:
-        return nnsight_api.torch_module(self._model)
+
+def different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the names whose values are not equal, sorted."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def _mark(tensor: torch.Tensor) -> tuple[object, ...]:
@@ -108,21 +117,18 @@ def _mark(tensor: torch.Tensor) -> tuple[object, ...]:
 
 
 def _samples(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
-    """Return some values of each tensor, as bytes; read in one go for each dtype and device."""
-    groups: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}
+    """Return some values of each tensor as bytes, by one transfer from each device."""
+    groups: dict[torch.device, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if _is_plain(tensor) and tensor.device.type != "meta":
             flat = tensor.detach().reshape(-1)
-            if flat.element_size() == 1:
-                flat = flat.view(torch.uint8)
             some = flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED]
-            groups.setdefault((flat.dtype, flat.device), {})[name] = some
-    found = {}
+            groups.setdefault(flat.device, {})[name] = some.contiguous().view(torch.uint8)
+    found: dict[str, bytes] = {}
     for group in groups.values():
-        data, at = torch.cat([*group.values()]).view(torch.uint8).cpu().numpy().tobytes(), 0
-        for name, some in group.items():
-            size = some.numel() * some.element_size()
-            found[name], at = data[at : at + size], at + size
+        data = torch.cat([*group.values()]).cpu()
+        parts = torch.split(data, [some.nbytes for some in group.values()])
+        found |= {name: part.numpy().tobytes() for name, part in zip(group, parts, strict=True)}
     return found
 
 
@@ -130,28 +136,13 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in _PLAIN and tensor.layout == torch.strided
 
 
-def _slots(module: torch.nn.Module) -> Iterator[_Slot]:
-    """Yield every place that holds a parameter or saved buffer, those of tied ones all."""
-    for path, part in module.named_modules():
-        saved = part._buffers.keys() - part._non_persistent_buffers_set
-        buffers = [(part._buffers, key) for key in part._buffers if key in saved]
-        for owner, key in [*((part._parameters, key) for key in part._parameters), *buffers]:
-            tensor = owner[key]
-            if tensor is not None:
-                name = f"{path}.{key}" if path else key
-                yield _Slot(name, owner, key, tensor)
-
-
-def _restore_slot(slot: _Slot, data: torch.Tensor) -> bool:
-    """Put a tensor and its values back where they were; tell whether they were elsewhere."""
-    now = slot.owner.get(slot.key)
+def _restore(entry: TensorEntry, data: torch.Tensor) -> bool:
+    """Restore a tensor and its memory; return whether the module held others."""
+    now = entry.owner.get(entry.key)
     if data.device.type == "meta" or (now is not None and now.device.type == "meta"):
         return False
-    is_other = now is not slot.tensor
-    slot.owner[slot.key] = slot.tensor
-    if not _is_plain(slot.tensor):
-        return is_other
-    if slot.tensor.data_ptr() != data.data_ptr() or slot.tensor.shape != data.shape:
-        slot.tensor.data = data
+    is_changed, tensor = entry.restore(), entry.tensor
+    if _is_plain(tensor) and (tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape):
+        tensor.data = data
         return True
-    return is_other
+    return is_changed

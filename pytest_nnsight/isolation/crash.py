@@ -1,4 +1,4 @@
-"""How a worker died -> one line, and the stack it left."""
+"""Say in one line how a worker ended, and show the stack that it left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_nnsight.isolation.heartbeat import WorkerState
-from pytest_nnsight.isolation.limits import hung
+from pytest_nnsight.isolation.limits import hung_title
 from pytest_nnsight.isolation.stacks import trimmed_fault
 
 _SIGNALS = {
@@ -23,11 +23,11 @@ _SIGNALS = {
 
 @dataclass(frozen=True, slots=True)
 class WorkerCrash:
-    """The end of a worker that did not end by itself.
+    """How a worker ended that crashed, was killed or lost its connection.
 
-    ``exit_code`` is ``None`` where it is not known; ``stack`` is what `faulthandler` wrote, and
-    ``output`` what was captured of its stdout and stderr. ``is_hung`` tells that the controller
-    killed it, ``is_lost`` that it closed its connection and went on.
+    ``exit_code`` is ``None`` if it is not known. ``stack`` is what `faulthandler` wrote, ``output``
+    what pytest captured of stdout and stderr. ``is_hung`` tells that the controller killed the
+    worker, ``is_lost`` that the worker closed its connection and went on.
     """
 
     exit_code: int | None
@@ -41,12 +41,12 @@ class WorkerCrash:
     def title(self) -> str:
         """What happened, in one line."""
         if self.is_hung:
-            return hung(self.last)
+            return hung_title(self.last)
         if self.is_lost:
             return "LOST: the worker closed its connection to pytest"
-        return f"{self._how()}{self.last.where}"
+        return f"{self._exit()}{self.last.where}"
 
-    def _how(self) -> str:
+    def _exit(self) -> str:
         code = self.exit_code
         if code is None:
             return "CRASHED"
@@ -57,6 +57,6 @@ class WorkerCrash:
 
     @property
     def lines(self) -> list[str]:
-        """The title, and the Python stack where there is one, innermost first."""
+        """The title, then the Python stack if there is one, innermost frame first."""
         frames = trimmed_fault(self.stack)
         return [self.title, *(["stack, innermost first:", *frames] if frames else [])]

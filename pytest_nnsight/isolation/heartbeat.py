@@ -1,4 +1,4 @@
-"""Where a worker is, in a file that outlives it."""
+"""The state of a worker, in a file that the controller can read after the worker's death."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-_RECORD, _MODULE = 3072, 1024
+_STATE_BYTES, _MODULE_BYTES = 3072, 1024
 _LONGEST_NAME = 480  # characters, of up to four bytes each
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What a process was doing, for ``seconds`` at most.
+    """What a worker is doing, and the ``seconds`` that it may take.
 
-    ``phase`` is start, collection, loading, setup, call, teardown, idle or exit; ``name`` the test,
-    the file that is collected or the model that is loaded; ``module`` the last module captured.
-    ``turn`` counts what a process has begun.
+    ``phase`` is start, collection, loading, setup, call, teardown, idle or exit. ``name`` is the
+    test, the file that is collected or the model that is loaded. ``module`` is the last module
+    captured. ``turn`` counts the states that were written.
     """
 
     phase: str = "start"
@@ -29,50 +29,50 @@ class WorkerState:
 
     @property
     def where(self) -> str:
-        """The phase and the last module, to go behind what happened; no phase for a call."""
-        told = {"call": "", "idle": "", "start": " at its start", "exit": " at its end"}
-        at = told.get(self.phase, f" in {self.phase}")
+        """The phase, unless it is a call, and the last module, to follow what happened."""
+        words = {"call": "", "idle": "", "start": " at its start", "exit": " at its end"}
+        text = words.get(self.phase, f" in {self.phase}")
         if self.phase in ("loading", "collection") and self.name:
-            at = f" while {self.phase.replace('collection', 'collecting')} {self.name}"
-        return f"{at}, last module {self.module}" if self.module else at
+            text = f" while {self.phase.replace('collection', 'collecting')} {self.name}"
+        return f"{text}, last module {self.module}" if self.module else text
 
 
 class Heartbeat:
-    """Writes where this process is into memory that is the file's: it survives the process.
+    """Write the state of this process into a file that is mapped into memory.
 
-    Without a system call, of which a generation would make ten thousands. The file is written as a
-    whole before: a full disk is an `OSError` here, and would be a bus error later.
+    The file survives the process. Writing needs no system call, which generation would repeat ten
+    thousand times. All its bytes are allocated first: on a full disk that raises `OSError`, and a
+    later write would be a bus error.
     """
 
     def __init__(self, path: Path) -> None:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(file).st_size == 0:
-                os.write(file, bytes(_RECORD + _MODULE))
-            self._memory = mmap.mmap(file, _RECORD + _MODULE)
+                os.write(file, bytes(_STATE_BYTES + _MODULE_BYTES))
+            self._memory = mmap.mmap(file, _STATE_BYTES + _MODULE_BYTES)
         finally:
             os.close(file)
         self._turn = read_heartbeat(path).turn
 
-    def enter(self, whereabouts: WorkerState) -> None:
-        """Say what begins."""
+    def write(self, state: WorkerState) -> None:
+        """Write a new state, without a module."""
         self._turn += 1
-        name = whereabouts.name[:_LONGEST_NAME]
-        short = replace(whereabouts, name=name, turn=self._turn)
+        short = replace(state, name=state.name[:_LONGEST_NAME], turn=self._turn)
         text = json.dumps(asdict(short), ensure_ascii=False).encode(errors="replace")
-        self._memory[:] = text.ljust(_RECORD + _MODULE, b"\0")
+        self._memory[:] = text.ljust(_STATE_BYTES + _MODULE_BYTES, b"\0")
 
-    def reach(self, module: str) -> None:
-        """Say which module was captured last."""
-        self._memory[_RECORD:] = module.encode()[:_MODULE].ljust(_MODULE, b"\0")
+    def write_module(self, module: str) -> None:
+        """Write which module was captured last."""
+        self._memory[_STATE_BYTES:] = module.encode()[:_MODULE_BYTES].ljust(_MODULE_BYTES, b"\0")
 
 
 def read_heartbeat(path: Path) -> WorkerState:
-    """Return where a process was last; at its start where it never said."""
+    """Return the last state of a process; the phase is start if it wrote none."""
     try:
         data = path.read_bytes()
-        record = json.loads(data[:_RECORD].rstrip(b"\0"))
-        module = data[_RECORD:].rstrip(b"\0").decode(errors="replace")
-        return WorkerState(**{**record, "module": module})
+        state = json.loads(data[:_STATE_BYTES].rstrip(b"\0"))
+        module = data[_STATE_BYTES:].rstrip(b"\0").decode(errors="replace")
+        return WorkerState(**{**state, "module": module})
     except (OSError, ValueError, TypeError):
         return WorkerState()

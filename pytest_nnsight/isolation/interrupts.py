@@ -1,4 +1,4 @@
-"""What would end a worker from within: its test fails instead, and the others run."""
+"""Turn interrupts that a test raises into failures of that test."""
 
 from __future__ import annotations
 
@@ -6,52 +6,47 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType
 
 from pytest_nnsight.errors import text_of
 
 
-class RaisedInterrupt(Exception):  # noqa: N818  # it stands for one
-    """A ``KeyboardInterrupt`` or ``SystemExit`` that code raised and nobody asked for."""
+class RaisedInterrupt(Exception):  # noqa: N818  # stands for an interrupt, which is not an error
+    """Report a ``KeyboardInterrupt`` or ``SystemExit`` that code raised."""
 
-    __module__ = "builtins"  # reports show its name alone
+    __module__ = "builtins"  # reports then show only the name
 
 
 class Interrupts:
-    """Tells an interrupt that code raised from one that came as a signal.
+    """Tell an interrupt that code raised from one that came as a signal.
 
-    A signal comes from a person, or from xdist to a worker that is to end; those go through.
+    A user sends the signal, or xdist to a worker that should end. Such interrupts are not changed.
     """
 
     def __init__(self, is_worker: bool) -> None:
-        self._is_ours = is_worker and threading.current_thread() is threading.main_thread()
-        if self._is_ours:
-            signal.signal(signal.SIGINT, self._ask)
+        self._converts = is_worker and threading.current_thread() is threading.main_thread()
+        if self._converts:
+            signal.signal(signal.SIGINT, self._receive)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._is_ours = False
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._converts = False
         signal.default_int_handler(number, frame)
 
     @contextmanager
     def as_failures(self) -> Iterator[None]:
-        """Raise `RaisedInterrupt` for an interrupt that was not asked for."""
+        """Raise `RaisedInterrupt` instead of an interrupt that code raised."""
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as error:
-            if not self._is_ours:
+            if not self._converts:
                 raise
             text = ": ".join(filter(None, (type(error).__name__, text_of(error))))
             raise RaisedInterrupt(text).with_traceback(error.__traceback__) from None
 
     def wrap(self, finalizers: list[Callable[[], object]]) -> None:
-        """Let each of a fixture's finalizers fail instead.
+        """Let a fixture's finalizers fail instead of raising an interrupt.
 
-        Where one raises what is no `Exception`, pytest loses track of what else to take down, and
-        blames the next test (as of pytest 9).
+        After anything but an `Exception`, pytest does not run the other finalizers, and the next
+        test fails (as of pytest 9).
         """
-        finalizers[:] = [partial(self._call, finalizer) for finalizer in finalizers]
-
-    def _call(self, finalizer: Callable[[], object]) -> None:
-        with self.as_failures():
-            finalizer()
+        finalizers[:] = [self.as_failures()(finalizer) for finalizer in finalizers]

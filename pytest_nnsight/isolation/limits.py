@@ -1,9 +1,9 @@
-"""How long things may take: a soft limit that keeps the process, a hard one that ends it.
+"""Time limits: a soft one fails the test and keeps the process, a hard one ends the process.
 
-The soft limit raises in the main thread, from a signal. That does not end a loop in C, or code that
-swallows every exception: there the controller kills the worker (`supervisor`). Where there is no
-controller, `faulthandler`'s timer ends the process, whatever holds the interpreter. There is one
-such timer a process, and pytest takes it off after every failure: it is armed for each phase anew.
+The soft limit raises in the main thread, from a signal handler. It cannot end a loop in C, or code
+that catches every exception: then the controller kills the worker (`supervisor`). Without a
+controller, `faulthandler`'s timer ends the process, whatever holds the interpreter. A process has
+one such timer, and pytest cancels it after every failure: it is started again for each phase.
 """
 
 from __future__ import annotations
@@ -24,116 +24,115 @@ from pytest_nnsight.isolation.heartbeat import WorkerState
 from pytest_nnsight.isolation.stacks import trimmed
 
 _IMPORTING = ("collection", "loading")
-_STEPS = 8  # of a soft limit: while a process is stopped, one of them passes at most
-_ORPHAN = 86_400.0  # seconds in which a worker ends whose controller was killed
+_STEPS = 8  # of a soft limit; at most one passes while the process is stopped
+_ORPHAN_SECONDS = 86_400.0  # after which a worker ends whose controller was killed
 EXIT_SECONDS = 30.0  # at least, for the end of a worker: a busy machine must not fail
-HARD_EXIT = 1  # what `faulthandler` exits with
-# Writes the stacks of all threads; without a handler nothing happens.
+_HARD_EXIT = 1  # the exit code of `faulthandler`
+# Writes the stacks of all threads; a process without a handler ignores it.
 DUMP_SIGNAL: int | None = getattr(signal, "SIGURG", None)
 
 
 class Limits:
-    """The timers of this process; stacks go to the descriptor ``stacks``.
+    """Set the timers of this process.
 
-    ``enters`` is told what begins, ``module`` gives the last module that was captured. ``ends`` is
-    called in a thread of its own, where there is one, before the process is ended. A controller
-    ends a process that ``is_supervised``.
+    Stacks go to the descriptor ``stacks``. ``on_enter`` is called when a phase begins. Before the
+    process is ended, ``on_timeout`` is called in a thread with the title of the hang. If
+    ``is_supervised``, the controller ends the process instead. ``module`` is the last module that
+    was captured in this phase.
     """
 
     def __init__(
         self,
         stacks: int,
-        enters: Callable[[WorkerState], None],
-        module: Callable[[], str],
-        ends: Callable[[str], None] | None = None,
+        on_enter: Callable[[WorkerState], None],
+        on_timeout: Callable[[str], None] | None = None,
         is_supervised: bool = False,
     ) -> None:
-        self._stacks, self._enters, self._module, self._ends = stacks, enters, module, ends
+        self._stacks, self._on_enter, self._on_timeout = stacks, on_enter, on_timeout
         self._is_supervised, self._steps, self._threads = is_supervised, 0, set[int]()
         self._running: list[WorkerState] = []
         self._timer: threading.Timer | None = None
+        self.module = ""
 
     @contextmanager
     def within(self, phase: str, name: str, seconds: float) -> Iterator[None]:
-        """End the block after ``seconds``, 0 for never; one around it starts anew after it.
+        """Limit the block to ``seconds``, 0 for no limit; an outer block starts again after it.
 
-        There is no soft limit for collecting and loading, which import: an import that is broken
-        off breaks the next ones.
+        Collection and loading have no soft limit, since an import that was interrupted breaks the
+        next imports.
         """
         self._running.append(WorkerState(phase, name, seconds))
-        self._arm()
+        self._start()
         try:
             yield
         finally:
             self._running.pop()
-            self._arm()
+            self._start()
 
-    def _arm(self) -> None:
+    def _start(self) -> None:
+        """Start the timers of the innermost block."""
         faulthandler.cancel_dump_traceback_later()
         if self._timer is not None:
             self._timer.cancel()
-        takes_signals = _takes_signals(self._expire)
-        if takes_signals:
+        has_signal = _can_use_alarm(self._expire)
+        if has_signal:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        if not self._running:
-            self._enters(WorkerState("idle"))
+        self.module = ""
+        state = self._running[-1] if self._running else WorkerState("idle")
+        self._on_enter(state)
+        if not state.seconds:
             return
-        now = self._running[-1]
-        takes_signals = takes_signals and now.phase not in _IMPORTING
-        self._enters(now)
-        if not now.seconds:
-            return
-        hard = now.seconds + (grace(now.seconds) if takes_signals else 0.0)
+        has_signal = has_signal and state.phase not in _IMPORTING
+        hard = state.seconds + (grace(state.seconds) if has_signal else 0.0)
         if self._is_supervised:
-            hard += _ORPHAN
-        elif self._ends is not None:
-            self._timer = threading.Timer(hard, self._end)
+            hard += _ORPHAN_SECONDS
+        elif self._on_timeout is not None:
+            self._timer = threading.Timer(hard, self._end_process)
             self._timer.daemon = True
             self._timer.start()
-            hard += 10.0  # for what ends it to be done
+            hard += 10.0  # for `on_timeout` to finish
         faulthandler.dump_traceback_later(hard, exit=True, file=self._stacks)
-        if takes_signals:
+        if has_signal:
             self._threads = set(sys._current_frames())
-            self._steps = max(1, min(_STEPS, int(now.seconds)))
-            step = now.seconds / self._steps
+            self._steps = max(1, min(_STEPS, int(state.seconds)))
+            step = state.seconds / self._steps
             signal.signal(signal.SIGALRM, self._expire)
             signal.setitimer(signal.ITIMER_REAL, step, step)
 
-    def _end(self) -> None:
-        """End this process with the stacks of all threads, and what ``ends`` does before."""
-        assert self._ends is not None
-        faulthandler.dump_traceback(self._stacks)
+    def _end_process(self) -> None:
         try:
-            self._ends(self._title())
+            if self._on_timeout is not None:
+                self._on_timeout(self._title())
         finally:
-            os._exit(HARD_EXIT)
+            faulthandler.dump_traceback(self._stacks)
+            os._exit(_HARD_EXIT)
 
     def _title(self) -> str:
-        now = self._running[-1] if self._running else WorkerState()
-        return hung(WorkerState(now.phase, now.name, now.seconds, self._module()))
+        state = self._running[-1] if self._running else WorkerState()
+        return hung_title(WorkerState(state.phase, state.name, state.seconds, self.module))
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
-        """Fail what is running after the last step, with each stack that has code of its own.
+        """Fail the running test after the last step, with the stacks of all threads.
 
-        A thread that it started would live on and use the model that tests share, as the body of a
-        trace before nnsight 0.8: the controller then ends the worker.
+        A thread that the test started would go on using the shared model, like the body of a trace
+        before nnsight 0.8: then the controller ends the worker.
         """
         self._steps -= 1
         if self._steps > 0:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if self._is_supervised and set(sys._current_frames()) - self._threads:
+        frames = sys._current_frames()
+        if self._is_supervised and set(frames) - self._threads:
             return
-        others = sys._current_frames()
-        del others[threading.get_ident()]  # the main thread, as whose part this runs
+        del frames[threading.get_ident()]  # the main thread, whose stack is that of ``frame``
         lines = [self._title()]
-        for each in (frame, *others.values()):
+        for each in (frame, *frames.values()):
             lines += trimmed(traceback.format_stack(each))
         raise pytest.fail.Exception("\n".join(lines), pytrace=False)
 
 
-def _takes_signals(handler: Callable[[int, FrameType | None], None]) -> bool:
-    """Tell whether SIGALRM is free in this process, for this thread."""
+def _can_use_alarm(handler: Callable[[int, FrameType | None], None]) -> bool:
+    """Tell whether this is the main thread and nothing else handles SIGALRM."""
     is_main = threading.current_thread() is threading.main_thread()
     free = (signal.SIG_DFL, signal.SIG_IGN, handler)
     return is_main and hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) in free
@@ -144,13 +143,13 @@ def grace(seconds: float) -> float:
     return min(10.0, max(2.0, seconds / 4))
 
 
-def hung(now: WorkerState) -> str:
-    """Say that something took too long: ``HUNG after 60 s, last module transformer.h.3``."""
-    return f"HUNG after {now.seconds:g} s{now.where}"
+def hung_title(state: WorkerState) -> str:
+    """Return what a hang is called: ``HUNG after 60 s, last module transformer.h.3``."""
+    return f"HUNG after {state.seconds:g} s{state.where}"
 
 
-def terminal() -> int:
-    """Return a descriptor of the process's own stderr, to be taken before pytest captures it."""
+def duplicate_stderr() -> int:
+    """Return a new descriptor of this process's stderr; call it before pytest captures stderr."""
     return os.dup(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2)
 
 
@@ -158,24 +157,16 @@ def terminal() -> int:
 def hard_limit(title: str, seconds: float, stderr: int) -> Iterator[None]:
     """End the process after ``seconds``, 0 for never, with ``title`` and its stacks on stderr.
 
-    The stacks of a crash are shown too: pytest sees to that only once conftest files are loaded.
+    The stack of a crash is shown too: pytest enables that only after conftest files are loaded.
     """
 
-    def end() -> None:
+    def show(_: str) -> None:
         os.write(stderr, f"nnsight: {title}, after {seconds:g} s\n".encode())
-        faulthandler.dump_traceback(stderr)
-        os._exit(HARD_EXIT)
 
     was_enabled = faulthandler.is_enabled()
     faulthandler.enable(stderr)
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    if seconds:
-        timer.start()
-        faulthandler.dump_traceback_later(seconds + 2.0, exit=True, file=stderr)
     try:
-        yield
+        with Limits(stderr, lambda state: None, show).within("loading", "", seconds):
+            yield
     finally:
-        timer.cancel()
-        faulthandler.cancel_dump_traceback_later()
         faulthandler.enable(2) if was_enabled else faulthandler.disable()

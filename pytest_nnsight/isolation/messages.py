@@ -1,4 +1,4 @@
-"""What a worker sends: execnet refuses lone surrogates and objects, which pytest itself shows."""
+"""Make a worker's messages sendable: execnet refuses lone surrogates and unknown objects."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from pytest_nnsight.errors import text_of
 
 
-def send_anything(config: pytest.Config) -> None:
-    """Let a worker send any text and object; one would end the run otherwise (xdist 3.8)."""
+def allow_any_value(config: pytest.Config) -> None:
+    """Let a worker send any text and object, which would end the session otherwise (xdist 3.8)."""
     for plugin in config.pluginmanager.get_plugins():
         if type(plugin).__name__ == "WorkerInteractor":
             plugin.sendevent = partial(_send, plugin.sendevent)
@@ -22,7 +22,7 @@ def _send(send: Any, name: str, **values: object) -> None:
 
 
 def sendable(value: Any) -> Any:
-    """Return a value with surrogates escaped, and as text what execnet cannot send."""
+    """Return a value with surrogates escaped, and with text for what execnet cannot send."""
     if value is None or type(value) in (bool, int, float, complex, bytes):
         return value
     if isinstance(value, dict):

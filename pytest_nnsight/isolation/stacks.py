@@ -1,4 +1,4 @@
-"""Python stacks -> the lines that tell a person where it was."""
+"""Reduce Python stacks to the frames of the test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 MOST_LINES = 24
-# Frames of what runs tests, around the test's own.
+# Frames of the test runner, around those of the test.
 _RUNNER = re.compile(
     r"[/\\](_pytest|pluggy|xdist|execnet|pytest_nnsight)[/\\]"
     r"|[/\\](runpy|threading|importlib[/\\]__init__)\.py|<(string|frozen \w+(\.\w+)*)>"
@@ -15,19 +15,13 @@ _FAULT = re.compile(r'^  File "([^"]*)", line (\d+) in (.*)$')
 
 
 def trimmed(stack: Sequence[str]) -> list[str]:
-    """Return the frames of `traceback.format_stack` that are not the runner's, innermost last."""
+    """Return the test's frames of a `traceback.format_stack`, innermost last."""
     frames = [frame.rstrip("\n") for frame in stack if not _RUNNER.search(frame.split("\n")[0])]
     return [line for frame in frames for line in frame.split("\n")][-MOST_LINES:]
 
 
 def trimmed_fault(text: str) -> list[str]:
-    """Return the frames of what `faulthandler` wrote that are not the runner's, innermost first.
-
-    Of many threads, those that have such frames.
-    """
-    lines = []
-    for line in text.splitlines():
-        match = _FAULT.match(line)
-        if match and not _RUNNER.search(match[1]):
-            lines.append(f'  File "{match[1]}", line {match[2]}, in {match[3]}')
-    return lines[:MOST_LINES]
+    """Return the test's frames, of all threads, of what `faulthandler` wrote, innermost first."""
+    found = [match for line in text.splitlines() if (match := _FAULT.match(line))]
+    frames = [match.groups() for match in found if not _RUNNER.search(match[1])]
+    return [f'  File "{file}", line {line}, in {name}' for file, line, name in frames][:MOST_LINES]

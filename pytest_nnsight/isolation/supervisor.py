@@ -1,4 +1,4 @@
-"""A thread of the controller that ends workers which stay in one phase for too long."""
+"""A thread of the controller that kills workers which stay in one phase for too long."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ _DUMP = 2.0  # seconds a worker has to write its stacks before it is killed
 
 @dataclass(slots=True)
 class _Clock:
+    """How long a worker has been in its present state."""
+
     path: Path
     turn: int = -1
     seconds: float = 0.0
 
 
 class Supervisor(threading.Thread):
-    """Reads the states of workers; ``hung`` has the last state of each worker that it has killed.
+    """Kill workers that hang; ``hung`` has the last state of each.
 
-    It counts the time in which this process ran: a terminal that was suspended ends no worker. It
-    reports workers as dead that xdist would wait for: a child may hold a dead worker's pipe open,
-    and a kill ends no uninterruptible sleep.
+    Only time in which this process ran counts, so that suspending the terminal kills no worker.
+    Dead workers are reported to xdist, which would wait for them: a child may hold a dead worker's
+    pipe open, and a kill does not end uninterruptible sleep.
     """
 
     def __init__(self) -> None:
@@ -42,18 +44,18 @@ class Supervisor(threading.Thread):
         self.hung: dict[str, WorkerState] = {}
 
     def add(self, node: Any, path: Path) -> None:
-        """Supervise a worker of this machine, which writes its state to ``path``."""
+        """Supervise a worker on this machine, which writes its state to ``path``."""
         if process_of(node.gateway) is not None:
             self._clocks[node] = _Clock(path)
             if not self.is_alive():
                 self.start()
 
     def stop(self) -> None:
-        """Supervise no worker any more."""
+        """Stop supervising."""
         self._stopped.set()
 
     def run(self) -> None:
-        """Look at every worker twice a second."""
+        """Check every worker twice a second."""
         last = time.monotonic()
         while not self._stopped.wait(_TICK):
             now = time.monotonic()
@@ -70,16 +72,16 @@ class Supervisor(threading.Thread):
             clock.turn, clock.seconds = state.turn, 0.0
         elif is_dead and clock.seconds > _PIPE:
             del self._clocks[node]
-            if not node._down:  # xdist has no other way to be told, as of 3.8
+            if not node._down:  # as of 3.8, xdist has no public way to report a dead worker
                 node._down = True
                 node.notify_inproc("errordown", node=node, error="Not properly terminated")
-        elif node._down and not self._exit_seconds:  # it waits for others, or is dead for xdist
-            pass
+        elif node._down and not self._exit_seconds:
+            pass  # xdist counts it as ended, or it waits for other workers to end
         elif state.seconds and clock.seconds > state.seconds + limits.grace(state.seconds):
-            self._end(node, clock.path, state)
+            self._kill(node, clock.path, state)
 
-    def _end(self, node: Any, path: Path, state: WorkerState) -> None:
-        """Let a worker write its stacks, and kill it; not where it has gone on meanwhile."""
+    def _kill(self, node: Any, path: Path, state: WorkerState) -> None:
+        """Let a worker write its stacks, and kill it unless it went on in the meantime."""
         process, stack = process_of(node.gateway), Path(f"{path}.stack")
         if limits.DUMP_SIGNAL is not None:
             process.send_signal(limits.DUMP_SIGNAL)
@@ -92,9 +94,9 @@ class Supervisor(threading.Thread):
             process.kill()
 
     def end_all(self, group: Any, seconds: float) -> list[str]:
-        """Let workers end, in ``seconds`` at most; return what children they left.
+        """Let workers end, within ``seconds``; return a line for each child process they left.
 
-        xdist has none to wait for then: it would kill a worker after 10 seconds without a word.
+        Otherwise xdist would kill a worker after 10 seconds and not report it.
         """
         gateways = [gateway for gateway in group if process_of(gateway) is not None]
         for gateway in gateways:
@@ -118,19 +120,19 @@ class Supervisor(threading.Thread):
         self.stop()
         return [
             f"worker {gateway.id}: a child process of a test is still running "
-            f"({_holders(gateway._io.infile)})"
+            f"({_pids_that_hold(gateway._io.infile)})"
             for gateway in gateways
             if gateway.hasreceiver()
         ]
 
 
 def process_of(gateway: Any) -> Any:
-    """Return a worker's process, which execnet keeps to itself; ``None`` for a remote one."""
+    """Return a worker's process, a private attribute of execnet; ``None`` for a remote worker."""
     return getattr(gateway._io, "popen", None)
 
 
-def _holders(pipe: Any) -> str:
-    """Name the processes that hold a pipe open; Linux alone tells."""
+def _pids_that_hold(pipe: Any) -> str:
+    """Return the ids of the processes that hold a pipe open, which only Linux can tell."""
     name, found = f"pipe:[{os.fstat(pipe.fileno()).st_ino}]", set()
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):

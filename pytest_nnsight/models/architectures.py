@@ -1,4 +1,4 @@
-"""The configs of the built-in models: two layers, hidden size 64, a vocabulary of bytes."""
+"""Configs of the built-in models: two layers, hidden size 64, one token id for each byte."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LAYERS: dict[str, Any] = {
     "num_attention_heads": 4,
     "intermediate_size": 128,
 }
-_WIDE: dict[str, Any] = _LAYERS | {"max_position_embeddings": LONGEST}
+_TEXT: dict[str, Any] = _LAYERS | {"max_position_embeddings": LONGEST}
 
 
-def config_of(family: str) -> tuple[Any, str]:
-    """Return the config of a family and transformers' auto class, or raise `UsageError`."""
+def family_config(family: str) -> tuple[Any, str]:
+    """Return the config of a family and the name of its auto class, or raise `UsageError`."""
     if family not in _FAMILIES:
         raise UsageError(f"there is no built-in family {family!r}; nearest: {', '.join(_FAMILIES)}")
     make, auto = _FAMILIES[family]
@@ -39,13 +39,13 @@ def _gpt2() -> Any:
 def _llama() -> Any:
     from transformers import LlamaConfig
 
-    return LlamaConfig(num_key_value_heads=2, **_WIDE, **_SIZES)
+    return LlamaConfig(num_key_value_heads=2, **_TEXT, **_SIZES)
 
 
 def _bert() -> Any:
     from transformers import BertConfig
 
-    return BertConfig(**_WIDE, **_SIZES)
+    return BertConfig(**_TEXT, **_SIZES)
 
 
 def _t5() -> Any:
@@ -58,9 +58,9 @@ def _t5() -> Any:
 def _mixtral() -> Any:
     from transformers import MixtralConfig
 
-    wide = _WIDE | {"intermediate_size": 64}  # four of them are under 1 MB
+    sizes = _TEXT | {"intermediate_size": 64}  # so that four experts are under 1 MB
     return MixtralConfig(
-        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, **wide, **_SIZES
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, **sizes, **_SIZES
     )
 
 
@@ -79,13 +79,12 @@ def _vit() -> Any:
 def _llava() -> Any:
     from transformers import CLIPVisionConfig, LlavaConfig
 
-    # The features of the last layer, so that every layer matters.
     return LlavaConfig(
         vision_config=CLIPVisionConfig(projection_dim=64, **PICTURE, **_LAYERS),
         text_config=_llama(),
         image_token_index=IMAGE_TOKEN,
         image_seq_length=16,
-        vision_feature_layer=-1,
+        vision_feature_layer=-1,  # the last, so that every layer affects the logits
     )
 
 

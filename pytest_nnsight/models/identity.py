@@ -1,4 +1,4 @@
-"""Loaded model -> what a golden says about it: class, config, device, dtype, versions."""
+"""Describe a loaded model and its machine for a golden: class, config, device, versions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pytest_nnsight.models.spec import ModelSpec
 from pytest_nnsight.run import Environment, ModelRecord
 
 PACKAGES = ("torch", "transformers", "nnsight", "accelerate", "tokenizers", "numpy")
-# Where it was saved and by which release says nothing about what it computes.
-_LEFT_OUT = (
+# Settings that say where or by which release a model was saved, not what it computes.
+_IGNORED = (
     "_name_or_path",
     "_model_name_or_path",
     "_commit_hash",
@@ -37,9 +37,9 @@ _PRIVATE = ("secret", "password", "api_key", "auth_token")
 
 
 def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environment]:
-    """Describe a loaded model and the machine; ``spec`` is ``None`` for a user's own model."""
+    """Describe a loaded model and its machine; ``spec`` is ``None`` for a model from a fixture."""
     module = nnsight_api.torch_module(model)
-    parameters = dict(module.named_parameters())  # once: it walks all modules
+    parameters = dict(module.named_parameters())  # once, since it visits all modules
     config = getattr(module, "config", None)
     record = ModelRecord(
         spec=spec.public if spec else type(module).__name__,
@@ -63,9 +63,9 @@ def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environme
 
 
 def _module_settings(modules: Mapping[str, torch.nn.Module]) -> dict[str, dict[str, int]]:
-    """Count the modules of each class by what torch prints of them, and by training mode.
+    """Count the modules of each class by their ``extra_repr`` and training mode.
 
-    An epsilon or a dropout shows here even where no config says so.
+    An epsilon or a dropout appears here even if it is not in the config.
     """
     counts: dict[str, Counter[str]] = {}
     for module in modules.values():
@@ -75,30 +75,30 @@ def _module_settings(modules: Mapping[str, torch.nn.Module]) -> dict[str, dict[s
 
 
 def _generation(module: torch.nn.Module) -> dict[str, Any]:
-    """Return the checkpoint's own settings for generating, where they are not the defaults."""
+    """Return the settings of the checkpoint's generation config that are not the defaults."""
     config = getattr(module, "generation_config", None)
     if config is None:
         return {}
     return {
         key: _plain(value)
         for key, value in sorted(config.to_diff_dict().items())
-        if key not in _LEFT_OUT and not key.startswith("_") and not _is_private(key)
+        if key not in _IGNORED and not key.startswith("_") and not _is_private(key)
     }
 
 
 def _adapters(module: torch.nn.Module) -> dict[str, Any]:
-    """Return the settings of peft's adapters, without those that are off: releases add such."""
+    """Return the settings of peft's adapters that are not empty: releases add empty ones."""
     found = getattr(module, "peft_config", None)
     if not isinstance(found, Mapping):
         return {}
     settings = {name: plain_config(config) for name, config in found.items()}
-    return {"adapters": {n: {k: v for k, v in of.items() if v} for n, of in settings.items()}}
+    return {"adapters": {n: {k: v for k, v in it.items() if v} for n, it in settings.items()}}
 
 
 def _kernels() -> str:
-    """Say what chooses between kernels of one operation, where it is not as torch sets it."""
+    """Return the settings that select kernels, where they are not torch's defaults."""
     backends = torch.backends
-    told = {
+    settings = {
         "no oneDNN": not backends.mkldnn.enabled,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         f"matmul {torch.get_float32_matmul_precision()}": (
@@ -108,31 +108,31 @@ def _kernels() -> str:
         "no math attention": not backends.cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
     }
     if torch.cuda.is_available():
-        told[f"{torch.cuda.get_device_name()} CUDA {torch.version.cuda}"] = True
+        settings[f"{torch.cuda.get_device_name()} CUDA {torch.version.cuda}"] = True
     variables = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-    told |= {f"{name}={os.environ[name]}": True for name in variables if os.environ.get(name)}
-    return ", ".join(text for text, applies in told.items() if applies)
+    settings |= {f"{name}={os.environ[name]}": True for name in variables if os.environ.get(name)}
+    return ", ".join(text for text, applies in settings.items() if applies)
 
 
 def _layout(parameters: Mapping[str, torch.nn.Parameter]) -> str:
-    """Say how the weights lie in memory, where not as torch puts them: kernels differ by that.
+    """Return how many weights are not aligned or contiguous, since kernels depend on that.
 
-    Files that are mapped rarely start a tensor at a multiple of 64 bytes.
+    In a mapped file, a tensor rarely starts at a multiple of 64 bytes.
     """
-    places = [
+    unaligned = [
         (name, parameter.data_ptr() % 64, parameter.stride())
         for name, parameter in parameters.items()
         if parameter.data_ptr() % 64 or not parameter.is_contiguous()
     ]
-    if not places:
+    if not unaligned:
         return ""
-    digest = hashlib.sha256(repr(places).encode()).hexdigest()[:8]
-    return f"{len(places)} weights not aligned ({digest})"
+    digest = hashlib.sha256(repr(unaligned).encode()).hexdigest()[:8]
+    return f"{len(unaligned)} weights not aligned ({digest})"
 
 
 @cache
 def _cpu_name() -> str:
-    """Return the processor's name, by which libraries choose their kernels; empty if unknown."""
+    """Return the processor's name, by which libraries select kernels; empty if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -141,30 +141,30 @@ def _cpu_name() -> str:
 
 
 def _device(parameters: Iterable[torch.nn.Parameter]) -> str:
-    """Return the accelerator that holds any of the weights, else the CPU (offloaded: meta)."""
+    """Return the accelerator that holds any weights, else cpu; offloaded weights are on meta."""
     found = {parameter.device.type for parameter in parameters} - {"meta", "cpu"}
     return min(found, default="cpu")
 
 
 def _dtype(parameters: Iterable[torch.nn.Parameter]) -> str:
-    """Return the dtype of the first weights that are floats: quantised ones come as integers."""
+    """Return the dtype of the first floating-point weights: quantised ones are integers."""
     floats = (p.dtype for p in parameters if p.is_floating_point())
     return str(next(floats, "none")).removeprefix("torch.")
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """Return a model's config as plain JSON values, with nothing private and no local path."""
+    """Return a model's config as JSON values, without secrets and local paths."""
     if config is None or not hasattr(config, "to_dict"):
         return {}
     return {
         key: _plain(value)
         for key, value in sorted(config.to_dict().items())
-        if key not in _LEFT_OUT and not _is_private(key)
+        if key not in _IGNORED and not _is_private(key)
     }
 
 
 def _is_private(key: str) -> bool:
-    """Tell ``hub_token`` from ``bos_token_id`` and ``suppress_tokens``, which are numbers."""
+    """Tell whether a key names a secret such as ``hub_token``, but not ``bos_token_id``."""
     return any(word in key for word in _PRIVATE) or key == "token" or key.endswith("_token")
 
 
@@ -173,7 +173,7 @@ def _plain(value: Any) -> Any:
         return {
             str(key): _plain(item)
             for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))
-            if key not in _LEFT_OUT
+            if key not in _IGNORED
         }
     if isinstance(value, set | frozenset):
         return sorted(str(_plain(item)) for item in value)
@@ -188,7 +188,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _versions() -> dict[str, str]:
-    """Read the versions once: they come from files, and every run is given them."""
+    """Return the versions of the libraries; cached, since they are read from files."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Load a model through nnsight, and say in one line why it could not be loaded."""
+"""Load a model through nnsight, with one-line errors that say what to do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TASKS = (
     "ForAudioClassification",
     "",
 )
-"""What transformers' auto classes are for, in their names; ``AutoModel`` has none."""
+"""The endings of the names of transformers' auto classes, in the order of preference."""
 
 
 def load(
@@ -44,9 +44,8 @@ def load(
 ) -> Any:
     """Return the dispatched nnsight model of ``spec`` in eval mode.
 
-    ``say`` is told what is going on, with line breaks; ``shows_bars`` leaves the progress bars of
-    transformers on, for a terminal. Raise `LoadError` with one line for every
-    way in which loading fails.
+    ``say`` is called with progress messages, which include line breaks. ``shows_bars`` keeps the
+    progress bars of transformers. Raise `LoadError`, with a message of one line, if loading fails.
     """
     say(f"\nnnsight: loading {spec.public}" + (f"@{spec.revision}" if spec.revision else ""))
     start = time.perf_counter()
@@ -77,56 +76,59 @@ def _load(spec: ModelSpec, options: LoadOptions) -> Any:
     if options.attn is not None:
         keywords["attn_implementation"] = options.attn
     if options.is_remote:
-        return _undispatched(spec, options, keywords)
+        return _load_for_remote(spec, options, keywords)
     with placement.offload_folder(placed) as folder, warnings.catch_warnings():
         if folder.path is not None:
             keywords["offload_folder"] = folder.path
         warnings.filterwarnings("ignore", "The following device_map keys do not match")
-        model = _open(spec, options, keywords)
+        model = _load_local(spec, options, keywords)
         placement.check_placed(placed, nnsight_api.torch_module(model))
-    folder.of(nnsight_api.torch_module(model))
+    folder.remove_with(nnsight_api.torch_module(model))
     return model
 
 
-def _open(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
+def _load_local(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
     auto = "AutoModelForCausalLM" if spec.kind == "gguf" else _auto_class(spec, options)
     if spec.kind != "gguf" and auto == "AutoModelForCausalLM":
         return nnsight_api.load(spec.source, revision=spec.revision, **keywords)
     return nnsight_api.wrap(*_from_pretrained(spec, auto, keywords))
 
 
-def _undispatched(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
-    """Load a model as nnsight sends it elsewhere: its modules, its tokenizer and no weights."""
+def _load_for_remote(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
+    """Load a model that runs on a server: its modules and its tokenizer, without weights."""
     import transformers
 
     auto = _auto_class(spec, options)
     if auto != "AutoModelForCausalLM":
         raise UsageError(f"--nnsight-remote runs causal language models, not an {auto}")
-    place: dict[str, Any] = {"revision": spec.revision} if spec.revision else {}
+    revision: dict[str, Any] = {"revision": spec.revision} if spec.revision else {}
     trust = keywords["trust_remote_code"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(
-        spec.source, trust_remote_code=trust, **place
+        spec.source, trust_remote_code=trust, **revision
     )
-    return nnsight_api.load(spec.source, dispatch=False, tokenizer=tokenizer, **place, **keywords)
+    return nnsight_api.load(
+        spec.source, dispatch=False, tokenizer=tokenizer, **revision, **keywords
+    )
 
 
 def _from_pretrained(spec: ModelSpec, auto: str, keywords: dict[str, Any]) -> tuple[Any, Any]:
-    """Load model and tokenizer by transformers, for what nnsight's own door does not take."""
+    """Load model and tokenizer by transformers, if nnsight does not load this kind of model."""
     import transformers
 
-    place: dict[str, Any] = {"revision": spec.revision} if spec.revision else {}
+    revision: dict[str, Any] = {"revision": spec.revision} if spec.revision else {}
     source = spec.source
     if spec.kind == "gguf":
-        source, place = str(Path(spec.source).parent), {"gguf_file": Path(spec.source).name}
+        source = str(Path(spec.source).parent)
+        revision = {"gguf_file": Path(spec.source).name}
         if keywords["dtype"] == "auto":
             keywords = keywords | {"dtype": torch.float32}
-    model = getattr(transformers, auto).from_pretrained(source, **place, **keywords)
+    model = getattr(transformers, auto).from_pretrained(source, **revision, **keywords)
     trust = keywords["trust_remote_code"]
     try:
         return model, transformers.AutoTokenizer.from_pretrained(
-            source, trust_remote_code=trust, **place
+            source, trust_remote_code=trust, **revision
         )
-    except Exception:  # transformers has several ways to say that there is none
+    except Exception:  # transformers raises several errors if there is no tokenizer
         if model.main_input_name == "input_ids":
             raise
         return model, None
@@ -140,23 +142,20 @@ def _auto_class(spec: ModelSpec, options: LoadOptions) -> str:
     if spec.revision:
         keywords["revision"] = spec.revision
     config = transformers.AutoConfig.from_pretrained(spec.source, **keywords)
-    own = getattr(config, "auto_map", None) or {}  # of a model that brings its own code
-    named = (f"AutoModel{task}" for task in _TASKS if f"AutoModel{task}" in own)
+    auto_map = getattr(config, "auto_map", None) or {}  # of a model with custom code
+    named = (f"AutoModel{task}" for task in _TASKS if f"AutoModel{task}" in auto_map)
     if (auto := next(named, None)) is not None:
         return auto
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    return _of_architecture(type(config), architecture) or (
+    return _auto_class_of(type(config), architecture) or (
         "AutoModelForSeq2SeqLM"
         if getattr(config, "is_encoder_decoder", False)
         else "AutoModelForCausalLM"
     )
 
 
-def _of_architecture(config: type, architecture: str) -> str | None:
-    """Return the auto class that makes this very architecture; a causal model is left to nnsight.
-
-    Where several do, the first that says what it is for.
-    """
+def _auto_class_of(config: type, architecture: str) -> str | None:
+    """Return the first auto class of `_TASKS` that makes this architecture, or ``None``."""
     import transformers
 
     for task in _TASKS:
@@ -170,7 +169,7 @@ def _of_architecture(config: type, architecture: str) -> str | None:
 
 @contextmanager
 def _readable_errors(spec: ModelSpec) -> Iterator[None]:
-    """Turn what transformers and its friends raise into one line that says what to do."""
+    """Turn errors of transformers and other libraries into `LoadError`, which says what to do."""
     try:
         yield
     except (NnsightPluginError, KeyboardInterrupt, SystemExit):
@@ -213,15 +212,15 @@ def _reason(spec: ModelSpec, error: Exception) -> str:
 
 
 def _original(text: str) -> str | None:
-    """Find the error that transformers tells of as a traceback inside its own."""
-    _, told, traceback = text.partition("original errors")
+    """Return the original error, whose traceback is inside the message of transformers' error."""
+    _, separator, traceback = text.partition("original errors")
     causes = re.findall(r"^[\w.]+(?:Error|Exception|Interrupt): .+", traceback, re.MULTILINE)
-    return one_line(Exception(causes[-1])) if told and causes else None
+    return one_line(Exception(causes[-1])) if separator and causes else None
 
 
 @contextmanager
 def _quiet_transformers(shows_bars: bool) -> Iterator[None]:
-    """Keep transformers' advice, and its progress bars, out of the test report while it loads."""
+    """Keep transformers' messages and progress bars out of the test report during loading."""
     import transformers
 
     verbosity = transformers.logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Where a model's weights go: a word, a device, or a map as accelerate takes it, with disk."""
+"""Place a model's weights: on a device, or by a device map of accelerate, with disk."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def parse_map(text: str) -> Any:
-    """Return what accelerate takes: a word, a device, or a map written as JSON.
+    """Return a device map for accelerate from a word, a device, or a map written as JSON.
 
-    Raise `UsageError` for what can be seen to be wrong without a model.
+    Raise `UsageError` for errors that can be found without a model.
     """
     if not text.startswith("{"):
         if text == "disk":
@@ -34,22 +34,22 @@ def parse_map(text: str) -> Any:
         raise UsageError(f"device map {text!r} is not JSON: {error}") from error
     for name, device in placed.items():
         if not isinstance(device, str | int) or isinstance(device, bool):
-            raise UsageError(f"device map: {name!r} goes to {device!r}, which is no device")
+            raise UsageError(f"device map: {name!r} goes to {device!r}, which is not a device")
     if all(device == "disk" for device in placed.values()):
         raise _all_on_disk()
-    # The pipeline that nnsight 0.8 loads by takes the first of them for the device it computes on.
+    # nnsight 0.8 loads by a pipeline, which computes on the first device of the map.
     return dict(sorted(placed.items(), key=lambda item: item[1] == "disk"))
 
 
 def _all_on_disk() -> UsageError:
     return UsageError(
-        "device map: on disk alone nothing can compute; leave a module on cpu or cuda:0, such as "
-        '{"model.embed_tokens": "cpu", "model.layers": "disk", ...}'
+        "device map: nothing can compute if all modules are on disk; place one on cpu or cuda:0, "
+        'as in {"model.embed_tokens": "cpu", "model.layers": "disk", ...}'
     )
 
 
 def check_devices(placed: Any) -> None:
-    """Raise `UsageError` for a device that torch does not know, whether it is there or not."""
+    """Raise `UsageError` for a device that torch does not know; it need not be present."""
     import torch
 
     for name, device in placed.items() if isinstance(placed, dict) else ():
@@ -59,38 +59,38 @@ def check_devices(placed: Any) -> None:
             torch.device(device)
         except RuntimeError as error:
             raise UsageError(
-                f"device map: {name!r} goes to {device!r}, which is no device; "
+                f"device map: {name!r} goes to {device!r}, which is not a device; "
                 f"nearest: {suggest(device, ('cpu', 'disk', 'cuda:0', 'mps', 'xpu:0'))}"
             ) from error
 
 
 def check_placed(placed: Any, module: torch.nn.Module) -> None:
-    """Raise `UsageError` for a map that a model was placed by, and that does not do for it.
+    """Raise `UsageError` if a model was placed by a map that does not fit it.
 
-    A name that is none of the model's has no effect. nnsight takes inputs to where the first
-    weights are, which therefore must be somewhere.
+    A name that is not in the model has no effect. The first weights must be on a device, since
+    nnsight moves inputs to their device.
     """
     names = [name for name, _ in module.named_modules()]
     parameters = dict(module.named_parameters())
     for name in placed if isinstance(placed, dict) else ():
         if name not in names and name not in parameters:
             raise UsageError(
-                f"device map: {name!r} is no module of the model; "
+                f"device map: {name!r} is not a module of the model; "
                 f"nearest: {suggest(name, [path for path in names if path])}"
             )
     first = next(iter(parameters), "")
     if first and parameters[first].is_meta:
         raise UsageError(
-            f"device map: {first} is put off, but nnsight needs to see where a model's first "
-            f"weights are; keep {first.rpartition('.')[0]} on a device"
+            f"device map: {first} is offloaded, but nnsight moves inputs to the device of a "
+            f"model's first weights; keep {first.rpartition('.')[0]} on a device"
         )
 
 
 @contextmanager
 def offload_folder(placed: Any) -> Iterator[Folder]:
-    """Make a folder for weights on disk that are not in safetensors files, which stay there.
+    """Make a folder for weights on disk; weights in safetensors files are read from there instead.
 
-    It is removed with the model that is `Folder.of`, or where none came of it.
+    It is removed with the model (`Folder.remove_with`), or if loading fails.
     """
     needed = isinstance(placed, dict) and "disk" in placed.values()
     folder = Folder(tempfile.mkdtemp(prefix="pytest-nnsight-weights-") if needed else None)
@@ -103,22 +103,22 @@ def offload_folder(placed: Any) -> Iterator[Folder]:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Where a model reads weights from, if it does."""
+    """A folder that a model reads weights from; ``path`` is ``None`` if it needs none."""
 
     path: str | None
 
-    def of(self, module: torch.nn.Module) -> None:
-        """Keep the folder for as long as the model is there."""
+    def remove_with(self, module: torch.nn.Module) -> None:
+        """Remove the folder when the model is garbage-collected."""
         weakref.finalize(module, self.remove)
 
     def remove(self) -> None:
-        """Remove the folder with what is in it."""
+        """Remove the folder with its files."""
         if self.path is not None:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
 def place(module: torch.nn.Module, text: str) -> torch.nn.Module:
-    """Move a model that was made in memory to where it is wanted."""
+    """Move a model that was built in memory to its devices."""
     import torch
 
     placed = parse_map(text)
@@ -131,7 +131,7 @@ def place(module: torch.nn.Module, text: str) -> torch.nn.Module:
                 module, placed, offload_dir=folder.path
             )
             check_placed(placed, module)
-        folder.of(moved)
+        folder.remove_with(moved)
         return moved
     if placed not in _PLACEMENTS:
         return module.to(placed)

@@ -2,10 +2,10 @@
 
 A weight depends on its parameter's name and position alone: uniform numbers from numpy's Philox
 counter, keyed by the name. Only the raw words are used, which numpy keeps stable between versions.
-The name is the one that transformers 4 and published checkpoints have. Later releases call some
-otherwise and lay all experts of a layer into one parameter; the numbers are the same.
-The scales are those of a trained model rather than of an initialisation, so that a change anywhere
-reaches the logits.
+The names are those of transformers 4 and published checkpoints. Later releases renamed some
+parameters and store all experts of a layer in one; the numbers are the same.
+The scales are those of a trained model, not of an initialisation, so that any change reaches the
+logits.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PUBLISHED = (
     (r"vision_tower\.(?!vision_model)", "vision_tower.vision_model."),
     (r"\.mlp\.(gate\.weight|experts\.)", r".block_sparse_moe.\1"),
 )
-"""What transformers 5 calls a parameter -> its published name."""
+"""Pairs of a pattern of transformers 5 and the published name."""
 _EXPERTS = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
 
 
 def fill(model: torch.nn.Module) -> None:
-    """Overwrite every parameter by numbers that depend on its name and shape alone."""
+    """Overwrite every parameter with numbers that depend only on its name and shape."""
     with torch.no_grad():
         for name, part in published(model):
             numbers = uniform(name, part.numel()).reshape(tuple(part.shape))
@@ -41,7 +41,7 @@ def fill(model: torch.nn.Module) -> None:
 
 
 def published(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the weights as a published checkpoint has them: its names, one tensor an expert."""
+    """Yield the weights as in a published checkpoint: its names, one tensor for each expert."""
     for name, parameter in model.named_parameters():
         for pattern, replacement in _PUBLISHED:
             name = re.sub(pattern, replacement, name)
@@ -49,23 +49,23 @@ def published(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         if experts is None:
             yield name, parameter
             continue
-        for index, of_one in enumerate(parameter):
-            parts = {"w2": of_one}
+        for index, expert in enumerate(parameter):
+            parts = {"w2": expert}
             if experts[2] == "gate_up_proj":
-                parts = dict(zip(("w1", "w3"), of_one.chunk(2), strict=True))
+                parts = dict(zip(("w1", "w3"), expert.chunk(2), strict=True))
             for part, tensor in parts.items():
                 yield f"{experts[1]}.{index}.{part}.weight", tensor
 
 
 def uniform(name: str, count: int) -> np.ndarray:
-    """Return ``count`` float32 numbers in [-1, 1), 24 bits each, that depend on ``name`` alone."""
+    """Return ``count`` float32 numbers in [-1, 1), of 24 bits, that depend only on ``name``."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
     words = np.random.Philox(key=key).random_raw(count)
     return ((words >> np.uint64(40)).astype(np.float64) * 2.0**-23 - 1.0).astype(np.float32)
 
 
 def _scaled(name: str, numbers: np.ndarray) -> np.ndarray:
-    """Give each kind of parameter its usual size; matrices keep the size of what they multiply."""
+    """Scale each kind of parameter as usual; matrices preserve the norm of their input."""
     if name.endswith("bias"):
         return numbers * np.float32(0.125)
     if numbers.ndim == 1:

@@ -1,4 +1,4 @@
-"""Pictures and sound to try a model on: the same made-up numbers on every machine."""
+"""Synthetic images and audio as model inputs: the same numbers on every machine."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 
 from pytest_nnsight.models.random_weights import uniform
 
-_SECOND = 16_000  # samples of sound
+_SECOND = 16_000  # audio samples
 
 
-def sample(module: torch.nn.Module, rows: int = 1) -> dict[str, torch.Tensor]:
-    """Return what a model takes besides text, of the size that its config names.
+def sample(module: torch.nn.Module, batch_size: int = 1) -> dict[str, torch.Tensor]:
+    """Return synthetic inputs besides text, in the shapes that the model's config names.
 
-    Empty for a model that takes text alone, and where the size is not known.
+    Empty for a model that takes only text, and if the shape is not known.
     """
     config = getattr(module, "config", None)
     name = str(getattr(module, "main_input_name", ""))
     shapes = {
-        "pixel_values": _picture(getattr(config, "vision_config", config)),
-        "input_features": _spectrogram(config),
+        "pixel_values": _image_shape(getattr(config, "vision_config", config)),
+        "input_features": _feature_shape(config),
         "input_values": (_SECOND,),
     }
     if hasattr(config, "vision_config"):
@@ -29,27 +29,27 @@ def sample(module: torch.nn.Module, rows: int = 1) -> dict[str, torch.Tensor]:
     shape = shapes.get(name)
     if shape is None:
         return {}
-    numbers = torch.from_numpy(uniform(name, rows * math.prod(shape)))
-    return {name: numbers.reshape(rows, *shape)}
+    numbers = torch.from_numpy(uniform(name, batch_size * math.prod(shape)))
+    return {name: numbers.reshape(batch_size, *shape)}
 
 
-def _picture(config: Any) -> tuple[int, ...] | None:
+def _image_shape(config: Any) -> tuple[int, ...] | None:
     size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
     if isinstance(size, int):
         size = (size, size)
     return (channels, *size) if isinstance(size, list | tuple) else None
 
 
-def _spectrogram(config: Any) -> tuple[int, ...] | None:
-    """Return the shape of the features of Whisper, whose encoder halves their length."""
+def _feature_shape(config: Any) -> tuple[int, ...] | None:
+    """Return the shape of Whisper's input features; its encoder halves their length."""
     bins, length = (
         getattr(config, name, None) for name in ("num_mel_bins", "max_source_positions")
     )
     return (bins, 2 * length) if isinstance(bins, int) and isinstance(length, int) else None
 
 
-def picture_ids(module: torch.nn.Module) -> list[int]:
-    """Return the ids that stand for a picture in a prompt, where the config says how many."""
+def image_token_ids(module: torch.nn.Module) -> list[int]:
+    """Return the token ids that stand for an image in a prompt; empty if the config has none."""
     config = getattr(module, "config", None)
     names = ("image_token_id", "image_token_index")
     token = next((getattr(config, name) for name in names if hasattr(config, name)), None)

@@ -1,4 +1,4 @@
-"""A model without weights, made from its config: its modules on torch's meta device."""
+"""Build a model without weights from its config: its modules are on torch's meta device."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 def build(
     spec: ModelSpec, options: LoadOptions, auto_class: Callable[[ModelSpec, LoadOptions], str]
 ) -> Any:
-    """Return the nnsight model of a config, with no weights in memory; no weights file is read.
+    """Return the nnsight model of a config; no weights file is read.
 
-    Where the folder has no tokenizer, the model takes token ids. ``auto_class`` names transformers'
-    auto class.
+    Without a tokenizer in its folder, the model takes token ids. ``auto_class`` returns the name of
+    transformers' auto class.
     """
     if spec.kind == "built-in":
         dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
@@ -33,7 +33,7 @@ def build(
         return nnsight_api.wrap_skeleton(module, tokenizer)
     if spec.kind == "gguf":
         raise UsageError(
-            "a .gguf file has no config of its own to build from; give a folder with config.json, "
+            "a .gguf file has no config to build from; give a folder with config.json, "
             "or leave out --nnsight-device-map meta"
         )
     return nnsight_api.wrap_skeleton(*_from_config(spec, options, auto_class(spec, options)))
@@ -42,10 +42,10 @@ def build(
 def _from_config(spec: ModelSpec, options: LoadOptions, auto: str) -> tuple[Any, Any]:
     import transformers
 
-    place: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    source: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if spec.revision:
-        place["revision"] = spec.revision
-    config = transformers.AutoConfig.from_pretrained(spec.source, **place)
+        source["revision"] = spec.revision
+    config = transformers.AutoConfig.from_pretrained(spec.source, **source)
     keywords: dict[str, Any] = {"dtype": _dtype(config, options)}
     if options.attn is not None:
         keywords["attn_implementation"] = options.attn
@@ -55,7 +55,7 @@ def _from_config(spec: ModelSpec, options: LoadOptions, auto: str) -> tuple[Any,
         module = getattr(transformers, auto).from_config(config, **keywords)
     if spec.kind == "directory" and not _has_tokenizer(Path(spec.source)):
         return module, None
-    return module, transformers.AutoTokenizer.from_pretrained(spec.source, **place)
+    return module, transformers.AutoTokenizer.from_pretrained(spec.source, **source)
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -63,9 +63,9 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _dtype(config: Any, options: LoadOptions) -> torch.dtype:
-    """Return the dtype asked for; by itself the one the weights were saved in, as configs say."""
+    """Return the requested dtype; for ``auto``, the one that the config says weights have."""
     if options.dtype != "auto":
-        asked: torch.dtype = getattr(torch, options.dtype)
-        return asked
-    said = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None) or torch.float32
-    return said if isinstance(said, torch.dtype) else getattr(torch, str(said))
+        requested: torch.dtype = getattr(torch, options.dtype)
+        return requested
+    saved = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None) or torch.float32
+    return saved if isinstance(saved, torch.dtype) else getattr(torch, str(saved))

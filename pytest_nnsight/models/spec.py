@@ -1,4 +1,4 @@
-"""What ``--nnsight-model`` takes, read without torch so that a typing mistake costs no import."""
+"""Parse model specs and load options; without torch, so that a wrong option fails fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One model: ``name`` is the golden folder, ``source`` what is loaded.
+    """One model: ``name`` is the name of its golden folder, ``source`` is what is loaded.
 
     ``kind`` is ``built-in``, ``directory``, ``gguf`` or ``hub``.
     """
@@ -30,7 +30,7 @@ class ModelSpec:
 
     @property
     def public(self) -> str:
-        """The spec as it may stand in a file: a local path is cut to its last part."""
+        """The spec as it is written to files: of a local path only the last part."""
         if self.kind in ("directory", "gguf"):
             return Path(self.source).resolve().name
         return self.source
@@ -38,14 +38,14 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a model is loaded; part of what makes two tests share one."""
+    """How a model is loaded; tests share a model if its spec and options are equal."""
 
     device_map: str = "auto"
     dtype: str = "auto"
     attn: str | None = None
     trust_remote_code: bool = False
     is_remote: bool = False
-    """The model runs elsewhere; here are its modules, without weights."""
+    """The model runs on a server; only its modules are here, without weights."""
 
     def __post_init__(self) -> None:
         parse_map(self.device_map)
@@ -60,7 +60,7 @@ class LoadOptions:
 
 
 def parse_spec(text: str) -> ModelSpec:
-    """Read ``[NAME=]SPEC``. Raise `UsageError` where it can be seen to be wrong without loading."""
+    """Parse ``[NAME=]SPEC``; raise `UsageError` if it is wrong in a way that needs no loading."""
     name, separator, source = text.partition("=")
     if not separator:
         name, source = "", text

@@ -1,4 +1,4 @@
-"""Built-in models of two layers, under 1 MB, whose weights are the same bits on every machine."""
+"""Built-in models of two layers, under 1 MB, with the same weights on every machine."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from pytest_nnsight.models.architectures import LONGEST, config_of
+from pytest_nnsight.models.architectures import LONGEST, family_config
 from pytest_nnsight.models.random_weights import fill
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 
 
 def build(family: str, dtype: torch.dtype, attn: str | None) -> tuple[torch.nn.Module, Any]:
-    """Return the model of a family, ``gpt2`` to ``whisper``, and its tokenizer if it takes one."""
+    """Return the model of a family such as ``gpt2``, and its tokenizer if it takes text."""
     import transformers
 
-    config, auto = config_of(family)
+    config, auto = family_config(family)
     keywords = {} if attn is None else {"attn_implementation": attn}
     model = getattr(transformers, auto).from_config(config, **keywords)
     fill(model)
@@ -26,7 +26,7 @@ def build(family: str, dtype: torch.dtype, attn: str | None) -> tuple[torch.nn.M
 
 
 def byte_tokenizer(adds_bos: bool) -> Any:
-    """Build a tokenizer of one token a byte, with a chat template, and nothing downloaded."""
+    """Build a tokenizer with one token for each byte and a chat template, without a download."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -47,7 +47,7 @@ def byte_tokenizer(adds_bos: bool) -> Any:
         unk_token="<unk>",
         mask_token="<mask>",
         model_max_length=LONGEST,
-        # transformers 4 adds token_type_ids by itself, which GPT-2 embeds and T5 refuses.
+        # By default transformers 4 adds token_type_ids, which GPT-2 embeds and T5 refuses.
         model_input_names=["input_ids", "attention_mask"],
     )
     fast.chat_template = (

@@ -65,7 +65,7 @@ class LoadedModel:
         """
         if self.guard is None:
             return True
-        if self.guard.change and self.guard.checks(test):
+        if self.guard.change and self.guard.is_checking(test):
             raise LeakError(
                 f"golden not written: {self.guard.change}; "
                 "change them in a fixture that restores them"

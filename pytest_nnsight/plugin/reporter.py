@@ -114,7 +114,7 @@ class Reporter:
             "models": [hide_home(m) for m in self._config.getoption("nnsight_model") or ()],
             "tests": [_told(test, detailed) for test in self._tests.values()],
             "errors": self._errors,
-            "not_run": control.left if control is not None else [],
+            "not_run": control.not_run if control is not None else [],
         }
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

@@ -63,11 +63,11 @@ def conftest_loading(config: pytest.Config) -> Iterator[None]:
     if not settings.model:
         yield
         return
-    from pytest_nnsight.isolation.limits import hard_limit, terminal
+    from pytest_nnsight.isolation.limits import duplicate_stderr, hard_limit
     from pytest_nnsight.isolation.mode import announce_worker
 
     announce_worker(config, settings)
-    stderr = terminal()
+    stderr = duplicate_stderr()
     try:
         with hard_limit("HUNG while loading conftest files", settings.load_timeout, stderr):
             yield
@@ -94,22 +94,22 @@ def watch(config: pytest.Config) -> None:
         config.pluginmanager.register(Details(), "nnsight-details")
     if not settings.model:
         return
-    from pytest_nnsight.isolation.limits import terminal
+    from pytest_nnsight.isolation.limits import duplicate_stderr
     from pytest_nnsight.isolation.mode import isolate
     from pytest_nnsight.plugin.keys import TERMINAL
 
-    config.stash[TERMINAL] = terminal()
+    config.stash[TERMINAL] = duplicate_stderr()
     config.add_cleanup(lambda: os.close(config.stash[TERMINAL]))
     workers = isolate(config, settings)
     if workers:
         from pytest_nnsight.isolation.controller import Controller
 
-        control = Controller(config, workers == "own", settings.load_timeout)
+        control = Controller(config, workers == "automatic", settings.load_timeout)
         config.pluginmanager.register(control, "nnsight-control")
     else:
-        from pytest_nnsight.isolation.watchdog import Watch
+        from pytest_nnsight.isolation.watchdog import Watchdog
 
-        config.stash[WATCHDOG] = Watch(config, settings, partial(_seconds_of, settings))
+        config.stash[WATCHDOG] = Watchdog(config, settings, partial(_seconds_of, settings))
         config.pluginmanager.register(config.stash[WATCHDOG], "nnsight-watch")
 
 

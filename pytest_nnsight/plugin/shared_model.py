@@ -262,7 +262,7 @@ def capture_of(model: Any, item: pytest.Item | pytest.Session) -> Capture:
     identify = loaded_model(model, item).identify
     calibrates = saying(config) if config.stash[SETTINGS].calibrate else None
     watching = config.stash.get(WATCHDOG, None)
-    reached = None if watching is None else watching.reach
+    reached = None if watching is None else watching.record_module
     remote = remote_of(settings_of(item, config.stash[SETTINGS]), config, shows_bars(config))
     changing = config.stash.setdefault(CHANGING, WeakSet())
     return Capture(

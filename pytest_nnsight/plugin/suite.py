@@ -80,12 +80,12 @@ def _takes_text(model: Any) -> bool:
 def _short(model: Any) -> Any:
     """Return the short prompt: text, made-up numbers, or a picture and text behind it."""
     from pytest_nnsight import nnsight_api
-    from pytest_nnsight.models.samples import picture_ids, sample
+    from pytest_nnsight.models.samples import image_token_ids, sample
 
     if not _takes_text(model):
         return _sample(model, rows=1)
     module = nnsight_api.torch_module(model)
-    picture = picture_ids(module)
+    picture = image_token_ids(module)
     if not picture:
         return SHORT
     ids = [[*picture, *model.tokenizer(SHORT)["input_ids"]]]

@@ -158,7 +158,7 @@ def test_text_needs_a_tokenizer(tmp_path: Path) -> None:
 def test_a_gguf_file_has_no_config(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     spec = parse_spec(str(tmp_path / "model.gguf"))
-    with pytest.raises(UsageError, match=r"a \.gguf file has no config of its own"):
+    with pytest.raises(UsageError, match=r"a \.gguf file has no config to build from"):
         load(spec, LoadOptions(device_map="meta"), lambda text: None)
 
 

@@ -22,7 +22,7 @@ from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.models import tiny
 from pytest_nnsight.models.identity import identify
 from pytest_nnsight.models.loading import load
-from pytest_nnsight.models.samples import picture_ids, sample
+from pytest_nnsight.models.samples import image_token_ids, sample
 from pytest_nnsight.models.spec import BUILT_INS, LoadOptions, parse_spec
 from pytest_nnsight.run import ROOT
 from pytest_nnsight.summary.fingerprint import fingerprint_parameters
@@ -105,7 +105,7 @@ def capture_of(model: Any) -> Capture:
 def prompt_of(model: Any) -> dict[str, Any]:
     """Token ids, or what the model takes instead; a picture and its place in the ids for both."""
     module = nnsight_api.torch_module(model)
-    ids = {"input_ids": [picture_ids(module) + IDS[0]]} if takes_ids(module) else {}
+    ids = {"input_ids": [image_token_ids(module) + IDS[0]]} if takes_ids(module) else {}
     return {**ids, **sample(module)}
 
 

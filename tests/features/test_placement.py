@@ -42,13 +42,13 @@ GGUF = (
     next(Path(_SMOLLM2.origin).parent.rglob("*.gguf"), "") if _SMOLLM2 and _SMOLLM2.origin else ""
 )
 _HEAD_SEES_ALL = nnsight_api.version() in ((0, 6), (0, 7))
-NO_DEVICE = "device map: 'lm_head' goes to 'cup', which is no device; nearest: cpu"
-NO_MODULE = "device map: 'model.layer.1' is no module of the model; nearest: model.layers"
+NO_DEVICE = "device map: 'lm_head' goes to 'cup', which is not a device; nearest: cpu"
+NO_MODULE = "device map: 'model.layer.1' is not a module of the model; nearest: model.layers"
 NO_START = (
-    "device map: model.embed_tokens.weight is put off, but nnsight needs to see where a model's "
-    "first weights are; keep model.embed_tokens on a device"
+    "device map: model.embed_tokens.weight is offloaded, but nnsight moves inputs to the device of "
+    "a model's first weights; keep model.embed_tokens on a device"
 )
-ON_DISK = "device map: on disk alone nothing can compute; leave a module on cpu or cuda:0"
+ON_DISK = "device map: nothing can compute if all modules are on disk; place one on cpu or cuda:0"
 
 
 @pytest.mark.nnsight(device_map=SPREAD)
@@ -144,7 +144,7 @@ def test_a_golden_of_the_whole_model_holds(
         ('{"": "disk"}', ON_DISK),
         ("disk", ON_DISK),
         ('{"model": "cpu"', 'device map \'{"model": "cpu"\' is not JSON: '),
-        ('{"model": null}', "device map: 'model' goes to None, which is no device"),
+        ('{"model": null}', "device map: 'model' goes to None, which is not a device"),
     ],
 )
 @pytest.mark.feature("placement", "a map that cannot be is one line")

@@ -1,4 +1,4 @@
-"""What libraries replace when they are imported is no leak, and is not undone."""
+"""Functions that libraries replace on import are not leaks and are not restored."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ assert torch.Tensor.backward is not before
 """
 
 
-def test_what_nnsight_and_dynamo_replace_on_import_stays() -> None:
+def test_functions_that_nnsight_and_dynamo_replace_on_import_are_not_restored() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], check=True)

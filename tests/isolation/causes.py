@@ -1,6 +1,6 @@
-"""Ways to hang, crash or end a process; the projects of our tests are given this file."""
+"""Ways to hang, crash or end a process; tests copy this file into their projects."""
 
-import atexit  # noqa: F401  # projects take it from here
+import atexit  # noqa: F401  # projects import it from here
 import ctypes
 import faulthandler
 import itertools

@@ -1,4 +1,4 @@
-"""Fixtures of the matrix; ``--whole`` runs all of it instead of some."""
+"""Fixtures of the crash matrix; ``--whole`` runs all combinations instead of some."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def plain_environment() -> None:
-    """Let no setting of the outer run reach the inner ones."""
+    """Remove settings of this session from the environment of inner sessions."""
     for name in list(os.environ):
         if name.startswith("PYTEST_") and name != "PYTEST_XDIST_WORKER":
             del os.environ[name]
@@ -25,7 +25,7 @@ def plain_environment() -> None:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with goldens, written once."""
+    """A project with goldens, prepared once."""
     folder = tmp_path_factory.mktemp("matrix")
     matrix.prepare(folder)
     return folder

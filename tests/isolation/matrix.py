@@ -1,4 +1,4 @@
-"""What can go wrong, where, and beside what: a run of pytest for each, in its own process."""
+"""Run pytest for each cause of a crash or hang, each phase and each way to start pytest."""
 
 from __future__ import annotations
 
@@ -33,40 +33,40 @@ TITLES = {
     "no text": "NoTextError: <exception str",
 }
 PHASES = {
-    "collection": ("CAUSES[{cause!r}]()\ndef test_dies(): pass\n", ""),
-    "loading": ("def test_dies(nnsight_model): pass\n", ""),
+    "collection": ("CAUSES[{cause!r}]()\ndef test_crashes(): pass\n", ""),
+    "loading": ("def test_crashes(nnsight_model): pass\n", ""),
     "session fixture": (
-        "@pytest.fixture(scope='session', autouse=True)\ndef dies(): CAUSES[{cause!r}]()\n"
-        "def test_dies(): pass\n",
+        "@pytest.fixture(scope='session', autouse=True)\ndef crashes(): CAUSES[{cause!r}]()\n"
+        "def test_crashes(): pass\n",
         "",
     ),
     "setup": (
-        "@pytest.fixture\ndef dies(): CAUSES[{cause!r}]()\ndef test_dies(dies): pass\n",
+        "@pytest.fixture\ndef crashes(): CAUSES[{cause!r}]()\ndef test_crashes(crashes): pass\n",
         "",
     ),
     "trace": (
-        "def test_dies(nnsight_capture):\n"
+        "def test_crashes(nnsight_capture):\n"
         "    nnsight_capture.trace('Hello', intervene=lambda model: CAUSES[{cause!r}]())\n",
         "nnsight_capture",
     ),
     "generate": (
-        "def test_dies(nnsight_capture):\n"
+        "def test_crashes(nnsight_capture):\n"
         "    nnsight_capture.generate('Hello', max_new_tokens=3,\n"
         "        intervene=lambda model: CAUSES[{cause!r}]())\n",
         "nnsight_capture",
     ),
     "teardown": (
-        "@pytest.fixture\ndef dies():\n    yield\n    CAUSES[{cause!r}]()\n"
-        "def test_dies(dies): pass\n",
+        "@pytest.fixture\ndef crashes():\n    yield\n    CAUSES[{cause!r}]()\n"
+        "def test_crashes(crashes): pass\n",
         "",
     ),
-    "atexit": ("def test_dies(): atexit.register(CAUSES[{cause!r}])\n", ""),
+    "atexit": ("def test_crashes(): atexit.register(CAUSES[{cause!r}])\n", ""),
 }
 LOADING = """
 import sys, types
 from causes import CAUSES
 
-loading = types.ModuleType("loading")  # stands for what loads a model, as of any that cannot be
+loading = types.ModuleType("loading")  # replaces the module that loads models
 loading.load = lambda *a: CAUSES[{cause!r}]()
 sys.modules["pytest_nnsight.models.loading"] = loading
 """
@@ -83,10 +83,10 @@ def test_{name}(nnsight_capture, nnsight_golden):
 LIGHT = "def test_{name}({uses}): pass\n"
 COUNTS = ("passed", "failed", "error", "errors", "skipped")
 LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=20")
-BUDGET = 90.0  # seconds for one run, several workers and models in it
+BUDGET = 90.0  # seconds for one session, with several workers and models
 
 
-# Python prints these there, and ends with 0; the connection is closed by then.
+# At exit, Python prints these errors and ends with 0; the connection is already closed.
 QUIET_AT_EXIT = (
     "sys.exit", "interrupt", "memory", "closed", "child", "pytest.exit", "surrogate", "no text",
 )  # fmt: skip
@@ -94,7 +94,7 @@ QUIET_AT_EXIT = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """How a session ended."""
 
     code: int
     seconds: float
@@ -105,7 +105,7 @@ class Outcome:
 
 
 def write(folder: Path, cause: str, phase: str) -> None:
-    """Write a project in which one of three tests dies; the two around it have goldens."""
+    """Write a project in which one of three tests crashes; the other two have goldens."""
     (folder / "causes.py").write_text(CAUSES)
     body, uses = PHASES[phase]
     head = "import pytest\nfrom causes import *\n"
@@ -119,17 +119,17 @@ def write(folder: Path, cause: str, phase: str) -> None:
 
 
 def goldens(folder: Path) -> dict[str, str]:
-    """Return all that lies below ``golden/``."""
+    """Return the text of each file below ``golden/``."""
     paths = sorted(path for path in (folder / "golden").rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_text() for path in paths}
 
 
 def run(folder: Path, way: str) -> Outcome:
-    """Run pytest there, updating goldens, and end it where it does not end."""
+    """Run pytest with ``--snapshot-update``, and kill it after `BUDGET`."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
     command += ["--nnsight-model=tiny:gpt2", "--snapshot-update", *LIMITS, *WAYS[way]]
     start = time.monotonic()
-    with (folder / "output").open("w+") as output:  # a pipe would be open as long as a child lives
+    with (folder / "output").open("w+") as output:  # a child process would hold a pipe open
         try:
             code = subprocess.run(
                 command, cwd=folder, stdout=output, stderr=output, timeout=BUDGET, check=False
@@ -153,7 +153,7 @@ def run(folder: Path, way: str) -> Outcome:
 
 
 def prepare(folder: Path) -> None:
-    """Write the goldens of the two tests that live."""
+    """Write the goldens of the two tests that do not crash."""
     write(folder, "sleep", "trace")
     (folder / "test_b.py").unlink()
     command = [sys.executable, "-m", "pytest", "--nnsight-model=tiny:gpt2", "--snapshot-update"]

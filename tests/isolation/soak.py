@@ -1,7 +1,7 @@
 """``make soak``: 500 tests with random faults on two workers, again and again for 20 minutes.
 
-Every test has its expected end, every golden its bytes; what a worker holds in memory is measured
-after each test. Ends with 1 where anything is lost or memory grows.
+Every test must end as expected and every golden stay the same. The memory of a worker is measured
+after each test. The exit code is 1 if anything differs or memory grows.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from matrix import CAUSES, goldens
 
 TESTS, PROMPTS = 500, 20
 LIMITS = ("--nnsight-timeout=3", "--nnsight-load-timeout=120")
-MOST_GROWTH = 30.0  # MB in 100 tests of one worker, the first ten of its life apart
-# kind: (how often, what the test does, what JUnit must say of it)
+MOST_GROWTH = 30.0  # MB in 100 tests of one worker, without its first ten
+# kind: (weight, what the test does, the text in the JUnit report)
 KINDS = {
     "pass": (60, "check(number, nnsight_capture, nnsight_golden)", "passed"),
     "generate": (8, "check(number, nnsight_capture, nnsight_golden, True)", "passed"),
@@ -75,7 +75,7 @@ def memory(nnsight_model, request):
 
 
 def write_round(folder: Path, draw: random.Random) -> dict[str, str]:
-    """Write 500 tests; return the kind of each."""
+    """Write the tests of one round; return the kind of each."""
     kinds = draw.choices(list(KINDS), [weight for weight, _, _ in KINDS.values()], k=TESTS)
     tests = [
         f"def test_{number:03}(nnsight_model, nnsight_capture, nnsight_golden):\n"
@@ -88,7 +88,7 @@ def write_round(folder: Path, draw: random.Random) -> dict[str, str]:
 
 
 def ends(folder: Path) -> dict[str, str]:
-    """Return what JUnit says of each test: ``passed``, or all that failed of it."""
+    """Return ``passed`` or the text of all failures of each test in the JUnit report."""
     found: dict[str, str] = {}
     for case in ET.parse(folder / "junit.xml").iter("testcase"):
         bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
@@ -113,7 +113,7 @@ def growth(lines: list[str]) -> tuple[float, float]:
 
 
 def one_round(folder: Path, seed: int) -> list[str]:
-    """Run one round; return what went wrong, and print what went on."""
+    """Run one round and print a summary; return what went wrong."""
     kinds = write_round(folder, random.Random(seed))
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--nnsight-model=tiny:gpt2"]
     command += ["-p", "no:cacheprovider", "-p", "no:timeout", "-p", "no:randomly"]

@@ -1,6 +1,6 @@
-"""Each cause of death in each phase, beside each other plugin: an end, a name, nothing lost.
+"""After each cause in each phase, pytest ends, names the cause and loses no golden.
 
-Some of the combinations, in ``make test-long``; ``make matrix`` runs all of them.
+``make test-long`` runs some of the combinations, ``make matrix`` all of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("cause", "phase", "way"), every)
 
 
-def test_it_ends_with_a_name_and_nothing_is_lost(
+def test_a_crash_is_named_and_no_golden_is_lost(
     prepared: Path, tmp_path: Path, cause: str, phase: str, way: str
 ) -> None:
     folder = tmp_path / "project"
@@ -43,7 +43,7 @@ def test_it_ends_with_a_name_and_nothing_is_lost(
     outcome = matrix.run(folder, way)
     print(outcome.text)
     is_quiet = phase == "atexit" and cause in matrix.QUIET_AT_EXIT
-    is_child = cause == "child" and phase != "loading"  # which gives no model
+    is_child = cause == "child" and phase != "loading"  # there it returns no model
     assert outcome.code == (0 if is_quiet or is_child else 1)
     assert outcome.seconds < matrix.BUDGET
     assert outcome.goldens == matrix.goldens(prepared)
@@ -52,14 +52,14 @@ def test_it_ends_with_a_name_and_nothing_is_lost(
     errors = outcome.counts.get("error", outcome.counts.get("errors", 0))
     if phase == "collection" and not is_child:
         assert errors in (1, 2)  # each worker collects
-        assert "test_b.py" in outcome.text or cause == "closed"  # cannot say any more where it is
+        assert "test_b.py" in outcome.text or cause == "closed"  # then the file is not known
         return
     passed, failed = outcome.counts.get("passed", 0), outcome.counts.get("failed", 0)
     assert outcome.not_run == 0
     if cause == "pytest.exit" and not is_quiet:  # the session stops
         assert (failed, errors) == (0, 0)
         return
-    if cause == "closed" and not is_quiet:  # nor in which phase
+    if cause == "closed" and not is_quiet:  # then the phase is not known
         assert (passed, failed, errors) == (3 if phase == "teardown" else 2, 1, 0)
         return
     expected = {"atexit": (3, 0, 0), "trace": (2, 1, 0), "generate": (2, 1, 0)}

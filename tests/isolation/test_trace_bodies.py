@@ -1,7 +1,7 @@
-"""What ends a trace's body otherwise than by its last line: a failed test on every nnsight.
+"""A trace body that does not end at its last line fails its test, on every nnsight.
 
-Before 0.8 nnsight runs the body in a thread that catches `Exception` alone, and waits for ever for
-the thread that something else has ended. ``make test-isolation-old`` runs this on 0.7.0.
+Before 0.8, nnsight runs the body in a thread that only catches `Exception`, and waits for ever if
+the thread ended by anything else. ``make test-isolation-old`` runs this on 0.7.0.
 """
 
 from __future__ import annotations
@@ -14,40 +14,8 @@ from pathlib import Path
 
 from packaging.version import Version
 
-BODIES = """
-import sys
-import pytest
-
-def test_fail(nnsight_model):
-    with nnsight_model.trace("Hello"):
-        pytest.fail("not good")
-
-def test_skip(nnsight_model):
-    with nnsight_model.trace("Hello"):
-        pytest.skip("not now")
-
-def test_return(nnsight_model):
-    with nnsight_model.trace("Hello"):
-        hidden = nnsight_model.transformer.h[0].output
-        return
-
-def test_exit(nnsight_model):
-    with nnsight_model.trace("Hello"):
-        sys.exit(3)
-
-def test_interrupt(nnsight_model):
-    with nnsight_model.trace("Hello"):
-        raise KeyboardInterrupt
-
-def test_steps(nnsight_model):
-    with nnsight_model.generate("Hello", max_new_tokens=3) as tracer:
-        for step in tracer.iter[:]:
-            pass
-
-def test_lives(nnsight_capture, nnsight_golden):
-    assert nnsight_capture.trace("Hello") == nnsight_golden
-"""
-HUNG = "FAILED .* - (Failed: )?HUNG after 4 s"  # a worker whose body thread lives on is killed
+BODIES = Path(__file__).parents[1] / "examples" / "trace_bodies.py"
+HUNG = "FAILED .* - (Failed: )?HUNG after 4 s"  # a worker whose body thread still runs is killed
 NOW = {
     "fail": "FAILED .* - Failed: not good",
     "skip": r"SKIPPED .*: not now",
@@ -70,8 +38,8 @@ def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_whatever_ends_a_body_ends_one_test(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(BODIES)
+def test_a_body_that_does_not_end_fails_one_test(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(BODIES.read_text())
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     assert pytest_in(tmp_path, "--snapshot-update", "-k", "lives").returncode == 0
     result = pytest_in(tmp_path)

@@ -1,4 +1,4 @@
-"""The trained model that this very run was started with, and a clean environment for others."""
+"""The trained model of this session, and a clean environment for inner sessions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def smollm2(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def user(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """An empty folder, outside CI, where pytest runs as a user would run it."""
+    """An empty folder in which pytest runs without variables of CI and of this session."""
     for name in [name for name in os.environ if name.startswith("PYTEST_")] + ["CI"]:
         monkeypatch.delenv(name, raising=False)
     return pytester

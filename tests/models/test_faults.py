@@ -1,6 +1,6 @@
-"""Faults planted in the trained model are named; other kernels and threads raise no alarm.
+"""Faults in the trained model are named; other kernels and thread counts are not drift.
 
-Each run is a process of its own, as in real life: the golden is of another process.
+Each session runs in another process than the one that wrote the golden, as for a user.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MODULE = "model.layers.12.mlp.down_proj"
 
 @pytest.fixture
 def run(user: pytest.Pytester, smollm2: Path):
-    """Run the test above against a golden that an unchanged model wrote."""
+    """Return a function that runs `TEST` against a golden of the unchanged model."""
     user.makepyfile(test_it=TEST)
     user.makeconftest(PLANT)
 
@@ -56,7 +56,7 @@ def run(user: pytest.Pytester, smollm2: Path):
 
 
 def copy_with(folder: Path, source: Path, file: str, **changes: object) -> Path:
-    """Copy a model's folder, weights by link, with other values in one of its JSON files."""
+    """Copy a model folder, with links to its weights, and change values in one JSON file."""
     folder.mkdir()
     for path in source.iterdir():
         if path.suffix == ".safetensors":
@@ -68,7 +68,7 @@ def copy_with(folder: Path, source: Path, file: str, **changes: object) -> Path:
     return folder
 
 
-def test_a_weight_an_epsilon_and_a_tokenizer(
+def test_a_changed_epsilon_tokenizer_and_weight_are_named(
     run, smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epsilon = copy_with(tmp_path / "epsilon", smollm2, "config.json", rms_norm_eps=1e-6)
@@ -114,10 +114,10 @@ def test_a_weight_an_epsilon_and_a_tokenizer(
 
 
 @pytest.mark.parametrize("is_reversed", [False, True], ids=["forth", "back"])
-def test_threads_attention_and_instruction_sets_raise_no_alarm(
+def test_thread_counts_attention_and_instruction_sets_are_not_drift(
     user: pytest.Pytester, smollm2: Path, monkeypatch: pytest.MonkeyPatch, is_reversed: bool
 ) -> None:
-    """Goldens of one thread pass with two, AVX2 kernels and eager attention, and the reverse."""
+    """Goldens of one thread pass with two threads, AVX2 kernels and eager attention."""
     user.makepyfile(test_it=TEST + LONG)
     user.makeconftest(PLANT)
     plain = {"THREADS": "1"}
@@ -139,7 +139,7 @@ def test_threads_attention_and_instruction_sets_raise_no_alarm(
 
 
 def test_an_update_of_an_unchanged_model_changes_no_file(run, pytester: pytest.Pytester) -> None:
-    """Neither the golden nor the fingerprints are touched: content and time stay."""
+    """The golden and the fingerprints have the same content and modification time."""
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in pytester.path.rglob("*.json")}
     assert len(before) == 2
     run("--snapshot-update").assert_outcomes(passed=1)

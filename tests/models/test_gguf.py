@@ -1,4 +1,4 @@
-"""A ``.gguf`` file is a model spec; it computes what the folder made of it computes."""
+"""A ``.gguf`` file is a model spec; its model computes the same as the converted folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_trace(nnsight_capture, nnsight_golden):
 """
 
 
-def test_a_gguf_file_equals_the_folder_made_of_it(user: pytest.Pytester, smollm2: Path) -> None:
+def test_a_gguf_file_equals_its_converted_folder(user: pytest.Pytester, smollm2: Path) -> None:
     user.makepyfile(test_it=TEST)
     written = user.runpytest_subprocess(
         f"--nnsight-model=same={gguf_file()}", "--snapshot-update", timeout=300

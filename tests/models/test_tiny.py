@@ -1,4 +1,4 @@
-"""The built-in models: the same bits everywhere, and every weight matters."""
+"""Built-in models have the same bits everywhere, and every weight affects the logits."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ FINGERPRINTS = {
     "llava": "ae0947ca80811a55",
     "whisper": "50e9333730a49e83",
 }
-"""Of the weights as they are published; transformers 5 names and lays out some otherwise."""
+"""Of the weights under their published names; transformers 5 renames and merges some."""
 WITHOUT_EFFECT = ("key.bias", "k_proj.bias", "vision_model.post_layernorm")
-"""Softmax takes away what all keys have in common, and only a pooled picture is normed at last."""
+"""Softmax ignores a bias of all keys; the last norm is only used for a pooled image."""
 IDS = torch.tensor([[5, 70, 120, 33, 200, 90, 90, 12, 45, 160]])
 PICTURE = torch.from_numpy(uniform("picture", 3 * 32 * 32)).reshape(1, 3, 32, 32)
 SOUND = torch.from_numpy(uniform("sound", 16 * 64)).reshape(1, 16, 64)
@@ -64,8 +64,8 @@ def test_weights_are_the_same_bits_on_every_machine(family: str) -> None:
     assert weights_fingerprint(parts) == FINGERPRINTS[family]
 
 
-def test_experts_hold_what_each_has_in_a_published_checkpoint() -> None:
-    """In one parameter of transformers 5 as in many of transformers 4."""
+def test_each_expert_has_the_weights_of_a_published_checkpoint() -> None:
+    """transformers 5 has one parameter for all experts, transformers 4 one for each."""
     parts = dict(published(model_of("mixtral")))
     experts = "model.layers.1.block_sparse_moe.experts"
     names = [f"{experts}.{index}.w{part}.weight" for index in range(4) for part in (1, 2, 3)]
@@ -94,7 +94,7 @@ def test_weights_are_under_one_megabyte(family: str) -> None:
 
 @pytest.mark.parametrize("family", FINGERPRINTS)
 def test_every_weight_reaches_the_logits(family: str) -> None:
-    """One percent on one parameter moves the logits by three times the tolerance or more."""
+    """One percent of one parameter changes the logits by at least three times the tolerance."""
     before = logits_of(family)
     effect = {}
     with torch.no_grad():

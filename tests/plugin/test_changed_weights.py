@@ -1,4 +1,4 @@
-"""A test that changes the weights fails by name, writes no golden, and leaves a clean model."""
+"""A test that changes weights fails and writes no golden, and the next test has a clean model."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def test_last(nnsight_capture, nnsight_golden):
 
 
 def write_project(project: Project, change: str) -> None:
-    """Write one file for each order of change, comparison and end of the test."""
+    """Write one test file for each order of changing the weights and comparing."""
     for order, source in ORDERS.items():
         text = "import threading\n" + source.format(change=change) + NEXT
         project.test_file(text, f"test_{order}.py")
 
 
-def everything(project: Project) -> dict[str, bytes]:
+def golden_files(project: Project) -> dict[str, bytes]:
     folder = project.path / "golden"
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -99,11 +99,11 @@ def test_changed_weights_never_reach_a_golden(
 ) -> None:
     write_project(project, "pass")
     project.write_goldens(*TINY, passed=3 * len(ORDERS))
-    good = everything(project)
+    good = golden_files(project)
     write_project(project, WAYS[way])
     for update in ((), ("--snapshot-update",)):
         result = project.run(*TINY, *options, *update)
-        assert everything(project) == good
+        assert golden_files(project) == good
         outcomes = result.parseoutcomes()
         words = [line.split() for line in result.outlines]
         broken = {word[1] for word in words if word[1:] and word[0] in ("FAILED", "ERROR")}
@@ -111,7 +111,7 @@ def test_changed_weights_never_reach_a_golden(
         assert outcomes.get("passed", 0) >= 2 * len(ORDERS)
 
 
-def test_the_first_line_says_what_changed_the_weights(project: Project) -> None:
+def test_the_first_line_names_the_changed_weights(project: Project) -> None:
     write_project(project, WAYS["data"])
     result = project.run(*TINY, "--snapshot-update", "test_before.py")
     result.assert_outcomes(failed=1, passed=2)
@@ -146,15 +146,15 @@ def test_changed({name}, nnsight_capture, nnsight_golden):
 
 
 @pytest.mark.parametrize("name", ["for_all", "for_one"])
-def test_a_fixture_may_change_weights_and_weights_json_stays_as_loaded(
+def test_a_fixture_may_change_weights_and_weights_json_has_the_loaded_ones(
     project: Project, name: str
 ) -> None:
     project.test_file(NEXT, "test_next.py")
     project.run(*TINY, "--snapshot-update").assert_outcomes(passed=2)
-    good = everything(project)
+    good = golden_files(project)
     project.test_file(FIXTURES + USES.format(name=name), "test_ablated.py")
     project.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
-    now = everything(project)
+    now = golden_files(project)
     assert {path: now[path] for path in good} == good
     assert len(now) == len(good) + 1
     project.run(*TINY).assert_outcomes(passed=3)
@@ -226,7 +226,7 @@ def test_a_thread_that_changes_weights_between_tests_is_named(project: Project) 
     assert len(project.goldens()) == 2
 
 
-def test_with_warnings_alone_no_golden_is_written_from_changed_weights(project: Project) -> None:
+def test_with_leaks_as_warnings_no_golden_is_written_from_changed_weights(project: Project) -> None:
     write_project(project, WAYS["data"])
     result = project.run(*TINY, "--snapshot-update", "--nnsight-leaks=warn", "-Wdefault")
     failed = {order for order in ORDERS if order not in ("fixture", "teardown")}

@@ -1,4 +1,4 @@
-"""Whatever a test does, the run ends, the others run, and the report says what happened."""
+"""A test that hangs or crashes fails alone: the session ends, and the report says what happened."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=60")
 
 @pytest.fixture
 def light(project: Project) -> Project:
-    """A project whose files import no torch: workers are replaced fast."""
+    """A project whose files do not import torch, so that workers are replaced quickly."""
 
     def write(source: str, name: str = "test_it.py") -> None:
         (project.path / name).write_text(f"import pytest\n{source}", encoding="utf-8")
@@ -43,7 +43,7 @@ def light(project: Project) -> Project:
     return project
 
 
-def test_anything_in_a_test_is_its_own_failure(light: Project) -> None:
+def test_a_hang_or_crash_fails_only_its_test(light: Project) -> None:
     light.test_file(CAUSES, "causes.py")
     light.test_file(
         """
@@ -77,7 +77,7 @@ def test_lives():
 
 
 @pytest.mark.parametrize("phase", ["setup", "teardown"])
-def test_a_fixture_that_dies_is_named_by_its_phase(light: Project, phase: str) -> None:
+def test_a_crash_in_a_fixture_names_the_phase(light: Project, phase: str) -> None:
     light.test_file(CAUSES, "causes.py")
     before, after = (
         ("CAUSES[request.param]()", "") if phase == "setup" else ("", "CAUSES[request.param]()")
@@ -145,11 +145,13 @@ def test_lives_too(nnsight_capture):
         ]
     )
     loads = [line for line in result.outlines + result.errlines if "loading tiny:gpt2" in line]
-    assert len(loads) == 2  # a soft limit keeps the model, a crash does not
+    assert (
+        len(loads) == 2
+    )  # after a soft limit the model is used again, after a crash it is loaded again
 
 
 @pytest.mark.parametrize("cause", ["sleep", "interpreter", "segfault", "exit"])
-def test_a_test_file_that_dies_is_an_error_with_its_name(light: Project, cause: str) -> None:
+def test_a_crash_while_collecting_names_the_file(light: Project, cause: str) -> None:
     light.test_file(CAUSES, "causes.py")
     light.test_file(f"from causes import CAUSES\nCAUSES[{cause!r}]()\n", "test_bad.py")
     light.test_file("def test_lives(): pass\n")
@@ -160,7 +162,7 @@ def test_a_test_file_that_dies_is_an_error_with_its_name(light: Project, cause: 
     assert re.search(TITLES[cause], text)
 
 
-def test_a_conftest_that_hangs_ends_the_run(light: Project) -> None:
+def test_a_conftest_that_hangs_ends_the_session(light: Project) -> None:
     light.test_file("import time\ntime.sleep(100)\n", "conftest.py")
     light.test_file("def test_lives(): pass\n")
     result = light.run(*TINY, "--nnsight-load-timeout=2")
@@ -173,7 +175,7 @@ def test_a_conftest_that_hangs_ends_the_run(light: Project) -> None:
 @pytest.mark.parametrize(
     ("cause", "title"), [("segfault", "Segmentation fault"), ("abort", "Aborted")]
 )
-def test_a_conftest_that_crashes_leaves_its_stack(light: Project, cause: str, title: str) -> None:
+def test_a_conftest_that_crashes_shows_its_stack(light: Project, cause: str, title: str) -> None:
     light.test_file(CAUSES, "causes.py")
     light.test_file(f"from causes import CAUSES\nCAUSES[{cause!r}]()\n", "conftest.py")
     light.test_file("def test_lives(): pass\n")
@@ -182,7 +184,7 @@ def test_a_conftest_that_crashes_leaves_its_stack(light: Project, cause: str, ti
     result.stderr.fnmatch_lines([f"Fatal Python error: {title}", "*conftest.py*line 3*"])
 
 
-def test_loading_that_always_crashes_stops_and_names_what_did_not_run(light: Project) -> None:
+def test_the_session_stops_if_every_setup_crashes_and_names_tests_not_run(light: Project) -> None:
     light.test_file(
         """
 import ctypes
@@ -208,7 +210,7 @@ def test_never(number):
 
 
 @pytest.mark.parametrize(("cause", "title"), [("sleep", "HUNG after 2 s"), ("segfault", "CRASHED")])
-def test_a_worker_that_dies_at_its_end_is_named(light: Project, cause: str, title: str) -> None:
+def test_a_worker_that_crashes_at_its_end_is_named(light: Project, cause: str, title: str) -> None:
     light.test_file(CAUSES, "causes.py")
     light.test_file(
         f"""
@@ -226,7 +228,7 @@ def test_passes():
     result.stdout.re_match_lines([rf"worker gw0 ({title}).* at its end"])
 
 
-def test_a_worker_that_waits_for_another_does_not_hang(light: Project) -> None:
+def test_a_worker_that_waits_for_another_is_not_a_hang(light: Project) -> None:
     light.test_file(SHORT_END, "conftest.py")
     light.test_file(
         "import time\n"
@@ -239,10 +241,10 @@ def test_a_worker_that_waits_for_another_does_not_hang(light: Project) -> None:
     result.stdout.no_fnmatch_line("*at its end*")
 
 
-def test_a_worker_does_what_is_registered_for_its_end_and_clears_nothing_away(
+def test_a_worker_runs_atexit_functions_and_destroys_no_objects(
     light: Project,
 ) -> None:
-    """A model and its libraries take a second for it, and longer where something hangs."""
+    """Destroying a model and its libraries takes a second, or longer if something hangs."""
     light.test_file(
         """
 import atexit, gc, pathlib, time
@@ -251,7 +253,7 @@ class Slow:
     def __del__(self, sleep=time.sleep):
         sleep(60)
 
-KEPT = Slow()
+SLOW = Slow()
 atexit.register(pathlib.Path("first").touch)
 
 def test_passes():
@@ -264,11 +266,11 @@ def test_passes():
     result.assert_outcomes(passed=1)
     assert (light.path / "first").exists()
     assert (light.path / "last").exists()
-    assert int((light.path / "frozen").read_text()) > 0  # pytest need not go through it again
+    assert int((light.path / "frozen").read_text()) > 0  # so pytest does not collect them again
     result.stdout.no_fnmatch_line("*at its end*")
 
 
-def test_a_thread_that_holds_up_a_worker_at_its_end_is_named(light: Project) -> None:
+def test_a_thread_that_delays_the_end_of_a_worker_is_a_hang(light: Project) -> None:
     light.test_file(
         "import threading, time\n"
         "def test_passes(): threading.Thread(target=time.sleep, args=(60,)).start()\n"
@@ -280,7 +282,7 @@ def test_a_thread_that_holds_up_a_worker_at_its_end_is_named(light: Project) -> 
     result.stdout.re_match_lines(["worker gw0 HUNG after 2 s at its end"])
 
 
-def test_it_works_inside_the_users_own_workers(light: Project) -> None:
+def test_crashes_are_reported_with_the_users_workers(light: Project) -> None:
     light.test_file(CAUSES, "causes.py")
     light.test_file(
         """
@@ -299,7 +301,7 @@ def test_some(cause):
 
 
 @pytest.mark.parametrize("option", ["-s", "--nnsight-isolation=off", "-n0"])
-def test_without_a_worker_a_hang_ends_the_process_with_a_report(
+def test_without_a_worker_a_hang_is_reported_and_ends_the_process(
     light: Project, option: str
 ) -> None:
     light.test_file(CAUSES, "causes.py")
@@ -334,10 +336,10 @@ def test_without_a_worker_a_soft_limit_lets_the_others_run(light: Project) -> No
 
 
 @pytest.mark.parametrize("is_last", [True, False], ids=["last", "first"])
-def test_a_thread_that_lives_on_ends_its_worker_and_blames_no_other_test(
+def test_a_thread_that_keeps_running_ends_the_worker_and_fails_no_other_test(
     light: Project, is_last: bool
 ) -> None:
-    """As the body of a trace in nnsight before 0.8."""
+    """Before nnsight 0.8, the body of a trace is such a thread."""
     hangs = """
 def test_hangs():
     thread = threading.Thread(target=time.sleep, args=(60,))
@@ -363,7 +365,7 @@ def test_a_wrong_marker_of_a_test_without_a_model_is_one_line(light: Project) ->
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
-def test_a_users_workers_without_isolation_keep_their_limits(light: Project) -> None:
+def test_the_users_workers_have_time_limits_without_isolation(light: Project) -> None:
     light.test_file("import time\ndef test_a(): time.sleep(50)\ndef test_b(): pass\n")
     result = light.run(*TINY, *LIMITS, "-n1", "--nnsight-isolation=off")
     result.assert_outcomes(failed=1, passed=1)
@@ -376,7 +378,7 @@ def test_modes_that_would_hang_are_refused(light: Project) -> None:
     result.stderr.fnmatch_lines(["ERROR: --dist loadfile never ends after a worker has crashed*"])
 
 
-def test_isolation_that_cannot_be_is_refused(light: Project) -> None:
+def test_isolation_that_is_not_possible_is_refused(light: Project) -> None:
     result = light.run(*TINY, "--nnsight-isolation=on", "--pdb")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["ERROR: --nnsight-isolation=on does not go with --pdb; *"])

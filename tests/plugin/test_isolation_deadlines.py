@@ -1,4 +1,4 @@
-"""The controller ends a worker that its own limits cannot end: stopped, or without its timers."""
+"""The controller kills a worker that its own timers cannot end: stopped, or without timers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="stops processes by s
 
 @pytest.fixture(autouse=True)
 def stop(project: Project) -> None:
-    """Give the project a function that stops its process."""
+    """Write a module with a function that stops its process."""
     (project.path / "stop.py").write_text(STOP)
 
 
@@ -30,7 +30,7 @@ def write(project: Project, source: str, name: str = "test_it.py") -> None:
 
 
 @pytest.mark.parametrize("workers", ["-n1", "-n2", ""])
-def test_a_stopped_test_is_a_hang_and_the_others_run(project: Project, workers: str) -> None:
+def test_a_stopped_test_is_a_hang_and_other_tests_run(project: Project, workers: str) -> None:
     write(project, f"def test_stops(): stop()\n{LIVES}")
     result = project.run(*TINY, *LIMITS, *([workers] if workers else []))
     assert result.ret == 1
@@ -49,7 +49,7 @@ def test_a_fixture_that_stops_is_a_hang(project: Project, phase: str) -> None:
     result.stdout.fnmatch_lines([f"ERROR test_it.py::test_it - HUNG after 2 s in {phase}"])
 
 
-def test_a_model_whose_loading_stops_is_a_hang(project: Project) -> None:
+def test_loading_that_stops_is_a_hang(project: Project) -> None:
     (project.path / "conftest.py").write_text(
         "import sys, types\nfrom stop import stop\n"
         "loading = types.ModuleType('loading')\nloading.load = lambda *a: stop()\n"
@@ -62,14 +62,14 @@ def test_a_model_whose_loading_stops_is_a_hang(project: Project) -> None:
     result.stdout.fnmatch_lines(["HUNG after 2 s while loading tiny:gpt2"])
 
 
-def test_a_test_file_that_stops_is_an_error_with_its_name(project: Project) -> None:
+def test_a_test_file_that_stops_is_an_error_that_names_it(project: Project) -> None:
     write(project, "stop()\n")
     result = project.run(*TINY, "--nnsight-load-timeout=2")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["HUNG after 2 s while collecting test_it.py"])
 
 
-def test_a_worker_that_stops_at_its_start_ends_the_run(project: Project) -> None:
+def test_a_worker_that_stops_at_its_start_ends_the_session(project: Project) -> None:
     (project.path / "conftest.py").write_text(
         f"{IN_WORKER}from stop import stop\nif IS_WORKER: stop()\n"
     )
@@ -123,7 +123,7 @@ def test_cancels():
     )
 
 
-def test_a_limit_of_zero_is_never_reached(project: Project) -> None:
+def test_a_limit_of_zero_means_no_limit(project: Project) -> None:
     write(
         project,
         """
@@ -139,8 +139,8 @@ def test_stops_for_a_while():
     result.assert_outcomes(passed=1)
 
 
-def test_a_suspended_terminal_ends_no_worker(project: Project) -> None:
-    """As by Ctrl-Z: the time in which all processes were stopped does not count."""
+def test_suspending_the_terminal_kills_no_worker(project: Project) -> None:
+    """After Ctrl-Z: the time in which all processes were stopped does not count."""
     write(
         project,
         "import pathlib, time\n"

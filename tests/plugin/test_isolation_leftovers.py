@@ -1,4 +1,4 @@
-"""What tests leave behind of processes, pipes and files: named, and cleared away."""
+"""Processes, pipes and files that tests leave are named or removed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, and ends proc
 
 @pytest.fixture
 def write(project: Project) -> Path:
-    """Return the test file, which imports no torch."""
+    """The path of the test file, which does not import torch."""
     return project.path / "test_it.py"
 
 
 @pytest.mark.parametrize(("then", "code"), [("", 0), ("os.abort()", 1)], ids=["ends", "crashes"])
-def test_a_child_that_outlives_its_test_is_named_and_not_waited_for(
+def test_a_child_process_that_still_runs_is_named_and_not_waited_for(
     project: Project, write: Path, then: str, code: int
 ) -> None:
     write.write_text(
@@ -47,9 +47,7 @@ def test_a_child_that_outlives_its_test_is_named_and_not_waited_for(
 
 
 @pytest.mark.parametrize("then", ["", "while True: time.sleep(1)"], ids=["returns", "goes on"])
-def test_a_closed_connection_is_a_failure_of_its_test(
-    project: Project, write: Path, then: str
-) -> None:
+def test_a_closed_connection_fails_its_test(project: Project, write: Path, then: str) -> None:
     write.write_text(
         f"import os, time\ndef test_closes():\n    os.closerange(3, 256)\n    {then}\n{LIVES}"
     )
@@ -60,7 +58,7 @@ def test_a_closed_connection_is_a_failure_of_its_test(
     assert '"outcome": "crashed"' in (project.path / "report.json").read_text()
 
 
-def test_a_closed_stdin_and_stdout_are_no_failure(project: Project, write: Path) -> None:
+def test_closing_stdin_and_stdout_is_not_a_failure(project: Project, write: Path) -> None:
     write.write_text(f"import os\ndef test_closes():\n    os.close(0)\n    os.close(1)\n{LIVES}")
     result = project.run(*TINY)
     assert result.ret == 0
@@ -68,10 +66,10 @@ def test_a_closed_stdin_and_stdout_are_no_failure(project: Project, write: Path)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
-def test_a_controller_that_is_killed_leaves_nothing_beside_pytests_own_folder(
+def test_a_killed_controller_leaves_only_the_temporary_folder_of_pytest(
     project: Project, write: Path, name: str
 ) -> None:
-    """Which pytest clears itself: it keeps those of the last three sessions."""
+    """pytest removes that folder after three more sessions."""
     folder = project.path / "tmp"
     folder.mkdir()
     write.write_text("import time\ndef test_it():\n    open('started', 'w')\n    time.sleep(3)\n")
@@ -90,7 +88,7 @@ def test_a_controller_that_is_killed_leaves_nothing_beside_pytests_own_folder(
     assert [path.name.partition("-of-")[0] for path in folder.iterdir()] == ["pytest"]
 
 
-def test_a_session_removes_the_states_of_its_workers(project: Project, write: Path) -> None:
+def test_a_session_removes_the_state_files_of_its_workers(project: Project, write: Path) -> None:
     write.write_text(LIVES)
     project.run(*TINY, "--basetemp=base").assert_outcomes(passed=1)
     assert not list((project.path / "base").glob("nnsight*"))
@@ -128,8 +126,8 @@ def test_a_full_temporary_folder_is_one_clear_line(project: Project, write: Path
     )
 
 
-def test_a_busy_machine_fails_no_end_of_a_worker(project: Project, write: Path) -> None:
-    """xdist would kill a worker that takes 10 seconds for its end."""
+def test_a_worker_may_take_13_seconds_to_end(project: Project, write: Path) -> None:
+    """As on a busy machine; xdist alone would kill it after 10 seconds."""
     write.write_text("import atexit, time\ndef test_it(): atexit.register(time.sleep, 13)\n")
     result = project.run(*TINY)
     assert result.ret == 0

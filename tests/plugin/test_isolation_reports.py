@@ -1,4 +1,4 @@
-"""What xdist cannot send from a worker: the run ends with the exit code of plain pytest."""
+"""For what xdist cannot send from a worker, the exit code is that of plain pytest."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ LIVES = "def test_lives(): pass\n"
 
 @pytest.fixture
 def write(project: Project) -> Path:
-    """Return the test file, which imports no torch."""
+    """The path of the test file, which does not import torch."""
     return project.path / "test_it.py"
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["own", "-n2"])
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["automatic", "-n2"])
 @pytest.mark.parametrize(
     ("argument", "code"), [("", 2), (", returncode=0", 0), (", returncode=7", 7)]
 )
-def test_pytest_exit_ends_with_its_exit_code(
+def test_pytest_exit_sets_the_exit_code(
     project: Project, write: Path, argument: str, code: int, workers: tuple[str, ...]
 ) -> None:
     write.write_text(f"import pytest\ndef test_it(): pytest.exit('all done'{argument})\n{LIVES}")
@@ -52,9 +52,7 @@ def test_records(record_property):
 """
 
 
-def test_text_and_objects_that_cannot_be_sent_are_shown_escaped(
-    project: Project, write: Path
-) -> None:
+def test_text_and_objects_that_execnet_refuses_are_escaped(project: Project, write: Path) -> None:
     write.write_text(SURROGATES)
     assert project.run("-pno:xdist").ret == 1
     result = project.run(*TINY)
@@ -95,7 +93,7 @@ def test_lives(): pass
 
 @pytest.mark.parametrize("base", ["Exception", "KeyboardInterrupt"])
 @pytest.mark.parametrize("option", ["--nnsight-isolation=auto", "-s"])
-def test_an_exception_without_text_is_a_failure_of_its_test(
+def test_an_exception_whose_text_cannot_be_read_fails_its_test(
     project: Project, write: Path, base: str, option: str
 ) -> None:
     write.write_text(ODD_ERROR.format(base=base))

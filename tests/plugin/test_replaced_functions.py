@@ -1,4 +1,4 @@
-"""Functions of torch that a test leaves replaced are named and restored, and reach no golden."""
+"""Functions of torch that a test replaced are named and restored, and affect no golden."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_{name}_next(nnsight_capture, nnsight_golden):
 
 
 @pytest.mark.parametrize("uses", ["nnsight_capture, nnsight_golden", ""], ids=["model", "no_model"])
-def test_what_a_test_leaves_replaced_is_named_and_restored(project: Project, uses: str) -> None:
+def test_a_replaced_function_is_named_and_restored(project: Project, uses: str) -> None:
     compare = "assert nnsight_capture.trace('Hello') == nnsight_golden" if uses else "pass"
-    for name, (_, _) in PATCHES.items():
+    for name in PATCHES:
         project.test_file(NEXT.format(name=name), f"test_{name}.py")
     project.write_goldens(*TINY, passed=len(PATCHES))
     good = project.goldens()
@@ -59,14 +59,14 @@ def test_what_a_test_leaves_replaced_is_named_and_restored(project: Project, use
     result = project.run(*TINY, "--snapshot-update")
     result.assert_outcomes(passed=2 * len(PATCHES), errors=len(PATCHES))
     assert project.goldens() == good
-    for name, (_, said) in PATCHES.items():
+    for name, (_, function) in PATCHES.items():
         lines = iter(result.outlines)
         assert any(f"ERROR at teardown of test_{name}_leaves" in line for line in lines)
-        expected = f"left on the model: {said} replaced for all tests, restored"
+        expected = f"left on the model: {function} replaced for all tests, restored"
         assert expected in [next(lines), next(lines)]
 
 
-def test_with_warnings_alone_no_golden_is_written(project: Project) -> None:
+def test_with_leaks_as_warnings_no_golden_is_written(project: Project) -> None:
     patch = PATCHES["layer_norm"][0]
     project.test_file(
         f"def test_leaves(nnsight_capture, nnsight_golden):\n    {patch}\n"

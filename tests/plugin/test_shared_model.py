@@ -1,4 +1,4 @@
-"""What a test leaves on the shared model is restored and named; the next test sees it clean."""
+"""What a test leaves on the shared model is named and restored before the next test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from project import TINY, Project
 
 pytestmark = pytest.mark.usefixtures("warm")
 
-# name: (what a test does to the model, what is said of it)
+# name: (what a test does to the model, the message)
 LEAKS = {
     "edit": (
         "with nnsight_model.edit(inplace=True):\n"
@@ -103,20 +103,20 @@ def write_all(project: Project) -> None:
     project.test_file("\n".join(parts))
 
 
-def test_what_is_left_behind_fails_its_test_and_the_next_is_clean(project: Project) -> None:
+def test_a_leak_fails_its_test_and_the_next_test_has_a_clean_model(project: Project) -> None:
     write_all(project)
     project.run(*TINY, "--snapshot-update", "-k", "next").assert_outcomes(passed=len(LEAKS))
     result = project.run(*TINY)
     result.assert_outcomes(passed=2 * len(LEAKS), errors=len(LEAKS))
-    for number, (_, told) in enumerate(LEAKS.values()):
+    for number, (_, message) in enumerate(LEAKS.values()):
         lines = iter(result.outlines)
         assert any(f"ERROR at teardown of test_{number}_leaves" in line for line in lines)
-        assert f"left on the model: {told}" in [next(lines), next(lines)]
+        assert f"left on the model: {message}" in [next(lines), next(lines)]
     loads = [line for line in result.outlines + result.errlines if "loading tiny:gpt2" in line]
-    assert len(loads) == 4  # the first, and after each of the three that cannot be restored
+    assert len(loads) == 4  # the first, and one after each of three leaks that cannot be restored
 
 
-def test_what_nnsight_sets_for_a_source_is_no_leak(project: Project) -> None:
+def test_what_nnsight_sets_for_source_is_not_a_leak(project: Project) -> None:
     project.test_file(
         """
 def test_reads(nnsight_model):
@@ -131,25 +131,25 @@ def test_reads_again(nnsight_model):
     project.run(*TINY).assert_outcomes(passed=2)
 
 
-def test_leaks_may_be_warnings_or_left_alone(project: Project) -> None:
+def test_leaks_may_be_warnings_or_ignored(project: Project) -> None:
     project.test_file(
         """
 def test_leaves(nnsight_model):
     nnsight_model._module.train()
 
 def test_next(nnsight_model):
-    assert nnsight_model._module.training is ("KEPT" in os.environ)
+    assert nnsight_model._module.training is ("LEAKS_OFF" in os.environ)
 """
     )
     warned = project.run(*TINY, "--nnsight-leaks=warn", "-W", "default")
     warned.assert_outcomes(passed=2, warnings=1)
     warned.stdout.fnmatch_lines(["*test_it.py::test_leaves left on the model: training mode on*"])
     project.pytester.makeini("[pytest]\nnnsight_leaks = off")
-    project.pytester._monkeypatch.setenv("KEPT", "1")
+    project.pytester._monkeypatch.setenv("LEAKS_OFF", "1")
     project.run(*TINY, "-W", "error").assert_outcomes(passed=2)
 
 
-def test_a_marker_lets_one_test_leave_what_it_wants(project: Project) -> None:
+def test_a_marker_turns_the_check_off_for_one_test(project: Project) -> None:
     project.test_file(
         """
 @pytest.mark.nnsight(leaks="off")
@@ -163,7 +163,7 @@ def test_next(nnsight_model):
     project.run(*TINY).assert_outcomes(passed=2)
 
 
-def test_a_failed_test_is_told_beside_its_failure(project: Project) -> None:
+def test_a_leak_of_a_failed_test_is_a_section_of_its_report(project: Project) -> None:
     project.test_file(
         """
 def test_fails(nnsight_model):
@@ -178,10 +178,10 @@ def test_fails(nnsight_model):
     )
 
 
-def test_weights_that_are_put_back_by_the_test_are_no_leak(project: Project) -> None:
+def test_weights_that_the_test_restores_are_not_a_leak(project: Project) -> None:
     project.test_file(
         """
-def test_puts_back(nnsight_model):
+def test_restores(nnsight_model):
     weight = nnsight_model._module.lm_head.weight
     before = weight.detach().clone()
     with torch.no_grad():
@@ -228,7 +228,9 @@ def test_noisy(noisy, nnsight_capture, nnsight_golden, number):
     project.run(*TINY).assert_outcomes(passed=3)
 
 
-def test_a_fixture_of_wider_scope_that_leaves_its_change_is_found(project: Project) -> None:
+def test_a_fixture_of_wider_scope_that_does_not_restore_weights_is_an_error(
+    project: Project,
+) -> None:
     project.test_file(
         """
 @pytest.fixture(scope="module")
@@ -264,22 +266,20 @@ def test_last(nnsight_capture, nnsight_golden):
     if "GOLDEN" in os.environ:
         assert nnsight_capture.trace([1, 2, 3, 4, 5, 6, 7, 8, 9]) == nnsight_golden
 """
-UNSEEN_TOLD = (
+UNSEEN_MESSAGE = (
     "weights changed unseen: 1 of 28 parameters differ (transformer.wpe.weight), by one of"
 )
 
 
 @pytest.mark.parametrize("way", [(), ("-n2", "--dist=load")], ids=str)
-def test_one_value_that_no_mark_shows_is_found_at_the_end(
-    project: Project, way: tuple[str, ...]
-) -> None:
+def test_one_changed_value_is_found_at_the_end(project: Project, way: tuple[str, ...]) -> None:
     project.test_file(UNSEEN)
     result = project.run(*TINY, *way)
     result.assert_outcomes(passed=4, errors=1)
-    result.stdout.fnmatch_lines([f"*the model is not what was loaded: {UNSEEN_TOLD}*changes*"])
+    result.stdout.fnmatch_lines([f"*the model is not what was loaded: {UNSEEN_MESSAGE}*changes*"])
 
 
-def test_one_value_that_no_mark_shows_is_found_before_a_library_is_blamed(
+def test_one_changed_value_is_found_before_a_library_is_blamed(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(UNSEEN)
@@ -287,30 +287,30 @@ def test_one_value_that_no_mark_shows_is_found_before_a_library_is_blamed(
     clean = project.run(*TINY, "--snapshot-update", "-k", "after or last")
     clean.assert_outcomes(passed=2)
     result = project.run(*TINY)
-    result.assert_outcomes(passed=3, failed=1)  # the last has a model that was loaded again
+    result.assert_outcomes(passed=3, failed=1)  # for the last test the model is loaded again
     result.stdout.re_match_lines(
         [
             r".*golden drift: .*cause: weights \(1 of 28 parameters differ: "
             r"transformer\.wpe\.weight\), changed since the model was loaded",
-            f".*{UNSEEN_TOLD} 3 tests: ".replace("(", r"\(").replace(")", r"\)")
+            f".*{UNSEEN_MESSAGE} 3 tests: ".replace("(", r"\(").replace(")", r"\)")
             + "test_it.py::test_after, test_it.py::test_changes, test_it.py::test_before",
         ]
     )
 
 
-def test_no_golden_is_written_of_a_model_that_was_changed_unseen(
+def test_no_golden_is_written_after_one_changed_value(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(UNSEEN)
     monkeypatch.setenv("GOLDEN", "1")
     result = project.run(*TINY, "--snapshot-update")
     result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines([f"golden not written: {UNSEEN_TOLD} 3 tests: *"])
+    result.stdout.fnmatch_lines([f"golden not written: {UNSEEN_MESSAGE} 3 tests: *"])
     assert [*project.goldens()] == ["tiny-gpt2/cpu-float32/test_it/test_last.json"]
 
 
 @pytest.mark.parametrize("options", [("-x",), ("-x", "-n0")], ids=str)
-def test_the_end_is_reached_after_the_first_failure(
+def test_weights_are_checked_at_the_end_after_the_first_failure(
     project: Project, options: tuple[str, ...]
 ) -> None:
     project.test_file(UNSEEN + "\ndef test_fails(nnsight_model):\n    assert 0\n")
@@ -322,7 +322,7 @@ def test_the_end_is_reached_after_the_first_failure(
     assert "the model is not what was loaded" in text
 
 
-def test_a_users_own_model_is_guarded_and_made_anew(project: Project) -> None:
+def test_a_model_from_a_users_fixture_is_guarded_and_made_again(project: Project) -> None:
     project.test_file(
         """
 from pytest_nnsight.models.loading import load

@@ -1,4 +1,4 @@
-"""State that no checkpoint holds: restored after each test with a note, and tested by the suite."""
+"""State that is not in checkpoints is restored after each test, with a note; the suite tests it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from project import Project
 pytestmark = pytest.mark.usefixtures("warm")
 
 LLAMA = ("--nnsight-model", "tiny:llama")
-# A bug of the kind that libraries had: a long prompt rescales the frequencies, and they stay so.
+# Libraries had such bugs: a long prompt rescales the frequencies for all later prompts.
 STALE = """
 import pytest
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding as Rotary
@@ -67,7 +67,9 @@ def test_the_suite_fails_on_a_stale_buffer(project: Project) -> None:
     )
 
 
-def test_a_large_unsaved_buffer_written_in_place_means_a_new_load(project: Project) -> None:
+def test_after_writing_to_a_large_unsaved_buffer_the_model_is_loaded_again(
+    project: Project,
+) -> None:
     project.test_file(
         """
 def test_replaces(nnsight_model):

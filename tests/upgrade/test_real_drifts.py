@@ -51,7 +51,7 @@ def save_llama(folder: Path) -> None:
 
     from pytest_nnsight.models import architectures, random_weights, tiny
 
-    config, auto = architectures.config_of("llama")
+    config, auto = architectures.family_config("llama")
     config.rope_parameters = {"rope_theta": 1e5, "rope_type": "default"}
     model = getattr(transformers, auto).from_config(config)
     random_weights.fill(model)

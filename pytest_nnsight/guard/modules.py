@@ -1,0 +1,160 @@
+"""What a test may leave changed on modules and parameters: hooks, modes, gradients, buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.modules import module as torch_modules
+
+from pytest_nnsight import nnsight_api
+from pytest_nnsight.guard.leak import Leak, Severity, listed, snapshot
+from pytest_nnsight.guard.weights import joined, tensor_entries
+from pytest_nnsight.summary.fingerprint import digest
+
+# Where torch keeps hooks, and what it keeps about them; private, the same from torch 2.0 to 2.13.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOK_OPTIONS = (*(f"{name}_with_kwargs" for name in _HOOKS[:2]), "_forward_hooks_always_called")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_MOST_VALUES = 1 << 20  # of an unsaved buffer that is copied
+_MISSING = object()
+_Named = Mapping[str, Any]
+_RestoreOne = Callable[[Any, Any], bool]  # takes an owner and its state; tells whether it differed
+_PLAIN_TYPES = (bool, int, float, str, type(None))
+
+
+@snapshot
+def snapshot_modules(model: Any) -> Iterator[Leak | None]:
+    """Remember the children, hooks, forwards and modes of all modules.
+
+    Replaced children are not restored, since nnsight's own tree has followed the change.
+    """
+    modules = nnsight_api.named_modules(model)
+    children = {path: dict(module._modules) for path, module in modules.items()}
+    hooks = {path: _hooks(module, _HOOKS + _HOOK_OPTIONS) for path, module in modules.items()}
+    global_hooks = _hooks(torch_modules, _GLOBAL_HOOKS)
+    forwards = {path: vars(module).get("forward") for path, module in modules.items()}
+    modes = {path: module.training for path, module in modules.items()}
+    yield None
+    nnsight_api.remove_cache_hooks(model)
+    if replaced := [path for path, module in modules.items() if module._modules != children[path]]:
+        yield Leak(f"modules replaced or added in {listed(replaced)}", Severity.LOST)
+    if hooked := _restore_each(_restore_hooks, modules, hooks):
+        yield Leak(f"torch hooks on {listed(hooked)}, restored")
+    if _restore_hooks(torch_modules, global_hooks):
+        yield Leak("torch hooks on all modules, restored")
+    if patched := _restore_each(_restore_forward, modules, forwards):
+        yield Leak(f"another forward on {listed(patched)}, restored")
+    if switched := _restore_each(partial(_restore_attribute, "training"), modules, modes):
+        mode = "eval" if modes[switched[0]] else "training"
+        yield Leak(f"{mode} mode on {len(switched)} of {len(modules)} modules, restored")
+
+
+@snapshot
+def snapshot_gradients(model: Any) -> Iterator[Leak | None]:
+    """Remember the gradient, the hooks and ``requires_grad`` of each parameter."""
+    parameters = dict(nnsight_api.torch_module(model).named_parameters())
+    gradients = {name: parameter.grad for name, parameter in parameters.items()}
+    hooks = {name: _hooks(parameter, _TENSOR_HOOKS) for name, parameter in parameters.items()}
+    requires = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    total = f"of {len(parameters)} parameters"
+    yield None
+    if left := _restore_each(partial(_restore_attribute, "grad"), parameters, gradients):
+        yield Leak(f"gradients on {len(left)} {total}, dropped")
+    if hooked := _restore_each(_restore_hooks, parameters, hooks):
+        yield Leak(f"hooks on parameters {listed(hooked)}, restored")
+    if changed := _restore_each(partial(_restore_attribute, "requires_grad"), parameters, requires):
+        yield Leak(f"requires_grad of {len(changed)} {total}, restored")
+
+
+@snapshot
+def snapshot_unsaved(model: Any) -> Iterator[Leak | None]:
+    """Remember the buffers of modules that no checkpoint holds, and their plain attributes.
+
+    They are a module's working memory, such as the cache of a rotary embedding and the length that
+    it was made for. A library may change them in any forward pass.
+    """
+    modules = nnsight_api.named_modules(model)
+    buffers = [
+        (entry, tensor._version, tensor.clone() if tensor.numel() <= _MOST_VALUES else None)
+        for entry in tensor_entries(model, is_saved=False)
+        if not (tensor := entry.tensor.detach()).is_meta and not tensor.is_inference()
+    ]
+    attributes = {
+        (path, name): value
+        for path, module in modules.items()
+        for name, value in vars(module).items()
+        if type(value) in _PLAIN_TYPES and not name.startswith("_") and name != "training"
+    }
+    yield None
+    lost, names = [], []
+    for entry, version, values in buffers:
+        is_replaced, tensor = entry.restore(), entry.tensor
+        if values is None and tensor._version != version:
+            lost.append(entry.name)
+        elif values is not None and digest(tensor) != digest(values):
+            tensor.detach().copy_(values)
+            names.append(entry.name)
+        elif is_replaced:
+            names.append(entry.name)
+    if lost:
+        yield Leak(f"unsaved buffers changed: {listed(lost)}", Severity.LOST)
+    for (path, name), value in attributes.items():
+        now = vars(modules[path]).get(name, _MISSING)
+        if now is not value and now != value:
+            setattr(modules[path], name, value)
+            names.append(joined(path, name))
+    if names:
+        yield Leak(f"unsaved state changed: {listed(names)}, restored", Severity.NOTE)
+
+
+def _restore_each(restore: _RestoreOne, owners: _Named, before: _Named) -> list[str]:
+    return [name for name, owner in owners.items() if restore(owner, before[name])]
+
+
+def _hooks(owner: Any, names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:
+    return {name: dict(getattr(owner, name, None) or {}) for name in names}
+
+
+def _restore_hooks(owner: Any, before: dict[str, dict[Any, Any]]) -> bool:
+    """Restore hooks; tell whether any had changed that are not nnsight's.
+
+    transformers 5 adds hooks when a model first returns hidden states. It does so once, so they
+    stay.
+    """
+    has_changed = False
+    for name, hooks in before.items():
+        now: Any = getattr(owner, name, None)
+        if now is None or not (now or hooks):
+            continue
+        new = {key: now[key] for key in now.keys() - hooks.keys()}
+        modules = {key: str(getattr(hook, "__module__", "")) for key, hook in new.items()}
+        expected = hooks | {k: new[k] for k in new if modules[k].startswith("transformers.")}
+        if name not in _HOOK_OPTIONS:
+            added = [hook for key, hook in new.items() if key not in expected]
+            is_removed = bool(expected.keys() - now.keys())
+            has_changed |= is_removed or not all(map(nnsight_api.is_own_hook, added))
+        if now != expected:
+            now.clear()
+            now.update(expected)
+    return has_changed
+
+
+def _restore_forward(module: torch.nn.Module, before: Any) -> bool:
+    now = vars(module).get("forward")
+    if now is before or nnsight_api.is_own_forward(now):
+        return False
+    vars(module).pop("forward", None)
+    if before is not None:
+        module.forward = before
+    return True
+
+
+def _restore_attribute(name: str, owner: Any, before: Any) -> bool:
+    if getattr(owner, name) is before:
+        return False
+    setattr(owner, name, before)
+    return True
