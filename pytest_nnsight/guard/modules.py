@@ -104,7 +104,7 @@ def snapshot_unsaved(model: Any) -> Iterator[Leak | None]:
         yield Leak(f"unsaved buffers changed: {listed(lost)}", Severity.LOST)
     for (path, name), value in attributes.items():
         now = vars(modules[path]).get(name, _MISSING)
-        if now is not value and now != value:
+        if type(now) is not type(value) or now != value:
             setattr(modules[path], name, value)
             names.append(joined(path, name))
     if names:
