@@ -1,9 +1,9 @@
-"""A test's node id -> the path of its golden, below the folder of its model and variant.
+"""Turn a test's node id into the path of its golden, relative to the model's golden folder.
 
-The path reads like the node id: ``tests/test_a.py::TestB::test_c[x]`` has
-``tests/test_a/TestB.test_c[x]``. Where this could be the path of another test too, a hash of the
-node id is added. That depends on the test files and the parameters of one test function, never on
-which tests a run selects.
+The path reads like the node id: ``tests/test_a.py::TestB::test_c[x]`` becomes
+``tests/test_a/TestB.test_c[x]``. If another test could have the same path, a hash of the node id is
+added. Whether it is added depends on the test files and on the parameters of one test function,
+never on which tests a session selects.
 """
 
 from __future__ import annotations
@@ -19,30 +19,28 @@ import pytest
 
 from pytest_nnsight.plugin.keys import SUITE_NODE
 
-_TEXT_FILES = (".md", ".rst", ".txt")  # whose doctests are named like their file
-_HASHED = re.compile(r".+-[0-9a-f]{8}")
-COLLECTED = "nnsight-collected"
-"""The name of the plugin object that knows the collected tests."""
+_TEXT_FILES = (".md", ".rst", ".txt")  # a doctest in one of these has the name of its file
+_COLLECTED = "nnsight-collected"
 
 
 class NodeLocation(NamedTuple):
-    """The file of a test, from the root folder, and its node id inside of that file."""
+    """The file of a test, relative to the root folder, and its node id within that file."""
 
     file: str
     name: str
 
 
 class CollectedTests:
-    """The plugin object that remembers every collected test, deselected ones included."""
+    """The plugin object that stores every collected test, also those that are deselected later."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._names: dict[str, dict[str, None]] = {}
         self._readable: dict[tuple[str, str | None], dict[str, list[str]]] = {}
 
-    @pytest.hookimpl(wrapper=True, trylast=True)  # before --lf leaves tests out
+    @pytest.hookimpl(wrapper=True, trylast=True)  # before --lf removes tests
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
-        """Note the tests of one file or class."""
+        """Store the tests of one file or class."""
         report: pytest.CollectReport = yield  # type: ignore[assignment]
         self._readable.clear()
         for node in report.result or ():
@@ -52,36 +50,35 @@ class CollectedTests:
         return report  # type: ignore[return-value]
 
     def golden_path(self, item: pytest.Item, model_in_id: str | None) -> str:
-        """Return the path of a test's golden, see `golden_path`."""
+        """Return the path of a test's golden, see the function `golden_path`."""
         location = location_of(item, self._root)
         key = (location.file, model_in_id)
-        if key not in self._readable:  # once for each file: it may have many tests
+        if key not in self._readable:  # once per file, since a file may have many tests
             names = self._readable[key] = {}
             for name in self._names.get(location.file, ()):
                 readable = _readable(_without_model(name, model_in_id))
                 names.setdefault(readable, []).append(name)
         readable = _readable(_without_model(location.name, model_in_id))
-        alike = self._readable[key].get(readable, ())
-        return golden_path(location, model_in_id, alike)
+        return golden_path(location, model_in_id, self._readable[key].get(readable, ()))
 
 
-def remember_tests(config: pytest.Config) -> None:
-    """Remember every test that this session collects."""
-    config.pluginmanager.register(CollectedTests(config.rootpath), COLLECTED)
+def store_collected_tests(config: pytest.Config) -> None:
+    """Register `CollectedTests`: call it before collection."""
+    config.pluginmanager.register(CollectedTests(config.rootpath), _COLLECTED)
 
 
 def collected_tests(config: pytest.Config) -> CollectedTests:
     """Return the tests that this session has collected."""
-    found = config.pluginmanager.get_plugin(COLLECTED)
+    found = config.pluginmanager.get_plugin(_COLLECTED)
     assert isinstance(found, CollectedTests)
     return found
 
 
 def location_of(item: pytest.Item, root: Path) -> NodeLocation:
-    """Return where a test is.
+    """Return the location of a test.
 
-    The node id of a test outside of the root folder depends on pytest's arguments, its location
-    does not.
+    Unlike the node id, it does not depend on pytest's arguments if the test is outside the root
+    folder.
     """
     file, _, name = item.nodeid.partition("::")
     if file != SUITE_NODE and not item.path.is_relative_to(root):
@@ -92,12 +89,12 @@ def location_of(item: pytest.Item, root: Path) -> NodeLocation:
 def golden_path(
     location: NodeLocation, model_in_id: str | None = None, siblings: Iterable[str] = ()
 ) -> str:
-    """Return a test's path below its golden folder: ``tests/test_residual/test_stream``.
+    """Return a test's path in its golden folder: ``tests/test_residual/test_stream``.
 
-    ``model_in_id`` is the name of the model where it is part of the test's id, with several models;
-    it is left out once, since it is the folder: a run with one model has the same path.
-    ``siblings`` are the names of the tests in the same file. Those of other classes are left out: a
-    run that selects one test does not collect them.
+    With several models the name of the model is part of the test's id. ``model_in_id`` is that
+    name; it is removed once, so that the path is the same as with one model. ``siblings`` are the
+    names of the tests in the same file. Siblings of other classes are ignored, because a session
+    that selects one test does not collect them.
     """
     name = _without_model(location.name, model_in_id)
     readable = _readable(name)
@@ -110,18 +107,18 @@ def golden_path(
     is_first = _is_unchanged(name) and not any(map(_is_unchanged, others))
     if name in others:
         readable = f"{readable}-{_digest(location.name)}"
-    elif not _is_dotted_as_expected(location) or (others and not is_first):
+    elif not _has_clear_dots(location) or (others and not is_first):
         readable = f"{readable}-{_digest(name)}"
     return f"{_folder(location)}/{readable}"
 
 
 def is_hashed(folder: str) -> bool:
-    """Tell whether a folder of goldens may be that of a test file outside of the root folder."""
-    return bool(_HASHED.fullmatch(folder))
+    """Return whether a golden folder may belong to a test file outside the root folder."""
+    return bool(re.fullmatch(r".+-[0-9a-f]{8}", folder))
 
 
 def _folder(location: NodeLocation) -> str:
-    """Return the folder of a test file's goldens: the same path without the file's ending."""
+    """Return the folder of a test file's goldens: the path of the file without its suffix."""
     if location.file == SUITE_NODE:
         return "suite"
     path = Path(location.file)
@@ -131,7 +128,7 @@ def _folder(location: NodeLocation) -> str:
         f"{folder.as_posix()}{path.suffix if is_text else '.py'}" == location.file
         and not path.is_absolute()
         and ".." not in path.parts
-        and not any(part.endswith(".json") for part in folder.parts)  # the name of a golden
+        and not any(part.endswith(".json") for part in folder.parts)  # could be a golden
         and folder != Path("suite")
     )
     return folder.as_posix() if is_mirrored else f"{folder.name}-{_digest(location.file)}"
@@ -146,7 +143,7 @@ def _without_model(name: str, model: str | None) -> str:
 
 
 def _readable(name: str) -> str:
-    """Return a name for one file: dots for ``::``, no slashes and no empty brackets."""
+    """Return a file name: dots for ``::``, no slashes and no empty brackets."""
     return name.removesuffix("[]").replace("::", ".").replace("/", "_")
 
 
@@ -154,24 +151,24 @@ def _class_of(name: str) -> str:
     return name.partition("[")[0].rpartition("::")[0]
 
 
-def _is_dotted_as_expected(location: NodeLocation) -> bool:
-    """Tell whether the dots of a readable name leave one way to read them.
+def _has_clear_dots(location: NodeLocation) -> bool:
+    """Return whether the dots of a readable name can be read in one way only.
 
-    Only the name of a doctest has dots of its own, and begins with a package or module around it.
+    Only the name of a doctest contains dots, and it begins with the package or module of its file.
     """
     classes = location.name.partition("[")[0].split("::")
     first = classes[0].partition(".")[0]
-    around = Path(location.file)
-    is_of_file = first in (*around.parts[:-1], around.stem)
+    path = Path(location.file)
+    is_of_file = first in (*path.parts[:-1], path.stem)
     if len(classes) > 1:
         return not is_of_file and not any("." in part or not part for part in classes)
-    is_text = location.name == Path(location.file).name
+    is_text = location.name == path.name
     looks_like_text = location.name.endswith(_TEXT_FILES)
     return bool(first) and ("." not in classes[0] or (is_of_file and looks_like_text is is_text))
 
 
 def _is_unchanged(name: str) -> bool:
-    """Tell whether a readable name has all parameters as they are."""
+    """Return whether the readable name of a test shows all parameters unchanged."""
     parameters = name.partition("[")[2]
     return "/" not in name and "::" not in parameters and parameters != "]"
 

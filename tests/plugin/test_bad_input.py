@@ -108,7 +108,7 @@ def test_a_wrong_marker_names_the_nearest(project: Project) -> None:
         ([*TINY, "--nnsight-dtype", "float23"], "dtype 'float23' is unknown; nearest: float*"),
         ([*TINY, "--nnsight-attn", "egar"], "attention 'egar' is unknown; nearest: eager*"),
         ([*TINY, "--nnsight-tolerance", "2"], "--nnsight-tolerance: '2' is not valid: *"),
-        ([*TINY, "--nnsight-golden-dir", "../up"], "--nnsight-golden-dir '../up' leaves *"),
+        ([*TINY, "--nnsight-golden-dir", "../up"], "--nnsight-golden-dir '../up' is outside *"),
         (["--nnsight-suite"], "--nnsight-suite needs a model; *"),
     ],
 )

@@ -193,8 +193,8 @@ def test_a_closed_port_and_a_wrong_key_are_one_line(
     [
         (
             (*TINY, "--nnsight-remote"),
-            "NDIF runs models of the model hub, and tiny:gpt2 is none; give a hub id, or rehearse "
-            "with --nnsight-remote=local",
+            "NDIF runs models of the model hub, and tiny:gpt2 is not one; give a hub id, "
+            "or rehearse with --nnsight-remote=local",
         ),
         (
             (*TINY, "--nnsight-remote=elsewhere"),
