@@ -1,4 +1,4 @@
-"""Functions of torch that a test leaves replaced are named and restored, and reach no golden."""
+"""Functions of torch that a test replaces are restored and reported, and no golden is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test leaves on the shared model is restored and named; the next test sees it clean."""
+"""State that a test changes on the shared model is restored and reported after the test."""
 
 from __future__ import annotations
 
