@@ -1,7 +1,7 @@
-"""Test the insides of a model: captures, goldens and a diagnosis of what drifted.
+"""Test the internals of a model: capture activations, compare them with goldens, explain drifts.
 
-Importing this package imports no torch, transformers, nnsight or numpy: pytest loads the plugin
-in every project it is installed for.
+Importing this package imports no torch, transformers, nnsight or numpy: pytest loads the plugin in
+every project of the environment.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What can go wrong for a user, each as one clear line."""
+"""The errors that a user can cause, and functions that write text for messages."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Iterable
 
 
 class NnsightPluginError(Exception):
-    """A user's mistake or a broken file: the message is all that is shown, never a traceback."""
+    """A user's mistake or a damaged file. The message is shown alone, without a traceback."""
 
 
 class UsageError(NnsightPluginError):
-    """A wish that cannot be granted: unknown model, glob without match, prompt too long."""
+    """A wrong argument: an unknown model, a glob that matches no module, a prompt too long."""
 
 
 class LoadError(NnsightPluginError):
-    """A model, tokenizer or weights file that could not be loaded."""
+    """A model, tokenizer or weights file that cannot be loaded."""
 
 
 class GoldenError(NnsightPluginError):
-    """A golden that is missing, damaged, newer than this reader, foreign, or not writable."""
+    """A golden that is missing, damaged, of a newer format, of another model, or not writable."""
 
 
 class LeakError(NnsightPluginError):
-    """A test that left the shared model changed, or a model that is not what was loaded."""
+    """A test changed the shared model, or its weights are not those that were loaded."""
 
 
 class RemoteError(NnsightPluginError):
-    """A run that was to be made elsewhere, and of which nothing came back."""
+    """A run on a server that returned no result."""
 
 
 def suggest(wrong: str, right: Iterable[str], limit: int = 3) -> str:
-    """Say which of the ``right`` words are nearest to the ``wrong`` one, or list the first few."""
-    import difflib  # takes a millisecond, and is for mistakes
+    """Return the ``right`` words nearest to the ``wrong`` one; the first ones if none is near."""
+    import difflib  # takes a millisecond, and only errors need it
 
     candidates = list(right)
     near = difflib.get_close_matches(wrong, candidates, n=limit, cutoff=0.4) or candidates[:limit]
@@ -39,7 +39,7 @@ def suggest(wrong: str, right: Iterable[str], limit: int = 3) -> str:
 
 
 def text_of(value: object) -> str:
-    """Return ``str(value)``; empty if its own ``__str__`` fails, as an error's may."""
+    """Return ``str(value)``, or the empty string if that raises, as for some exceptions."""
     try:
         return str(value)
     except Exception:
@@ -47,9 +47,9 @@ def text_of(value: object) -> str:
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the first telling line of another library's error, shortened to ``limit`` characters.
+    """Return the first line of an error of another library, cut to ``limit`` characters.
 
-    The home folder is written as ``~``: messages end up in reports that are shared.
+    The home folder becomes ``~``, because messages are written to reports that people share.
     """
     lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
@@ -57,9 +57,9 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 def visible(text: str) -> str:
-    """Write what a terminal would act on, or not show, as an escape: ``\\x1b``, ``\\u202e``.
+    """Replace unprintable characters by escapes: ``\\x1b``, ``\\u202e``.
 
-    Goldens come from other people, and their texts end up on screens and in CI logs.
+    Goldens come from other people, and their texts are printed on terminals and in CI logs.
     """
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
@@ -68,7 +68,7 @@ def visible(text: str) -> str:
 
 
 def hide_home(text: str) -> str:
-    """Replace the home folder in ``text`` by ``~``, so that no user name reaches a file."""
+    """Replace the home folder by ``~``, so that no user name is written to a file."""
     from pathlib import Path
 
     home = str(Path.home())

@@ -1,4 +1,4 @@
-"""Every option once: its name, its help, how its text is read, its default."""
+"""Define every option: its name, help text, parser and default."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
-class Option(NamedTuple):  # every pytest imports this one, and a dataclass takes a millisecond
-    """One option: ``--nnsight-NAME``, ``PYTEST_NNSIGHT_NAME`` and ini key ``nnsight_name``."""
+class Option(NamedTuple):  # every pytest session imports this; a dataclass takes a millisecond more
+    """One option: ``--nnsight-NAME``, ``PYTEST_NNSIGHT_NAME`` and ini key ``nnsight_name``.
+
+    ``parse`` converts its text and raises `ValueError` with what it expects. ``in_marker`` says
+    that ``@pytest.mark.nnsight(NAME=...)`` can set it for one test.
+    """
 
     name: str
     help: str
-    read: Callable[[str], Any]
+    parse: Callable[[str], Any]
     default: Any = None
     metavar: str | None = None
     is_flag: bool = False
     is_list: bool = False
     in_marker: bool = False
-    bare: str | None = None
-    """What it means to give the option without a value, where that may be left out."""
+    bare_value: str | None = None
+    """The value of the option when it is given without one; ``None`` if it needs a value."""
 
     @property
     def flag(self) -> str:
@@ -27,7 +31,7 @@ class Option(NamedTuple):  # every pytest imports this one, and a dataclass take
 
     @property
     def key(self) -> str:
-        """The ini key, also the destination of the command line option."""
+        """The ini key, which is also the name in pytest's ``config.option``."""
         return f"nnsight_{self.name}"
 
     @property
@@ -36,39 +40,39 @@ class Option(NamedTuple):  # every pytest imports this one, and a dataclass take
         return f"PYTEST_NNSIGHT_{self.name.upper()}"
 
 
-def _boolean(text: str) -> bool:
-    known = {"1": True, "true": True, "yes": True, "on": True}
-    known |= {"0": False, "false": False, "no": False, "off": False, "": False}
-    if text.strip().lower() not in known:
+def _parse_bool(text: str) -> bool:
+    values = {"1": True, "true": True, "yes": True, "on": True}
+    values |= {"0": False, "false": False, "no": False, "off": False, "": False}
+    if text.strip().lower() not in values:
         raise ValueError("expected true or false")
-    return known[text.strip().lower()]
+    return values[text.strip().lower()]
 
 
-def _tolerance(text: str) -> float:
+def _parse_tolerance(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
-        raise ValueError("expected a number in [0, 1)")
+        raise ValueError("expected a number in [0, 1), like 1e-4")
     return value
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
-    """Return a reader that takes one of some words."""
+    """Return a parser that accepts some words only."""
 
-    def read(text: str) -> str:
+    def parse(text: str) -> str:
         if text not in words:
             raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
         return text
 
-    return read
+    return parse
 
 
-def _place(text: str) -> str:
+def _parse_host(text: str) -> str:
     if text not in ("ndif", "local") and not text.startswith(("http://", "https://")):
         raise ValueError("expected ndif, local or a host that begins with http:// or https://")
     return text
 
 
-def _seconds(text: str) -> float:
+def _parse_seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e6:
         raise ValueError("expected seconds below a million, 0 for no limit")
@@ -78,8 +82,8 @@ def _seconds(text: str) -> float:
 OPTIONS = (
     Option(
         "model",
-        "model to test: hub id, folder, .gguf file or built-in (tiny:gpt2), optionally NAME=SPEC; "
-        "give it several times to run each test on each model",
+        "the model to test: a hub id (gpt2), a folder, a .gguf file or a built-in (tiny:gpt2); "
+        "NAME=SPEC names it. Give the option several times to run each test on each model",
         str,
         metavar="SPEC",
         is_list=True,
@@ -87,7 +91,8 @@ OPTIONS = (
     ),
     Option(
         "device_map",
-        "where the model goes, as accelerate takes it, or meta for no weights (default: auto)",
+        "the device of the model: cpu, cuda, auto or another device_map of accelerate; meta loads "
+        "no weights (default: auto)",
         str,
         "auto",
         "MAP",
@@ -95,53 +100,59 @@ OPTIONS = (
     ),
     Option(
         "dtype",
-        "dtype of the weights: float32, bfloat16, ... (default: auto, as saved)",
+        "load the weights as float32, float64, bfloat16 or float16 (default: auto, the dtype in "
+        "which they are saved)",
         str,
         "auto",
         in_marker=True,
     ),
     Option(
         "attn",
-        "attention implementation: eager, sdpa, ... (default: the model's own)",
+        "the attention implementation of transformers: eager, sdpa, ... (default: the one that "
+        "transformers chooses for the model)",
         str,
         in_marker=True,
     ),
     Option(
         "trust_remote_code",
-        "run code that comes with the model (default: no)",
-        _boolean,
+        "run Python code that is saved with the model; use it only for models whose authors you "
+        "trust (default: no)",
+        _parse_bool,
         False,
         is_flag=True,
         in_marker=True,
     ),
     Option(
         "remote",
-        "run on NDIF (or another host, --nnsight-remote=http://...), where summaries are made and "
-        "sent back; =local rehearses that here (default: no)",
-        _place,
+        "run the model on NDIF, or on another nnsight server with --nnsight-remote=http://...; "
+        "--nnsight-remote=local runs the same code path on this machine (default: run here)",
+        _parse_host,
         metavar="ndif|local|URL",
         in_marker=True,
-        bare="ndif",
+        bare_value="ndif",
     ),
     Option(
         "tolerance",
-        "allowed relative drift per token (default: by dtype, 1e-5 for float32)",
-        _tolerance,
+        "how much a value may differ from its golden, relative to the norm of each token "
+        "(default: by dtype, 1e-5 for float32)",
+        _parse_tolerance,
         metavar="REL",
         in_marker=True,
     ),
     Option(
         "exact",
-        "fail on any bit that differs where nothing that moves numbers does (default: no)",
-        _boolean,
+        "fail if any bit differs from the golden, where model, versions and hardware are the same "
+        "(default: no)",
+        _parse_bool,
         False,
         is_flag=True,
         in_marker=True,
     ),
     Option(
         "tokens",
-        "generated tokens: exact, close where a near tie may fall the other way, or auto: close in "
-        "half types on other kernels, else exact (default: auto)",
+        "how to compare generated tokens: exact; close, which accepts another token where the two "
+        "best logits are nearly equal; or auto: close for half-precision dtypes on other kernels, "
+        "else exact (default: auto)",
         _one_of("auto", "exact", "close"),
         "auto",
         "RULE",
@@ -149,78 +160,94 @@ OPTIONS = (
     ),
     Option(
         "store_tensors",
-        "with --snapshot-update, store the tensors that tests keep beside their goldens",
-        _boolean,
+        "with --snapshot-update, also store the tensors of keep=... in a .safetensors file next to "
+        "each golden (default: no)",
+        _parse_bool,
         False,
         is_flag=True,
         in_marker=True,
     ),
     Option(
         "calibrate",
-        "rewrite goldens with the noise of this machine: each capture runs under other threads, "
-        "kernels and attention, and 5 times what that moves is allowed",
-        _boolean,
+        "rewrite the goldens with the noise of this machine: run each capture with other numbers "
+        "of threads, kernels and attention, and allow 5 times the differences (default: no)",
+        _parse_bool,
         False,
         is_flag=True,
     ),
     Option(
         "timeout",
-        "seconds that a test's setup, call and teardown may each take, 0 for no limit; then it "
-        "fails with its stack, and its process is ended where that does not help (default: 600)",
-        _seconds,
+        "seconds that the setup, call and teardown of a test may each take, 0 for no limit; then "
+        "the test fails with its stack, and its process is killed if it still hangs (default: 600)",
+        _parse_seconds,
         600.0,
         "SECONDS",
         in_marker=True,
     ),
     Option(
         "load_timeout",
-        "seconds that loading a model, or collecting tests, may take (default: 1800)",
-        _seconds,
+        "seconds that loading a model or collecting tests may take, 0 for no limit (default: 1800)",
+        _parse_seconds,
         1800.0,
         "SECONDS",
     ),
     Option(
         "isolation",
-        "run tests in a worker, so that a crash or hang ends one test: auto, on or off (default: "
-        "auto, where pytest's other options allow it)",
+        "run tests in a worker process, so that a crash or a hang ends one test only: auto, on or "
+        "off (default: auto, which is on unless an option such as --pdb forbids it)",
         _one_of("auto", "on", "off"),
         "auto",
         "MODE",
     ),
     Option(
         "leaks",
-        "what a test leaves changed on the shared model is put back and: fail, warn or off, which "
-        "neither looks nor puts back (default: fail)",
+        "what to do if a test leaves the shared model changed: fail, which restores the model and "
+        "fails the test; warn, which restores it and warns; or off, which does not check or "
+        "restore anything (default: fail)",
         _one_of("fail", "warn", "off"),
         "fail",
         "MODE",
         in_marker=True,
     ),
-    Option("golden_dir", "folder of the goldens, from the root (default: golden)", str, "golden"),
+    Option(
+        "golden_dir",
+        "the folder of the goldens, relative to pytest's root folder (default: golden)",
+        str,
+        "golden",
+    ),
     Option(
         "golden_from",
-        "compare with the goldens of another device and dtype, like cpu-float32",
+        "compare with the goldens of another device and dtype, such as cpu-float32 "
+        "(default: those of the model's own device and dtype)",
         str,
         metavar="VARIANT",
     ),
-    Option("suite", "also run the built-in suite on the model", _boolean, False, is_flag=True),
+    Option(
+        "suite",
+        "also run the built-in suite, which needs no test files (default: no)",
+        _parse_bool,
+        False,
+        is_flag=True,
+    ),
     Option(
         "rebaseline",
-        "with --snapshot-update, rewrite goldens that are within tolerance too",
-        _boolean,
+        "update the goldens as --snapshot-update does, and also rewrite those that differ within "
+        "tolerance (default: no)",
+        _parse_bool,
         False,
         is_flag=True,
     ),
     Option(
         "prune",
-        "run no test; list the goldens without a test, or remove them with --nnsight-prune=remove",
+        "run no test and list the goldens that have no test; --nnsight-prune=remove deletes them",
         _one_of("list", "remove"),
         metavar="list|remove",
-        bare="list",
+        bare_value="list",
     ),
     Option(
         "report",
-        "write what every test found to a file, as JSON or as a page; may be given twice",
+        "write the results of all tests to a file: .json for data, .html for a page; give the "
+        "option twice for both",
         str,
         (),
         metavar="FILE.json|.html",
@@ -228,10 +255,11 @@ OPTIONS = (
     ),
     Option(
         "update_in_ci",
-        "allow --snapshot-update where the environment variable CI is set",
-        _boolean,
+        "allow --snapshot-update when the environment variable CI is set (default: no)",
+        _parse_bool,
         False,
         is_flag=True,
     ),
 )
 MARKER_KEYS = tuple(option.name for option in OPTIONS if option.in_marker)
+"""The arguments of ``@pytest.mark.nnsight``."""

@@ -1,7 +1,7 @@
-"""The records: a `Run` is a list of `Call`s, a call holds `Leaf`s, a leaf has a `Summary`.
+"""The records of a run: a `Run` has `Call`s, a call has `Leaf`s, a leaf has a `Summary`.
 
-All of them are frozen and JSON-plain (numbers, text, bytes), need neither torch nor numpy, and
-compare by value. Tensors that a test asked to keep ride along in `Run.kept`, outside the record.
+In and out: plain, frozen data (numbers, text, bytes) that compares by value. It must not import
+torch or numpy. Tensors that a test asked to keep are in `Run.tensors`, and are not compared.
 """
 
 from __future__ import annotations
@@ -14,36 +14,35 @@ from typing import Any, NamedTuple
 from pytest_nnsight.errors import UsageError, suggest
 
 ROOT = "<model>"
-"""The path of the outermost module, which torch calls the empty string."""
+"""The path of the model itself, which is the empty string in torch."""
 
 NORM_FLOOR = 0.1
-"""A token counts as at least this share of the median token, or noise near zero would blow up."""
+"""The smallest norm of a token in a comparison, as a share of the median norm of all tokens."""
 
 BUCKETS = 61
-"""How many numbers the projection of a tensor has; one a token where it has more tokens."""
+"""The length of a tensor's sketch; a tensor with more tokens has one number per token."""
 
 
 def numbers_per_token(tokens: int) -> int:
-    """Return how many numbers of a tensor's projection belong to each of its tokens."""
+    """Return how many numbers of a tensor's sketch belong to each token."""
     return -(-BUCKETS // max(tokens, 1))
 
 
 def token_count(shape: tuple[int, ...]) -> int:
-    """Return how many tokens a tensor of ``shape`` has: axes 0 and -2 count them."""
+    """Return the number of tokens of a tensor: the product of axes 0 and -2 of its shape."""
     if len(shape) < 2:
         return 1
     return shape[0] if len(shape) == 2 else shape[0] * shape[-2]
 
 
 class Summary(NamedTuple):
-    """What is kept of one tensor.
+    """The statistics and the sketch of one tensor.
 
-    ``minimum`` to ``std`` are over the finite elements and ``None`` where there are none, or where
-    the tensor has no elements. ``norms`` are the L2 norms of the tokens (`statistics.tokens_of`)
-    and ``sketch`` the projections of the tokens, token by token, both as `packing` writes them;
-    integers and booleans have neither, nor has what float32 cannot hold. ``digest`` is a checksum
-    of the exact values, as hexadecimal digits. ``noise`` is the largest drift seen between runs
-    that should be equal, where that was measured.
+    ``minimum`` to ``std`` are over the finite elements, ``None`` if there are none. ``norms`` are
+    the L2 norms of the tokens (`statistics.tokens_of`), ``sketch`` has the random projection of
+    each token; `packing` encodes both. Both are empty for integers, for booleans and for values
+    outside float32. ``digest`` is a checksum of the exact values, in hexadecimal. ``noise`` is the
+    largest drift between runs that should be equal, if it was measured.
     """
 
     shape: tuple[int, ...]
@@ -61,14 +60,14 @@ class Summary(NamedTuple):
 
     @property
     def rms(self) -> float | None:
-        """The root mean square of the finite elements; that of whole numbers is not kept."""
+        """The root mean square of the finite elements; ``None`` without mean and std."""
         if self.mean is None or self.std is None:
             return None
         return math.hypot(self.mean, self.std)
 
 
 class Leaf(NamedTuple):
-    """One tensor inside the value of a call: ``at`` is ``out``, ``out[0]``, ``in.mask``, ..."""
+    """One tensor of a call. ``at`` says where: ``out``, ``out[0]``, ``in.mask``, ..."""
 
     at: str
     summary: Summary
@@ -77,9 +76,9 @@ class Leaf(NamedTuple):
 class Call(NamedTuple):
     """One visit to one module, in execution order.
 
-    ``output`` and ``inputs`` describe the containers, with ``tensor`` where a leaf stands:
+    ``output`` and ``inputs`` describe the structure of what the module returned and received:
     ``tensor``, ``(tensor, None)``, ``CausalLMOutputWithPast(logits=tensor)``. ``inputs`` is
-    ``None`` where inputs were not captured.
+    ``None`` if inputs were not captured.
     """
 
     path: str
@@ -91,27 +90,27 @@ class Call(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int]:
-        """What two runs are aligned by."""
+        """The path and the visit, by which the calls of two runs are paired."""
         return (self.path, self.visit)
 
     @property
     def label(self) -> str:
-        """``model.layers.3.mlp``, with ``#2`` behind it for the third visit."""
+        """The path, and the visit if it is not the first: ``model.layers.3.mlp#2`` is the third."""
         return self.path if self.visit == 0 else f"{self.path}#{self.visit}"
 
 
 def with_noise(calls: Iterable[Call], noise_of: Callable[[Call, Leaf], float]) -> tuple[Call, ...]:
-    """Return the calls with noise in their summaries, by the first place of each.
+    """Return the calls with noise in their summaries.
 
-    A summary that several places share, being one tensor, stays shared.
+    Leaves of the same tensor share one summary; ``noise_of`` is called for the first of them.
     """
-    made: dict[int, Summary] = {}
+    replaced: dict[int, Summary] = {}
 
     def noisy(call: Call, leaf: Leaf) -> Leaf:
         key = id(leaf.summary)
-        if key not in made:
-            made[key] = leaf.summary._replace(noise=noise_of(call, leaf))
-        return leaf._replace(summary=made[key])
+        if key not in replaced:
+            replaced[key] = leaf.summary._replace(noise=noise_of(call, leaf))
+        return leaf._replace(summary=replaced[key])
 
     return tuple(
         call._replace(leaves=tuple(noisy(call, leaf) for leaf in call.leaves)) for call in calls
@@ -120,11 +119,11 @@ def with_noise(calls: Iterable[Call], noise_of: Callable[[Call, Leaf], float]) -
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """Which model made a run. ``spec`` never holds a path outside the project.
+    """The model of a run. ``spec`` never contains a path outside the project.
 
-    ``modules`` counts the modules of each class by their own settings, as torch prints them:
-    ``{"LayerNorm": {"(64,), eps=1e-05": 5}}``. ``generation`` are the checkpoint's own settings for
-    generating.
+    ``modules`` counts the modules of each class by the settings that torch prints for them:
+    ``{"LayerNorm": {"(64,), eps=1e-05": 5}}``. ``generation`` is the generation config of the
+    checkpoint.
     """
 
     spec: str
@@ -139,9 +138,9 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where a run was made; what may move numbers without anybody's fault.
+    """The libraries and the machine of a run: differences here may change numbers slightly.
 
-    ``kernels`` are the settings that choose between implementations of one operation.
+    ``kernels`` are the settings of torch that choose between implementations of an operation.
     """
 
     versions: Mapping[str, str]
@@ -154,20 +153,20 @@ class Environment:
 
     @property
     def variant(self) -> str:
-        """The folder of goldens that can be compared with each other: ``cpu-float32``."""
+        """The folder of goldens that can be compared with this run: ``cpu-float32``."""
         return f"{self.device}-{self.dtype}"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What went in: the prompt as written, the ids that reached the model, how it generated.
+    """The inputs of a run: the prompt as written, the token ids, how it generated.
 
-    ``token_ids`` has one row a prompt, without padding, and ``pieces`` the text of each id.
-    ``tensors`` are the other whole numbers that entered the model, row by row: its mask, positions
-    and the like; ``digests`` are of every other tensor, such as a picture. ``generation`` holds
-    ``max_new_tokens``, ``do_sample``, the seed where it sampled, and whatever else the test passed
-    on. ``intervention`` is the name of the function that intervened, and ``intervention_code`` a
-    digest of its source.
+    ``token_ids`` has one tuple for each prompt of a batch, without padding; ``pieces`` has the text
+    of each id. ``tensors`` are the other integer inputs of the model, such as its mask and
+    positions, by batch index; ``digests`` has a checksum for each float input, such as a picture.
+    ``generation`` has ``max_new_tokens``, ``do_sample``, the seed if it sampled, and the other
+    arguments of the test. ``intervention`` is the name of the function that intervened, and
+    ``intervention_code`` a digest of its source.
     """
 
     text: Any = None
@@ -183,10 +182,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What came out of ``generate``: one row a prompt, new tokens only, ``pieces`` one by one.
+    """The new tokens of ``generate``, by batch index; ``pieces`` has the text of each token.
 
-    ``margins`` are the differences of the two highest logits at each step (float32 bytes): how
-    near the choice was to falling the other way.
+    ``margins`` are the differences of the two highest logits at each step, as float32 bytes: a
+    small margin means that another token was nearly chosen.
     """
 
     token_ids: tuple[tuple[int, ...], ...] = ()
@@ -197,11 +196,11 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one ``trace`` or ``generate`` (or a dict of tensors) produced.
+    """The result of one ``trace`` or ``generate``, or of a dict of tensors.
 
-    ``calibration`` names the changes under which the noise in its summaries was measured.
-    ``tolerance``, ``tokens`` and ``is_exact`` say how it is to be compared; see
-    `compare.comparison`.
+    ``calibration`` names the settings that were varied to measure the noise in the summaries.
+    ``tolerance``, ``tokens`` and ``is_exact`` say how to compare it, see `compare.comparison`.
+    ``tensors`` has the outputs of the calls that the test asked to keep, by path and visit.
     """
 
     kind: str
@@ -214,28 +213,28 @@ class Run:
     tolerance: float | None = field(default=None, compare=False)
     tokens: str = field(default="auto", compare=False)
     is_exact: bool = field(default=False, compare=False)
-    kept: Mapping[tuple[str, int], Any] = field(default_factory=dict, compare=False, repr=False)
+    tensors: Mapping[tuple[str, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def within(self, tolerance: float) -> Run:
-        """Return the same run with its own tolerance: ``assert run.within(1e-3) == golden``."""
+        """Return the same run with another tolerance: ``assert run.within(1e-3) == golden``."""
         if not 0 <= tolerance < 1:
             raise UsageError(f"tolerance must be in [0, 1), got {tolerance!r}")
         return replace(self, tolerance=tolerance)
 
     @property
     def text(self) -> Any:
-        """The new text alone; a list of texts where several prompts were given."""
-        return self._of_each("text")
+        """The generated text, without the prompt; a list of texts for a batch."""
+        return self._generated("text")
 
     @property
     def token_ids(self) -> Any:
-        """The new token ids as a list; a list of lists where several prompts were given."""
-        value = self._of_each("token_ids")
-        return [list(row) for row in value] if self.prompt.is_batch else list(value)
+        """The generated token ids as a list; a list of lists for a batch."""
+        value = self._generated("token_ids")
+        return [list(ids) for ids in value] if self.prompt.is_batch else list(value)
 
     @property
     def paths(self) -> list[str]:
-        """The paths of the modules that were called, each once, in order of their first call."""
+        """The paths of the modules that were called, in the order of their first calls."""
         return list(dict.fromkeys(call.path for call in self.calls))
 
     def __getitem__(self, key: str | tuple[str, int]) -> CallView:
@@ -243,47 +242,50 @@ class Run:
         path, visit = (key, 0) if isinstance(key, str) else key
         for call in self.calls:
             if call.key == (path, visit):
-                return CallView(call, self.kept)
+                return CallView(call, self.tensors)
         visits = sum(call.path == path for call in self.calls)
         if visits:
-            raise UsageError(f"{path} was called {visits} times, there is no visit {visit}")
-        near = suggest(path, self.paths)
-        raise UsageError(f"{path} is not in this run; nearest: {near}")
+            raise UsageError(f"{path} has visits 0 to {visits - 1}, there is no visit {visit}")
+        raise UsageError(f"{path} is not in this run; nearest: {suggest(path, self.paths)}")
 
-    def _of_each(self, name: str) -> Any:
+    def _generated(self, name: str) -> Any:
+        """Return a field of `Generated`: a list for a batch, one value for a single prompt."""
         if self.generated is None:
             raise UsageError(
                 f"run.{name} needs nnsight_capture.generate, this run is a {self.kind}"
             )
-        rows = getattr(self.generated, name)
-        return list(rows) if self.prompt.is_batch else rows[0]
+        values = getattr(self.generated, name)
+        return list(values) if self.prompt.is_batch else values[0]
 
 
 @dataclass(frozen=True, slots=True)
 class CallView:
-    """One call with the tensors that the test kept of it."""
+    """One call of a run, with its output if the test asked to keep it."""
 
     call: Call
-    kept: Mapping[tuple[str, int], Any] = field(repr=False)
+    tensors: Mapping[tuple[str, int], Any] = field(repr=False)
 
     @property
     def value(self) -> Any:
-        """The kept output as the module returned it: tensor, tuple, dict or model output."""
-        if self.call.key not in self.kept:
+        """The output as the module returned it: tensor, tuple, dict or model output.
+
+        Raise `UsageError` if the test did not keep it.
+        """
+        if self.call.key not in self.tensors:
             raise UsageError(
                 f"{self.call.label} was summarised but not kept; "
                 f"capture with keep={self.call.path!r} to get its tensors"
             )
-        return self.kept[self.call.key]
+        return self.tensors[self.call.key]
 
     @property
     def output(self) -> Any:
-        """The kept output tensor; the first one where the module returned several."""
+        """The output tensor; the first one if the module returned several."""
         return first_tensor(self.value)
 
 
 def first_tensor(value: Any) -> Any:
-    """Return the first tensor inside nested containers, depth first, or ``None``."""
+    """Return the first tensor in nested containers, depth first; ``None`` if there is none."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, tuple | list):
@@ -292,5 +294,5 @@ def first_tensor(value: Any) -> Any:
 
 
 def with_weights(run: Run, fingerprint: str | None) -> Run:
-    """Return a run with the fingerprint of the weights that it was made with."""
+    """Return a run with the fingerprint of the weights of its model."""
     return replace(run, model=replace(run.model, weights=fingerprint))

@@ -1,4 +1,4 @@
-"""The options in force: command line before environment before ini, frozen for the session."""
+"""Read the options in force: command line before environment before ini, fixed for a session."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pytest_nnsight.errors import UsageError, suggest
 from pytest_nnsight.options import MARKER_KEYS, OPTIONS, Option
 
 
-class Settings(NamedTuple):  # every pytest imports this one, and a dataclass takes two milliseconds
-    """The options in force; a test's marker may replace some of them (`for_marker`)."""
+class Settings(NamedTuple):  # every pytest session imports this; a dataclass takes 2 ms more
+    """The options in force; the marker of a test may replace some of them (`for_marker`)."""
 
     model: tuple[str, ...] = ()
     device_map: str = "auto"
@@ -39,32 +39,32 @@ class Settings(NamedTuple):  # every pytest imports this one, and a dataclass ta
 
     @property
     def is_remote(self) -> bool:
-        """Whether the model runs elsewhere, and has no weights here."""
+        """Whether the model runs on a server, so that its weights are not loaded here."""
         return self.remote not in (None, "local")
 
     def for_marker(self, arguments: Mapping[str, Any]) -> Settings:
-        """Return the settings of one test, given ``@pytest.mark.nnsight(...)``'s arguments."""
+        """Return the settings of one test with the arguments of ``@pytest.mark.nnsight(...)``.
+
+        Raise `UsageError` for an unknown argument or a bad value.
+        """
         for name in arguments:
             if name not in MARKER_KEYS:
                 raise UsageError(
                     f"@pytest.mark.nnsight has no argument {name!r}; "
                     f"nearest: {suggest(name, MARKER_KEYS)}"
                 )
-        checked = {
-            name: _marked(_option(name), value, f"@pytest.mark.nnsight({name}=...)")
-            for name, value in arguments.items()
-        }
-        return self._replace(**checked)
+        options = [option for option in OPTIONS if option.name in arguments]
+        return self._replace(
+            **{option.name: _parse_argument(option, arguments[option.name]) for option in options}
+        )
 
 
-def _marked(option: Option, value: Any, source: str) -> Any:
+def _parse_argument(option: Option, value: Any) -> Any:
+    """Parse an argument of the marker; a list option takes one text or several."""
+    source = f"@pytest.mark.nnsight({option.name}=...)"
     if not option.is_list:
-        return _read(option, value, source)
-    return tuple(_read(option, v, source) for v in ([value] if isinstance(value, str) else value))
-
-
-def _option(name: str) -> Option:
-    return next(option for option in OPTIONS if option.name == name)
+        return _parse(option, value, source)
+    return tuple(_parse(option, v, source) for v in ([value] if isinstance(value, str) else value))
 
 
 def read_settings(
@@ -72,37 +72,43 @@ def read_settings(
     ini: Callable[[str], Any],
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Read every option: command line, else environment, else ini, else its default."""
+    """Read every option from the command line, else the environment, else ini, else its default.
+
+    Raise `UsageError` for a bad value.
+    """
     values: dict[str, Any] = {}
     for option in OPTIONS:
-        given = command_line.get(option.key)
-        source = option.flag
-        if given is None and environ.get(option.variable):
-            given, source = environ[option.variable], option.variable
-            given = given.split() if option.is_list else given
-        if given is None:
-            given, source = ini(option.key) or None, f"ini {option.key}"
-        if given is None:
+        value, source = command_line.get(option.key), option.flag
+        if value is None and environ.get(option.variable):
+            value, source = environ[option.variable], option.variable
+            value = value.split() if option.is_list else value
+        if value is None:
+            value, source = ini(option.key) or None, f"ini {option.key}"
+        if value is None:
             values[option.name] = () if option.is_list else option.default
         elif option.is_list:
-            values[option.name] = tuple(_read(option, item, source) for item in given)
+            values[option.name] = tuple(_parse(option, item, source) for item in value)
         else:
-            values[option.name] = _read(option, given, source)
+            values[option.name] = _parse(option, value, source)
     return Settings(**values)
 
 
-def _read(option: Option, value: Any, source: str) -> Any:
+def _parse(option: Option, value: Any, source: str) -> Any:
+    """Parse one value; ``source`` names it in the error."""
     if value is None:
         return option.default
     try:
-        return option.read(value if isinstance(value, str) else str(value))
+        return option.parse(value if isinstance(value, str) else str(value))
     except ValueError as error:
         raise UsageError(f"{source}: {value!r} is not valid: {error}") from error
 
 
 def golden_root(root: Path, settings: Settings) -> Path:
-    """Return the folder of the goldens; it may not leave the project."""
+    """Return the folder of the goldens; raise `UsageError` if it is outside the root folder."""
     folder = (root / settings.golden_dir).resolve()
     if not folder.is_relative_to(root.resolve()):
-        raise UsageError(f"--nnsight-golden-dir {settings.golden_dir!r} leaves {root.name}/")
+        raise UsageError(
+            f"--nnsight-golden-dir {settings.golden_dir!r} is outside {root.name}/; "
+            "give a folder inside it"
+        )
     return folder

@@ -1,4 +1,8 @@
-"""A warm process that runs of pytest are forked from, where their imports are not the subject."""
+"""Fixtures of all tests: a project to run pytest in, and a warm process to fork these runs from.
+
+Python imports every ``conftest.py`` under the same name, so a test cannot import from one. What
+tests import, such as `Project`, is in modules next to this file.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from warm_process import WarmProcess, WarmServer, read_at_start
+from project import Project
+from warm_process import WarmProcess, WarmServer, startup_variables
 
-# They measure small tensors: on shared cores, threads that wait for each other are 10 times slower.
-ON_ONE_THREAD = ("summary", "compare", "diagnose", "golden", "report")
+ONE_THREAD_FOLDERS = ("summary", "compare", "diagnose", "golden", "report")
+"""Tests of small tensors: on shared cores, threads that wait for each other are 10 times slower."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cold", action="store_true", help="start every inner pytest as a new process; fork none"
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Measure on one thread in these folders; restore it, since other tests run in this process."""
-    if request.path.parent.name not in ON_ONE_THREAD:
+    """Run the tests of some folders on one torch thread, then restore the number of threads."""
+    if request.path.parent.name not in ONE_THREAD_FOLDERS:
         yield
         return
     import torch
@@ -32,17 +43,37 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cold", action="store_true", help="fork no run of pytest inside of a test")
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """An empty project, outside CI and without access to the model hub."""
+    for name in list(os.environ):
+        if name.startswith("PYTEST_") or name in ("CI", "BUILD_NUMBER", "COLUMNS"):
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return Project(pytester)
+
+
+@pytest.fixture(scope="session")
+def saved_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny GPT-2 that ``save_pretrained`` wrote, once a session."""
+    import torch
+
+    from pytest_nnsight.models import tiny
+
+    folder = tmp_path_factory.mktemp("models") / "my-gpt2"
+    model, tokenizer = tiny.build("gpt2", torch.float32, None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def warm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmServer]:
-    """A process with everything imported, which forks runs of pytest."""
+    """A process that has imported everything and forks inner runs of pytest."""
     folder = tmp_path_factory.mktemp("warm")
     environ = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
     environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
-    server = WarmServer(folder / "socket", folder / "home", read_at_start(environ))
+    server = WarmServer(folder / "socket", folder / "home", startup_variables(environ))
     program = str(Path(__file__).with_name("warm_server.py"))
     process = subprocess.Popen(
         [sys.executable, program, str(server.socket)], stdin=subprocess.PIPE, env=environ
@@ -61,32 +92,32 @@ def warm(
     warm_server: WarmServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Let runs of pytest, and their workers, be forked: see `warm_server.py` for what that hides.
+    """Fork inner runs of pytest and their workers; `warm_server.py` says what this cannot test.
 
-    A run with other variables of those that are read once, at start, is started as usual; so are
-    all runs with ``--cold``.
+    A run starts as a new process if a variable that libraries read at import differs, or with
+    ``--cold``.
     """
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(warm_server.home))
     start, is_cold = pytester.popen, request.config.getoption("--cold")
 
-    def popen(args: Sequence[str], **wanted: Any) -> Any:
-        is_alike = read_at_start(os.environ) == warm_server.known
-        if is_cold or not is_alike or args[:2] != (sys.executable, "-mpytest"):
-            return start(args, **wanted)
-        assert wanted.pop("stdin") is pytester.CLOSE_STDIN
+    def popen(args: Sequence[str], **options: Any) -> Any:
+        is_same_start = startup_variables(os.environ) == warm_server.variables
+        if is_cold or not is_same_start or args[:2] != (sys.executable, "-mpytest"):
+            return start(args, **options)
+        assert options.pop("stdin") is pytester.CLOSE_STDIN
         path = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
-        with open(os.devnull) as nothing:
-            numbers = [file.fileno() for file in (nothing, wanted["stdout"], wanted["stderr"])]
-            return WarmProcess(warm_server.socket, args, numbers, environ)
+        with open(os.devnull) as null:
+            descriptors = [file.fileno() for file in (null, options["stdout"], options["stderr"])]
+            return WarmProcess(warm_server.socket, args, descriptors, environ)
 
     monkeypatch.setattr(pytester, "popen", popen)
 
 
 @pytest.fixture
 def hub(warm: None, warm_server: WarmServer) -> Iterator[Path]:
-    """The cache of the model hub that a forked run looks into, empty."""
+    """The model hub cache that forked runs read; empty before and after the test."""
     shutil.rmtree(warm_server.home, ignore_errors=True)
     yield warm_server.home / "hub"
     shutil.rmtree(warm_server.home, ignore_errors=True)

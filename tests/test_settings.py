@@ -1,4 +1,4 @@
-"""Every option once: command line before environment before ini before default."""
+"""Options are read from the command line, else the environment, else ini, else the default."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import MARKER_KEYS, OPTIONS, Option
 from pytest_nnsight.settings import Settings, golden_root, read_settings
 
-# option: default, then ini, environment and command line as text with the values they stand for
+# option: default, then the text in ini, environment and command line, each with its parsed value
 CASES: dict[str, tuple[Any, tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "device_map": ("auto", ("cpu", "cpu"), ("cuda", "cuda"), ("mps", "mps")),
     "dtype": ("auto", ("float16", "float16"), ("float32", "float32"), ("float64", "float64")),
@@ -52,10 +52,10 @@ def read(
     environ: Mapping[str, str] | None = None,
     ini: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Read settings as pytest would hand them over: ini keys that are not set are empty."""
-    known = ini or {}
+    """Read settings from the values that pytest gives: ini keys that are not set are empty."""
+    values = ini or {}
     empty = {option.key: [] if option.is_list else "" for option in OPTIONS}
-    return read_settings(command_line or {}, lambda key: known.get(key, empty[key]), environ or {})
+    return read_settings(command_line or {}, lambda key: values.get(key, empty[key]), environ or {})
 
 
 def test_every_option_has_a_field_and_a_case() -> None:
@@ -85,12 +85,12 @@ def test_models_are_a_list_from_every_source() -> None:
     assert read({"nnsight_model": ["f"]}, environ, ini).model == ("f",)
 
 
-def test_option_that_is_not_given_on_the_command_line_is_none() -> None:
+def test_an_option_missing_on_the_command_line_is_read_from_the_environment() -> None:
     given = {option.key: None for option in OPTIONS}
     assert read(given, {"PYTEST_NNSIGHT_DTYPE": "float16"}).dtype == "float16"
 
 
-def test_names_of_an_option() -> None:
+def test_an_option_has_a_flag_an_ini_key_and_a_variable() -> None:
     option = Option("golden_dir", "help", str)
     assert (option.flag, option.key, option.variable) == (
         "--nnsight-golden-dir",
@@ -127,7 +127,7 @@ def test_invalid_timeout_is_a_usage_error(key: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "near", "Exact", "close "])
-def test_invalid_rule_for_tokens_says_what_is_valid(value: str) -> None:
+def test_invalid_tokens_rule_lists_the_valid_ones(value: str) -> None:
     with pytest.raises(UsageError) as caught:
         read({"nnsight_tokens": value})
     assert str(caught.value) == (
@@ -142,7 +142,7 @@ def test_flag_that_is_neither_true_nor_false_is_a_usage_error(name: str) -> None
         read(environ={variable: "maybe"})
 
 
-def test_marker_replaces_what_it_names_alone() -> None:
+def test_a_marker_changes_only_the_settings_that_it_names() -> None:
     settings = Settings(model=("gpt2",), tolerance=0.1, timeout=5.0)
     changed = settings.for_marker({"tolerance": 1e-4, "trust_remote_code": True})
     assert (changed.tolerance, changed.trust_remote_code) == (1e-4, True)
@@ -150,7 +150,7 @@ def test_marker_replaces_what_it_names_alone() -> None:
     assert settings.tolerance == 0.1
 
 
-def test_marker_takes_every_setting_of_one_test() -> None:
+def test_a_marker_accepts_every_option_that_is_marked_so() -> None:
     arguments = {
         "tolerance": 0.5,
         "timeout": 60,
@@ -183,7 +183,7 @@ def test_unknown_marker_argument_names_the_nearest(wrong: str, nearest: str) -> 
 
 
 @pytest.mark.parametrize("name", sorted({*OPTION} - {*MARKER_KEYS}))
-def test_options_of_the_session_are_no_marker_arguments(name: str) -> None:
+def test_a_marker_refuses_the_options_of_the_session(name: str) -> None:
     with pytest.raises(UsageError, match=r"^@pytest\.mark\.nnsight has no argument "):
         Settings().for_marker({name: "x"})
 
@@ -198,14 +198,16 @@ def test_golden_folder_is_inside_the_project(tmp_path: Path, folder: str) -> Non
 def test_golden_folder_cannot_leave_the_project(tmp_path: Path, folder: str) -> None:
     with pytest.raises(UsageError) as caught:
         golden_root(tmp_path, Settings(golden_dir=folder))
-    assert str(caught.value) == f"--nnsight-golden-dir {folder!r} leaves {tmp_path.name}/"
+    assert str(caught.value) == (
+        f"--nnsight-golden-dir {folder!r} is outside {tmp_path.name}/; give a folder inside it"
+    )
 
 
 def test_golden_folder_cannot_leave_the_project_by_a_link(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "golden").symlink_to(tmp_path)
-    with pytest.raises(UsageError, match=r"^--nnsight-golden-dir 'golden' leaves project/$"):
+    with pytest.raises(UsageError, match=r"^--nnsight-golden-dir 'golden' is outside project/; "):
         golden_root(project, Settings())
 
 

@@ -1,4 +1,4 @@
-"""A process that is forked by `warm_server`, for what would start it as a `subprocess.Popen`."""
+"""A process that `warm_server` forks, with the interface of a `subprocess.Popen`."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-READ_AT_START = (
+STARTUP_PREFIXES = (
     *("PYTHON", "LANG", "LC_", "TZ"),
     *("HF_", "TRANSFORMERS_", "TORCH_", "PYTORCH_", "ATEN_", "ACCELERATE_"),
     *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "CUDA_", "XDG_"),
 )
-"""How variables begin that Python or a library looks at once: a fork would not see them."""
+"""Prefixes of the variables that Python or a library reads once: a fork ignores changes to them."""
 
 
-def read_at_start(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what cannot change for a process that has started."""
-    found = {name: environ[name] for name in environ if name.startswith(READ_AT_START)}
-    found.pop("PYTHONPATH", None)  # which the server follows
+def startup_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that must be the same in the server for a run to be forked."""
+    found = {name: environ[name] for name in environ if name.startswith(STARTUP_PREFIXES)}
+    found.pop("PYTHONPATH", None)  # the server applies it in the fork
     return found
 
 
 @dataclass(frozen=True)
 class WarmServer:
-    """Where a server listens, the home of what it keeps of the model hub, what it read at start."""
+    """The socket of a server, its ``HF_HOME``, and the variables that it was started with."""
 
     socket: Path
     home: Path
-    known: dict[str, str]
+    variables: dict[str, str]
 
 
 class WarmProcess:
-    """What pytester, execnet and the plugin need of a `subprocess.Popen`."""
+    """The part of `subprocess.Popen` that pytester, execnet and the plugin use."""
 
     def __init__(
         self,
@@ -46,14 +46,14 @@ class WarmProcess:
         descriptors: Sequence[int],
         environ: Mapping[str, str],
     ) -> None:
-        """Start ``python -c CODE`` or ``python -mpytest ...`` with these three descriptors."""
+        """Start ``python -c CODE`` or ``python -mpytest ...`` with stdin, stdout and stderr."""
         self.args = list(args)
         self.stdin = self.stdout = None
         self.returncode: int | None = None
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(server))
-        asked = {"args": self.args, "environ": dict(environ), "folder": os.getcwd()}
-        message = (json.dumps(asked) + "\n").encode()
+        request = {"args": self.args, "environ": dict(environ), "folder": os.getcwd()}
+        message = (json.dumps(request) + "\n").encode()
         sent = socket.send_fds(self._socket, [message], list(descriptors))
         self._socket.sendall(message[sent:])
         self.pid = self._read_number()
@@ -61,10 +61,10 @@ class WarmProcess:
     def _read_number(self) -> int:
         line = b""
         while not line.endswith(b"\n"):
-            got = self._socket.recv(1)
-            if not got:
-                raise RuntimeError("the warm server is gone")
-            line += got
+            byte = self._socket.recv(1)
+            if not byte:
+                raise RuntimeError("the warm server has ended")
+            line += byte
         return int(line)
 
     def wait(self, timeout: float | None = None) -> int:

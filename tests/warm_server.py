@@ -1,16 +1,18 @@
-"""A process with everything imported, from which inner runs of pytest and their workers are forked.
+"""A process that has imported everything and forks inner runs of pytest and their workers.
 
-``python warm_server.py SOCKET``; ends when its standard input does. A run that is started as usual
-imports for six of the seven seconds that it takes. Forked here it finds the modules in place, and
-is else what a new process would be: with arguments, descriptors, environment, folder and import
-path of its own, and killed and waited for as such.
+``python warm_server.py SOCKET``; it ends when its standard input closes. A run in a new process
+spends six of its seven seconds on imports. A fork has the modules already. Otherwise it behaves
+like a new process: it has its own arguments, file descriptors, environment, working folder and
+import path, and its parent can wait for it and kill it.
 
-What a fork cannot show, and a test of it must start anew: that something is not imported, or is
-imported late; the order of imports (nnsight is not among the modules here, and anyio is forgotten
-before pytest starts, so these two are as they would be); what depends on the seed of hashes, the
-same in all forks; what a library reads from the environment when it is imported (`warm_process`
-names these variables: where they differ, a run is started as usual); the end of the interpreter
-itself, since a fork leaves once what was registered for its exit has run.
+A fork cannot test these things, start a new process for them:
+- that a module is not imported, or is imported late;
+- the order of imports. The server does not import nnsight, and removes anyio before pytest starts,
+  so for these two the order is that of a new process;
+- anything that depends on the hash seed, which is the same in all forks;
+- variables that a library reads when it is imported (`warm_process.STARTUP_PREFIXES`; if one of
+  them differs, the run starts as a new process);
+- the shutdown of the interpreter: a fork runs the exit functions and then calls ``os._exit``.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ IMPORTED = (
 
 
 class Imports:
-    """Imports in a session of pytest, which rewrites assertions of its plugins as it does so."""
+    """A pytest plugin that imports: inside a session pytest rewrites the assertions of plugins."""
 
     def pytest_sessionstart(self) -> None:
         import pytest_nnsight
@@ -59,17 +61,17 @@ class Imports:
 
 
 def main(path: str) -> None:
-    """Fork a process for each connection, and tell it how the process ended."""
+    """Fork a process for each connection, and send its exit code when it ends."""
     here = os.path.dirname(os.path.abspath(__file__))
-    own_path = [entry for entry in sys.path if entry != here]
+    import_path = [entry for entry in sys.path if entry != here]
     import_all()
-    start_workers_here(Path(path))
+    fork_xdist_workers(Path(path))
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     listener.listen()
     os.rename(path + ".new", path)
     gc.collect()
-    gc.freeze()  # a collection in a fork would touch, and so copy, every page of it
+    gc.freeze()  # a collection in a fork would write to every page, and so copy it
     waiting: dict[int, socket.socket] = {}
     while True:
         ready, _, _ = select.select([0, listener], [], [], 0.01 if waiting else None)
@@ -77,19 +79,19 @@ def main(path: str) -> None:
             return
         if listener in ready:
             connection = listener.accept()[0]
-            pid = start(connection, listener, own_path)
+            pid = start(connection, listener, import_path)
             waiting[pid] = connection
         for pid in list(waiting):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 connection = waiting.pop(pid)
-                with contextlib.suppress(OSError):  # whoever asked for it may be gone
+                with contextlib.suppress(OSError):  # the client may have ended
                     connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
                 connection.close()
 
 
 def import_all() -> None:
-    """Import what inner runs will, by a session of pytest in an empty folder."""
+    """Import what inner runs import: run pytest in an empty folder."""
     import pytest
 
     before = os.getcwd()
@@ -102,8 +104,8 @@ def import_all() -> None:
         sys.exit(f"the warm server could not import: exit code {code}")
 
 
-def start_workers_here(server: Path) -> None:
-    """Let the workers of a forked run be forked too."""
+def fork_xdist_workers(server: Path) -> None:
+    """Fork the xdist workers of forked runs too: replace how execnet starts a process."""
     from execnet import gateway_io
     from warm_process import WarmProcess
 
@@ -119,45 +121,45 @@ def start_workers_here(server: Path) -> None:
     gateway_io.Popen2IOMaster.__init__ = start  # type: ignore[method-assign]
 
 
-def start(connection: socket.socket, listener: socket.socket, own_path: list[str]) -> int:
-    """Fork one process by what a connection asks for, and send its process id back."""
+def start(connection: socket.socket, listener: socket.socket, import_path: list[str]) -> int:
+    """Fork the process that a connection requests, and send its process id."""
     message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     while not message.endswith(b"\n"):
         message += connection.recv(1 << 20)
-    asked = json.loads(message)
+    request = json.loads(message)
     pid = os.fork()
     if not pid:
         listener.close()
         connection.close()
-        become(asked, descriptors, own_path)
+        become(request, descriptors, import_path)
     for descriptor in descriptors:
         os.close(descriptor)
     connection.sendall(f"{pid}\n".encode())
     return pid
 
 
-def become(asked: dict[str, Any], descriptors: list[int], own_path: list[str]) -> None:
-    """Turn into what the arguments would have started, and end as it would."""
-    for place, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, place)
+def become(request: dict[str, Any], descriptors: list[int], import_path: list[str]) -> None:
+    """Become the requested process: set its state, run it, exit with its code."""
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     os.environ.clear()
-    os.environ.update(asked["environ"])
-    os.chdir(asked["folder"])
-    before = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:] = [*before, *(entry for entry in own_path if entry not in before)]
-    sys.modules["xdist.plugin"]._sys_path[:] = sys.path  # what xdist gives to its workers
+    os.environ.update(request["environ"])
+    os.chdir(request["folder"])
+    first = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[:] = [*first, *(entry for entry in import_path if entry not in first)]
+    sys.modules["xdist.plugin"]._sys_path[:] = sys.path  # xdist sends this path to its workers
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in sys.modules if name.partition(".")[0] == "anyio"]:
-        del sys.modules[name]  # whose plugin pytest wants to import itself
+        del sys.modules[name]  # pytest must import its plugin itself
     code = 0
     try:
-        execute(asked["args"][1:])
+        execute(request["args"][1:])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -167,7 +169,7 @@ def become(asked: dict[str, Any], descriptors: list[int], own_path: list[str]) -
 
 
 def execute(args: list[str]) -> None:
-    """Do what Python does with these arguments: ``-mpytest ...`` or ``-u -c CODE``."""
+    """Run what Python runs with these arguments: ``-mpytest ...`` or ``-u -c CODE``."""
     if args[0] == "-mpytest":
         sys.path.insert(0, os.getcwd())
         sys.argv[:] = args
@@ -180,7 +182,7 @@ def execute(args: list[str]) -> None:
 
 
 def leave(code: int) -> None:
-    """End as an interpreter does, but for freeing what it holds."""
+    """Exit as an interpreter does, but do not free its objects."""
     import atexit
     import threading
 

@@ -42,9 +42,9 @@ class Captured:
     @classmethod
     def of(cls, run: Run) -> Captured:
         """Take the tensors out of what a run kept, and the logits of the first step."""
-        values = {call.key: run.kept[call.key] for call in run.calls}
+        values = {call.key: run.tensors[call.key] for call in run.calls}
         calls = {key: dict(describe(value)[1]) for key, value in values.items()}
-        first: Any = run.kept.get((ROOT, 0))
+        first: Any = run.tensors.get((ROOT, 0))
         return cls(run, calls, first.get("logits") if hasattr(first, "get") else None)
 
     @functools.cached_property

@@ -229,4 +229,4 @@ class CaptureSession:
         ended = row is not None and text is not None and text.token_ids[0]
         calls = recorder.finish(len(ended) if ended else None)
         check_called(recorder.captured, [call.path for call in calls])
-        return Run(kind, model, environment, prompt, text, calls, kept=recorder.kept)
+        return Run(kind, model, environment, prompt, text, calls, tensors=recorder.kept)

@@ -1,11 +1,14 @@
-"""``pytest-nnsight diff``: two models, or two settings of one, call by call with no golden."""
+"""``pytest-nnsight diff``: compare two models, or two settings of one, call by call, no golden."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_nnsight.cli.output import check_output_file, print_progress, write_page
 from pytest_nnsight.errors import UsageError, hide_home, suggest, visible
 
 if TYPE_CHECKING:
@@ -14,37 +17,89 @@ if TYPE_CHECKING:
     from pytest_nnsight.models.spec import LoadOptions, ModelSpec
     from pytest_nnsight.run import Run
 
+HELP = "compare two models, or two settings of one model, without a golden"
 DEFAULT_PROMPT = "The Eiffel Tower is in the city of"
-_MOST = 12  # modules without a partner that are named
-Say = Callable[[str], None]
+_MAX_PATHS = 12
+"""How many modules without a counterpart are listed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``diff``."""
+    for name in ("first", "second"):
+        parser.add_argument(name, help="a model spec, as for pytest --nnsight-model")
+        parser.add_argument(
+            f"--{name}",
+            dest=f"{name}_settings",
+            default="",
+            metavar="SETTINGS",
+            help=f"how to load the {name} model, such as dtype=bfloat16,attn=eager",
+        )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help=f"a prompt to run; repeat it for more (default: {DEFAULT_PROMPT!r})",
+    )
+    parser.add_argument(
+        "--generate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also generate N new tokens after each prompt (default: 0)",
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write the comparison to FILE, as HTML"
+    )
+
+
+def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
+    """Print what differs; return 1 where the models differ by more than noise, else 0."""
+    names = [
+        f"{options.first} {options.first_settings}".strip(),
+        f"{options.second} {options.second_settings}".strip(),
+    ]
+    sides = (
+        Side.parse(options.first, options.first_settings),
+        Side.parse(options.second, options.second_settings),
+    )
+    check_output_file("--html", options.html)
+    found = []
+    prompts = options.prompt or [DEFAULT_PROMPT]
+    for difference in differences(sides, prompts, options.generate, print_progress):
+        found.append(difference)
+        for line in difference.lines():
+            print(line)
+    if options.html is not None:
+        write_page(report_of(found, names), options.html)
+    return int(any(difference.is_drift for difference in found))
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: a model and how it is loaded."""
+    """One of the two models, and how to load it."""
 
     spec: ModelSpec
     options: LoadOptions
 
     @classmethod
-    def read(cls, spec: str, settings: str) -> Side:
-        """Read a model spec, and settings such as ``dtype=bfloat16,attn=eager``."""
+    def parse(cls, spec: str, settings: str) -> Side:
+        """Parse a model spec, and settings such as ``dtype=bfloat16,attn=eager``."""
         from pytest_nnsight.models.spec import LoadOptions, parse_spec
 
-        known = [field.name for field in fields(LoadOptions) if field.name != "is_away"]
-        given = dict(pair.partition("=")[::2] for pair in settings.split(",") if pair)
-        for name in given:
-            if name not in known:
-                raise UsageError(f"there is no setting {name!r}; nearest: {suggest(name, known)}")
-        trusted = given.pop("trust_remote_code", "no") in ("yes", "true", "1")
-        return cls(
-            parse_spec(spec), LoadOptions(trust_remote_code=trusted, is_remote=False, **given)
-        )
+        allowed = [field.name for field in fields(LoadOptions) if field.name != "is_remote"]
+        values = dict(pair.partition("=")[::2] for pair in settings.split(",") if pair)
+        for name in values:
+            if name not in allowed:
+                raise UsageError(f"there is no setting {name!r}; nearest: {suggest(name, allowed)}")
+        trust = values.pop("trust_remote_code", "no") in ("yes", "true", "1")
+        options = LoadOptions(trust_remote_code=trust, is_remote=False, **values)
+        return cls(parse_spec(spec), options)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One run of the first model and the same of the second, compared."""
+    """The comparison of one run of the first model with the same run of the second."""
 
     title: str
     finding: Finding
@@ -52,14 +107,14 @@ class Difference:
     diagnosis: Diagnosis | None
 
     @property
-    def drifts(self) -> bool:
-        """Whether the two differ by more than noise, or have modules without a partner."""
+    def is_drift(self) -> bool:
+        """Whether the models differ by more than noise, or one has modules that the other lacks."""
         assert self.finding.comparison is not None
-        lost = self.alignment.only_golden or self.alignment.only_received
-        return bool(lost) or not self.finding.comparison.matches
+        unmatched = self.alignment.only_golden or self.alignment.only_received
+        return bool(unmatched) or not self.finding.comparison.matches
 
     def lines(self) -> Iterator[str]:
-        """Yield what is told of it, the verdict first."""
+        """Yield the lines to print: a title, the verdict, then details."""
         from pytest_nnsight.report.failure import comparison_lines
 
         comparison = self.finding.comparison
@@ -69,19 +124,21 @@ class Difference:
             yield f"  {line}"
         if comparison.divergence is not None and comparison.matches:
             yield visible(f"  compared up to a {comparison.divergence.closeness}")
-        for line in self._lost():
+        for line in self._unmatched_lines():
             yield visible(f"  {line}")
 
-    def _lost(self) -> Iterator[str]:
+    def _unmatched_lines(self) -> Iterator[str]:
+        """Yield one line for each model that has modules which the other lacks."""
         alignment = self.alignment
         sides = (("first", alignment.only_golden), ("second", alignment.only_received))
         for name, paths in sides:
             if paths:
-                more = f" and {len(paths) - _MOST} more" if len(paths) > _MOST else ""
-                yield f"only in the {name}: {', '.join(paths[:_MOST])}{more}"
+                hidden = len(paths) - _MAX_PATHS
+                more = f" and {hidden} more" if hidden > 0 else ""
+                yield f"only in the {name}: {', '.join(paths[:_MAX_PATHS])}{more}"
 
-    def test(self) -> dict[str, Any]:
-        """Return it as a report has a test."""
+    def as_test(self) -> dict[str, Any]:
+        """Return the difference as an entry of a report's ``tests``."""
         from pytest_nnsight.report.detail import detail
         from pytest_nnsight.report.outcomes import FAILED, PASSED
         from pytest_nnsight.report.record import record_of_failure, record_of_match
@@ -89,35 +146,39 @@ class Difference:
         finding = self.finding
         assert finding.golden is not None
         lines = [*self.lines()]
-        line = lines[1].strip()
+        verdict = lines[1].strip()
         if self.diagnosis is None:
             record = record_of_match(finding)
         else:
-            record = {**record_of_failure(finding, self.diagnosis), "line": line}
-        found = detail(finding.golden, finding.received, finding.comparison)
+            record = {**record_of_failure(finding, self.diagnosis), "line": verdict}
+        details = detail(finding.golden, finding.received, finding.comparison)
         return {
             "test": self.title,
             "outcome": PASSED if self.diagnosis is None else FAILED,
-            "line": line,
+            "line": verdict,
             "text": "\n".join(lines),
-            "goldens": [{**record, "detail": found}],
+            "goldens": [{**record, "detail": details}],
         }
 
 
 def differences(
-    sides: tuple[Side, Side], prompts: Sequence[str], new_tokens: int, say: Say
+    sides: tuple[Side, Side],
+    prompts: Sequence[str],
+    new_tokens: int,
+    say: Callable[[str], None],
 ) -> Iterator[Difference]:
-    """Compare two models: of each prompt a trace, and with ``new_tokens`` a generation.
+    """Trace each prompt on both models, also generate if ``new_tokens`` > 0, and compare.
 
-    One model is loaded after the other; the runs of the first stand where goldens would.
+    The models are loaded one after the other. The runs of the first are used as goldens.
+    ``say`` prints the progress of loading.
     """
     from pytest_nnsight.compare.alignment import align
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
     from pytest_nnsight.report.failure import diagnosed
 
-    (before, old), (now, new) = (_runs(side, prompts, new_tokens, say) for side in sides)
-    for number, (golden, received) in enumerate(zip(before, now, strict=True)):
+    first, second = (_capture_runs(side, prompts, new_tokens, say) for side in sides)
+    for number, (golden, received) in enumerate(zip(first[0], second[0], strict=True)):
         alignment = align(golden, received)
         renamed = alignment.renamed(received)
         title = f"{golden.kind} of {prompts[number // (2 if new_tokens else 1)]!r}"
@@ -126,14 +187,14 @@ def differences(
             golden=golden,
             received=renamed,
             comparison=compare(golden, renamed),
-            golden_weights=old,
-            received_weights=alignment.parameters(new),
+            golden_weights=first[1],
+            received_weights=alignment.parameters(second[1]),
         )
         yield Difference(title, finding, alignment, diagnosed(finding))
 
 
 def report_of(found: Sequence[Difference], models: Sequence[str]) -> dict[str, Any]:
-    """Return differences as the report of a session has tests, for a page of them."""
+    """Return the differences in the format of a session's report, for its HTML page."""
     from importlib import metadata
 
     from pytest_nnsight.report.outcomes import FORMAT
@@ -144,15 +205,16 @@ def report_of(found: Sequence[Difference], models: Sequence[str]) -> dict[str, A
         "kind": "report",
         "versions": {name: metadata.version(name) for name in names},
         "models": [hide_home(model) for model in models],
-        "tests": [difference.test() for difference in found],
+        "tests": [difference.as_test() for difference in found],
         "errors": [],
         "not_run": [],
     }
 
 
-def _runs(
-    side: Side, prompts: Sequence[str], new_tokens: int, say: Say
+def _capture_runs(
+    side: Side, prompts: Sequence[str], new_tokens: int, say: Callable[[str], None]
 ) -> tuple[list[Run], dict[str, str]]:
+    """Load one model and run the prompts; return the runs and the weights' fingerprints."""
     from functools import partial
 
     from pytest_nnsight import nnsight_api

@@ -211,7 +211,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
     def _exact(self, path: Path, text: str) -> dict[str, Distance]:
         """Return exact numbers for the tensors that are stored and that this run kept."""
         assert self._received is not None
-        if not self._received.kept:
+        if not self._received.tensors:
             return {}
         try:
             tensors = self.context.whole_tensors(self._received)

@@ -75,7 +75,7 @@ class GoldenContext:
             text = encode(self.to_write(path, run, fingerprint))
             self.prepared.append(partial(write_atomically, path, text))
             self.prepared.append(partial(self.count_written, path))
-            if self.settings.store_tensors and run.kept:
+            if self.settings.store_tensors and run.tensors:
                 self.prepared.append(partial(write_tensors, path, text, self.whole_tensors(run)))
         if parameters and is_as_loaded:
             self.prepared.append(partial(write_weights, self.folder, parameters))

@@ -1,6 +1,7 @@
-"""Hooks and fixtures of the pytest plugin.
+"""The pytest plugin: its hooks and fixtures.
 
-Loaded in every pytest run, also where it is not used, so heavy imports wait for the first test.
+In: pytest's hooks. Out: the fixtures ``nnsight_model``, ``nnsight_capture`` and ``nnsight_golden``.
+Every pytest session imports it, so it must not import torch, transformers, nnsight or numpy.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import pytest
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import MARKER_KEYS
-from pytest_nnsight.plugin import checks, failures, shared_model
-from pytest_nnsight.plugin import session as wiring
+from pytest_nnsight.plugin import checks, failures, model_guard, session_setup, shared_model
+from pytest_nnsight.plugin.items import settings_of
 from pytest_nnsight.plugin.keys import FIXTURE, GOLDENS, PASSED, SETTINGS, SHARED, SPECS
 from pytest_nnsight.settings import read_settings
 
@@ -23,55 +24,54 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer every option of `settings` on the command line and as ini key."""
-    wiring.add_options(parser)
+    """Define the command line options and ini keys."""
+    session_setup.add_options(parser)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
-    """Load conftest files within the time that loading has, where a model is configured."""
-    with wiring.conftest_loading(early_config):
+    """Load conftest files within a time limit."""
+    with session_setup.conftest_loading(early_config):
         return (yield)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the settings and check what can be checked without a model."""
-    config.addinivalue_line(
-        "markers",
-        f"nnsight({', '.join(MARKER_KEYS)}): settings of pytest-nnsight for one test",
-    )
+    """Read the settings, check them without a model, and register the plugin objects."""
+    marker = f"nnsight({', '.join(MARKER_KEYS)}): settings of pytest-nnsight for one test"
+    config.addinivalue_line("markers", marker)
     config.stash[SHARED], config.stash[SPECS] = {}, {}
     try:
         config.stash[SETTINGS] = read_settings(vars(config.option), config.getini)
         checks.check(config, config.stash[SETTINGS])
-        wiring.watch(config)
+        session_setup.register_plugins(config)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Name the models under test and the versions that decide what they compute."""
-    return wiring.header(config.stash[SETTINGS])
+    """Show the models under test, and the versions of the libraries that compute."""
+    return session_setup.header_lines(config.stash[SETTINGS])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each test that uses a model one run for each ``--nnsight-model``."""
-    if "nnsight_model" not in metafunc.fixturenames:
+    """Parametrize each test that uses a model with the models of ``--nnsight-model``."""
+    if FIXTURE not in metafunc.fixturenames:
         return
     try:
-        requests = shared_model.load_requests(metafunc, metafunc.config.stash[SETTINGS])
+        settings = settings_of(metafunc.definition, metafunc.config.stash[SETTINGS])
+        requests = shared_model.load_requests(settings)
     except UsageError as error:
         raise pytest.Collector.CollectError(str(error)) from None
     if requests:
-        hidden = [pytest.HIDDEN_PARAM] if len(requests) == 1 else [r.spec.name for r in requests]
-        metafunc.parametrize("nnsight_model", requests, ids=hidden, indirect=True, scope="session")
+        ids = [pytest.HIDDEN_PARAM] if len(requests) == 1 else [r.spec.name for r in requests]
+        metafunc.parametrize(FIXTURE, requests, ids=ids, indirect=True, scope="session")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Add the built-in suite's tests where it was asked for."""
+    """Add the tests of ``--nnsight-suite``."""
     if session.config.stash[SETTINGS].suite:
-        items.extend(wiring.collect_suite(session))
+        items.extend(session_setup.collect_suite(session))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -83,9 +83,9 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Make the goldens of a test that has passed ready, while the model is at hand."""
+    """Prepare the goldens of a test that passed: this reads the weights of the model."""
     with failures.one_line_failures(item):
-        shared_model.accept_fixture_changes(item)
+        model_guard.accept_fixture_changes(item)
         result = yield
         if GOLDENS in item.stash:
             item.stash[GOLDENS].prepare_writes()
@@ -95,7 +95,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Write the goldens of a test once it has passed and left the model as it was."""
+    """Write the goldens of a test that passed and left the model unchanged."""
     with failures.one_line_failures(item):
         result = yield
         if GOLDENS in item.stash:
@@ -105,10 +105,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Name the mistake below a failure that is a usual one, and a drift that nobody has named."""
+    """Add sections to a failure: the drift, if pytest does not show it, and a common mistake."""
     report = yield
-    failures.say_drift(item, report)
-    failures.explain(item, call, report)
+    failures.add_drift_section(item, report)
+    failures.add_hint_section(item, call, report)
     return report
 
 
@@ -116,11 +116,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Iterator[Any]:
-    """Guard the model that tests share, ours or a user's own."""
-    with shared_model.checked_fixture(fixturedef, request):
+    """Guard the model that ``nnsight_model`` returns, also if the project overrides the fixture."""
+    with model_guard.checked_fixture(fixturedef, request):
         model = yield
     if fixturedef.argname == FIXTURE:
-        shared_model.share(model, fixturedef, request.config)
+        model_guard.start_guarding(model, fixturedef, request.config)
     return model
 
 
@@ -135,33 +135,32 @@ def pytest_assertrepr_compare(left: object, right: object) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def nnsight_model(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The model under test: an nnsight model, loaded and dispatched once a session, in eval mode.
+def nnsight_model(request: pytest.FixtureRequest) -> Any:
+    """The model under test: an nnsight model in eval mode, loaded once a session.
 
     def test_shape(nnsight_model):
         with nnsight_model.trace("Hello"):
             hidden = nnsight_model.transformer.h[0].output.save()
     """
-    with shared_model.loaded(request) as model:
-        yield model
+    return shared_model.load_model(request)
 
 
 @pytest.fixture(autouse=True)
 def _nnsight_guard(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Watch what a test that uses the model leaves behind on it; autouse, to begin before others.
+    """Check what a test changes on the model; autouse, to start before the test's other fixtures.
 
-    What fixtures of wider scope do to a model holds for all of their tests.
+    It has function scope: fixtures of wider scope may change the model for all of their tests.
     """
-    with shared_model.guarded(shared_model.named_model(request), request):
+    with model_guard.guarded(model_guard.requested_model(request), request):
         yield
 
 
 @pytest.fixture
 def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
-    """The model with its spec; guarded from here on in a test that asks for it while it runs."""
-    unguarded = nnsight_model if shared_model.named_model(request) is None else None
-    with shared_model.guarded(unguarded, request):
-        yield shared_model.loaded_model(nnsight_model, request.node)
+    """The model with its spec; guarded from now on if the test requests it while it runs."""
+    unguarded = nnsight_model if model_guard.requested_model(request) is None else None
+    with model_guard.guarded(unguarded, request):
+        yield shared_model.find_loaded_model(nnsight_model, request.node)
 
 
 @pytest.fixture
@@ -172,7 +171,7 @@ def nnsight_capture(_nnsight_loaded: LoadedModel, request: pytest.FixtureRequest
         run = nnsight_capture.trace("The Eiffel Tower is in", modules="transformer.h.*")
         assert run == nnsight_golden
     """
-    return shared_model.capture_of(_nnsight_loaded.model, request.node)
+    return shared_model.make_capture(_nnsight_loaded.model, request.node)
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +182,7 @@ def nnsight_session_capture(nnsight_model: Any, request: pytest.FixtureRequest) 
     def run(nnsight_session_capture):
         return nnsight_session_capture.trace("The Eiffel Tower is in")
     """
-    return shared_model.capture_of(nnsight_model, request.node)
+    return shared_model.make_capture(nnsight_model, request.node)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How a test's failure is told: one line for a mistake, a section for what pytest does not say."""
+"""Show a failure well: one line for a user's mistake, a section for what pytest does not show."""
 
 from __future__ import annotations
 
@@ -12,45 +12,41 @@ import pytest
 from pytest_nnsight.errors import NnsightPluginError
 from pytest_nnsight.plugin.keys import GOLDENS
 
-SECTION = "nnsight: what went wrong"
-DRIFT = "nnsight: golden"
+HINT_SECTION = "nnsight: what went wrong"
+_DRIFT_SECTION = "nnsight: golden"
 
 
 @contextmanager
 def one_line_failures(item: pytest.Item) -> Iterator[None]:
-    """Turn our own errors into failures without a traceback, with the line of the test."""
+    """Turn our own errors into failures without a traceback; add the line of the test file."""
     try:
         yield
     except NnsightPluginError as error:
-        raise pytest.fail.Exception(with_line(error, item), pytrace=False) from None
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(item.path)]
+        text = f"{error} ({item.path.name}:{lines[-1]})" if lines else str(error)
+        raise pytest.fail.Exception(text, pytrace=False) from None
 
 
-def say_drift(item: pytest.Item, report: Any) -> None:
-    """Add a section with a drift that the failure itself does not say.
+def add_drift_section(item: pytest.Item, report: Any) -> None:
+    """Add a section with a drift that the failure does not show.
 
-    As where pytest explains no assertion: in doctests, in ``self.assertTrue(run == golden)``.
+    pytest does not explain ``self.assertTrue(run == golden)`` or an assertion in a doctest.
     """
     unreported = item.stash[GOLDENS].unreported if GOLDENS in item.stash else None
     if unreported is not None and report.failed:
-        report.sections.append((DRIFT, "\n".join(unreported())))
+        report.sections.append((_DRIFT_SECTION, "\n".join(unreported())))
         report.user_properties = list(item.user_properties)
 
 
-def explain(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
-    """Add a section with the usual mistake that an error comes from, where it is one."""
+def add_hint_section(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
+    """Add a section that explains an error of nnsight, if a common mistake causes it."""
     model = getattr(item, "funcargs", {}).get("nnsight_model")
     if model is None or call.excinfo is None or call.when != "call" or not report.failed:
         return
-    from pytest_nnsight.nnsight_api import explain as explain_mistake
+    from pytest_nnsight.nnsight_api import explain
 
     function = getattr(item, "function", None)
-    told = explain_mistake(call.excinfo.value, model, function) if function else None
-    if told is not None:
-        report.sections.append((SECTION, told))
-
-
-def with_line(error: Exception, item: pytest.Item) -> str:
-    """Return an error's message with the line of the test file that it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(item.path)]
-    return f"{error} ({item.path.name}:{lines[-1]})" if lines else str(error)
+    hint = explain(call.excinfo.value, model, function) if function else None
+    if hint is not None:
+        report.sections.append((HINT_SECTION, hint))

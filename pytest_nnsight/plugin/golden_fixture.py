@@ -117,7 +117,7 @@ def _whole_tensors(run: Run) -> dict[str, Any]:
     from pytest_nnsight.summary.statistics import tokens_of
 
     tensors = {}
-    for key, value in run.kept.items():
+    for key, value in run.tensors.items():
         call = run[key].call
         for at, tensor in describe(value)[1]:
             if tensor.is_floating_point():

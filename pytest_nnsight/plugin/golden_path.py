@@ -1,9 +1,9 @@
-"""A test's node id -> the path of its golden, below the folder of its model and variant.
+"""Turn a test's node id into the path of its golden, relative to the model's golden folder.
 
-The path reads like the node id: ``tests/test_a.py::TestB::test_c[x]`` has
-``tests/test_a/TestB.test_c[x]``. Where this could be the path of another test too, a hash of the
-node id is added. That depends on the test files and the parameters of one test function, never on
-which tests a run selects.
+The path reads like the node id: ``tests/test_a.py::TestB::test_c[x]`` becomes
+``tests/test_a/TestB.test_c[x]``. If another test could have the same path, a hash of the node id is
+added. Whether it is added depends on the test files and on the parameters of one test function,
+never on which tests a session selects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HASHED = re.compile(r".+-[0-9a-f]{8}")
 
 
 class NodeLocation(NamedTuple):
-    """The file of a test, from the root folder, and its node id inside of that file."""
+    """The file of a test, relative to the root folder, and its node id within that file."""
 
     file: str
     name: str
@@ -70,8 +70,8 @@ def golden_paths(config: pytest.Config) -> GoldenPaths:
 def location_of(nodeid: str, path: Path, root: Path) -> NodeLocation:
     """Return where a test is.
 
-    The node id of a test outside of the root folder depends on pytest's arguments, its location
-    does not.
+    Unlike the node id, it does not depend on pytest's arguments if the test is outside the root
+    folder.
     """
     file, _, name = nodeid.partition("::")
     if file != SUITE_NODE and not path.is_relative_to(root):
@@ -82,12 +82,12 @@ def location_of(nodeid: str, path: Path, root: Path) -> NodeLocation:
 def golden_path(
     location: NodeLocation, model_in_id: str | None = None, siblings: Iterable[str] = ()
 ) -> str:
-    """Return a test's path below its golden folder: ``tests/test_residual/test_stream``.
+    """Return a test's path in its golden folder: ``tests/test_residual/test_stream``.
 
-    ``model_in_id`` is the name of the model where it is part of the test's id, with several models;
-    it is left out once, since it is the folder: a run with one model has the same path.
-    ``siblings`` are the names of the tests in the same file. Those of other classes are left out: a
-    run that selects one test does not collect them.
+    With several models the name of the model is part of the test's id. ``model_in_id`` is that
+    name; it is removed once, so that the path is the same as with one model. ``siblings`` are the
+    names of the tests in the same file. Siblings of other classes are ignored, because a session
+    that selects one test does not collect them.
     """
     name = _without_model(location.name, model_in_id)
     readable = _readable(name)
@@ -100,18 +100,18 @@ def golden_path(
     is_first = _is_unchanged(name) and not any(map(_is_unchanged, others))
     if name in others:
         readable = f"{readable}-{_digest(location.name)}"
-    elif not _is_dotted_as_expected(location) or (others and not is_first):
+    elif not _has_clear_dots(location) or (others and not is_first):
         readable = f"{readable}-{_digest(name)}"
     return f"{_folder(location)}/{readable}"
 
 
 def is_hashed(folder: str) -> bool:
-    """Tell whether a folder of goldens may be that of a test file outside of the root folder."""
-    return bool(_HASHED.fullmatch(folder))
+    """Return whether a golden folder may belong to a test file outside the root folder."""
+    return bool(re.fullmatch(r".+-[0-9a-f]{8}", folder))
 
 
 def _folder(location: NodeLocation) -> str:
-    """Return the folder of a test file's goldens: the same path without the file's ending."""
+    """Return the folder of a test file's goldens: the path of the file without its suffix."""
     if location.file == SUITE_NODE:
         return "suite"
     path = Path(location.file)
@@ -121,7 +121,7 @@ def _folder(location: NodeLocation) -> str:
         f"{folder.as_posix()}{path.suffix if is_text else '.py'}" == location.file
         and not path.is_absolute()
         and ".." not in path.parts
-        and not any(part.endswith(".json") for part in folder.parts)  # the name of a golden
+        and not any(part.endswith(".json") for part in folder.parts)  # could be a golden
         and folder != Path("suite")
     )
     return folder.as_posix() if is_mirrored else f"{folder.name}-{_digest(location.file)}"
@@ -136,7 +136,7 @@ def _without_model(name: str, model: str | None) -> str:
 
 
 def _readable(name: str) -> str:
-    """Return a name for one file: dots for ``::``, no slashes and no empty brackets."""
+    """Return a file name: dots for ``::``, no slashes and no empty brackets."""
     return name.removesuffix("[]").replace("::", ".").replace("/", "_")
 
 
@@ -144,24 +144,24 @@ def _class_of(name: str) -> str:
     return name.partition("[")[0].rpartition("::")[0]
 
 
-def _is_dotted_as_expected(location: NodeLocation) -> bool:
-    """Tell whether the dots of a readable name leave one way to read them.
+def _has_clear_dots(location: NodeLocation) -> bool:
+    """Return whether the dots of a readable name can be read in one way only.
 
-    Only the name of a doctest has dots of its own, and begins with a package or module around it.
+    Only the name of a doctest contains dots, and it begins with the package or module of its file.
     """
     classes = location.name.partition("[")[0].split("::")
     first = classes[0].partition(".")[0]
-    around = Path(location.file)
-    is_of_file = first in (*around.parts[:-1], around.stem)
+    path = Path(location.file)
+    is_of_file = first in (*path.parts[:-1], path.stem)
     if len(classes) > 1:
         return not is_of_file and not any("." in part or not part for part in classes)
-    is_text = location.name == Path(location.file).name
+    is_text = location.name == path.name
     looks_like_text = location.name.endswith(_TEXT_FILES)
     return bool(first) and ("." not in classes[0] or (is_of_file and looks_like_text is is_text))
 
 
 def _is_unchanged(name: str) -> bool:
-    """Tell whether a readable name has all parameters as they are."""
+    """Return whether the readable name of a test shows all parameters unchanged."""
     parameters = name.partition("[")[2]
     return "/" not in name and "::" not in parameters and parameters != "]"
 

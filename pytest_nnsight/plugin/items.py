@@ -1,4 +1,4 @@
-"""One test: its settings, its id and the command that runs it again."""
+"""One test: its settings, its id in reports, and the command that runs it again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from pytest_nnsight.options import OPTIONS
 from pytest_nnsight.plugin.keys import SUITE_NODE
 from pytest_nnsight.settings import Settings
 
+# The options that decide which model a test uses, and where its golden is.
+_RERUN_OPTIONS = {"golden_dir", "model", "device_map", "dtype", "attn", "trust_remote_code"}
+_RERUN_OPTIONS |= {"remote"}
+
 
 def settings_of(item: pytest.Item | pytest.Session, settings: Settings) -> Settings:
-    """Return the settings of one test, its markers' arguments among them."""
+    """Return the settings of one test: those of the session, changed by its markers."""
     for marker in reversed(list(item.iter_markers("nnsight"))):
         if marker.args:
             raise UsageError("@pytest.mark.nnsight takes named arguments only, like timeout=60")
@@ -24,10 +28,11 @@ def settings_of(item: pytest.Item | pytest.Session, settings: Settings) -> Setti
 
 
 def test_id(root: Path, nodeid: str, code_file: str) -> str:
-    """Return the id of a reported test by its file from the root folder, outside of it too.
+    """Return the id of a test in reports: its file relative to the root folder, and its name.
 
-    There pytest's node id depends on its arguments, and may lack the file. ``code_file`` is where
-    the code of the test is, which may also be another file, such as that of a base class.
+    For a file outside the root folder pytest's node id depends on pytest's arguments, so the id is
+    built from ``code_file``. Otherwise the node id is right; ``code_file`` may then be the file of
+    a base class.
     """
     file, _, name = nodeid.partition("::")
     is_outside = file != SUITE_NODE and code_file.startswith("..") and not (root / file).is_file()
@@ -38,10 +43,10 @@ def command_of(config: pytest.Config, test: str) -> str:
     """Return the command that runs one test again, on the same model loaded in the same way."""
     words = ["pytest"]
     for option in OPTIONS:
-        given = config.getoption(option.key) if option.name in _THAT_LOAD else None
-        for value in given if isinstance(given, list) else [given] if given is not None else ():
-            told = "" if option.is_flag else f" {shlex.quote(str(value))}"
-            words.append(f"{option.flag}{told}")
+        value = config.getoption(option.key) if option.name in _RERUN_OPTIONS else None
+        for one in value if isinstance(value, list) else [value] if value is not None else ():
+            text = "" if option.is_flag else f" {shlex.quote(str(one))}"
+            words.append(option.flag + text)
     if test.startswith(SUITE_NODE):
         name = test.rpartition("::")[2].partition("[")[0]
         words.append(f"--nnsight-suite -k {shlex.quote(name)}")
@@ -52,6 +57,3 @@ def command_of(config: pytest.Config, test: str) -> str:
     else:
         words.append(shlex.quote(test))
     return " ".join(words)
-
-
-_THAT_LOAD = ("model", "device_map", "dtype", "attn", "trust_remote_code", "remote", "golden_dir")

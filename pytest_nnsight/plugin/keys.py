@@ -1,6 +1,6 @@
-"""What the modules of the plugin keep on pytest's objects: stash keys, and names that they share.
+"""Stash keys and names that the modules of `plugin` share.
 
-In: nothing. Out: keys. Must not import a sibling.
+In: nothing. Out: keys. Must not import another module of `plugin`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ SETTINGS = pytest.StashKey[Settings]()
 GOLDENS = pytest.StashKey[Any]()
 """On an item: the `GoldenContext` of a test that uses ``nnsight_golden``."""
 PASSED = pytest.StashKey[bool]()
-"""On an item: there once its call has passed."""
+"""On an item: set once the call phase has passed."""
 WATCHDOG = pytest.StashKey[Any]()
 """On the config: the `Watchdog` of a process that runs tests."""
 SPECS = pytest.StashKey[dict[int, Any]]()
-"""On the config: the spec of each loaded model, by its `id`."""
+"""On the config: the `ModelSpec` of the loaded model, by the model's `id`."""
 SHARED = pytest.StashKey[dict[int, Any]]()
-"""On the config: the `SharedModel` of each guarded model, by its `id`."""
+"""On the config: the `SharedModel` of each guarded model, by the model's `id`."""
 COLLECTED = pytest.StashKey[list[tuple[str, Path]]]()
 """On the config: the node id and the path of every collected test, see `golden_path`."""
-CHANGING = pytest.StashKey[Any]()
-"""On the config: the models whose modules change their outputs in place, once that was seen."""
+IN_PLACE_MODELS = pytest.StashKey[Any]()
+"""On the config: a `WeakSet` of the models in which a module changes its output in place."""
 TERMINAL = pytest.StashKey[int]()
-"""On the config: the file descriptor of the terminal, taken before pytest captures."""
+"""On the config: a file descriptor of the terminal, duplicated before pytest captures stderr."""
 FIXTURE = "nnsight_model"
+"""The fixture of the model under test."""
 NOTE = "nnsight_note"
-"""The user property of a note: restored state that fails no test."""
+"""The user property of a note, such as state that was restored and fails no test."""
 RECORD = "nnsight_record"
-"""The user property of a golden's record, as JSON."""
+"""The user property of a comparison's record, as JSON."""
 DETAILS = "nnsight_details"
 """The attribute of a test report that holds the details of its goldens, as JSON."""
 SUITE_NODE = "nnsight-suite"
-"""The node id that the tests of the built-in suite are below."""
+"""The node id of the built-in suite; its tests are below it."""

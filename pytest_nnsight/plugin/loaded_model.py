@@ -1,4 +1,4 @@
-"""What is known of a model that a test uses: how it is loaded, where it came from, its guard."""
+"""The model of a test: how to load it, where it came from, what its weights are now."""
 
 from __future__ import annotations
 
@@ -17,31 +17,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """One model to load and how; tests with equal requests share the model."""
+    """A model to load, and how. Tests with equal requests share the model."""
 
     spec: ModelSpec
     options: LoadOptions
 
 
 @dataclass(frozen=True, slots=True)
+class SharedModel:
+    """The guard of a model that several tests use, and the fixture that made the model."""
+
+    guard: Guard
+    fixture: pytest.FixtureDef[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """The model of one test with where it came from; ``spec`` is ``None`` for a user's own."""
+    """The model of one test. ``spec`` is ``None`` if the project's own fixture made the model."""
 
     model: Any
     spec: ModelSpec | None
     guard: Guard | None
     is_remote: bool = False
-    """The model runs elsewhere; what its weights are is not known here."""
+    """Whether the model runs on a server: then its weights are not known here."""
+
+    @property
+    def name(self) -> str:
+        """The name of the model's golden folder."""
+        return self.spec.name if self.spec else self.identify()[0].model_class
+
+    @property
+    def change(self) -> str:
+        """How the weights, as last read, differ from the expected ones; empty if they do not."""
+        return self.guard.change if self.guard else ""
 
     def identify(self) -> tuple[ModelRecord, Environment]:
-        """Describe the model and the machine as they are now."""
+        """Describe the model and the machine in their current state."""
         from pytest_nnsight.models.identity import identify
 
         model, environment = identify(self.model, self.spec)
         return model, replace(environment, device="ndif") if self.is_remote else environment
 
     def fingerprint(self) -> tuple[str | None, dict[str, str]]:
-        """Read all weights as they are now; return one fingerprint and those per parameter."""
+        """Read all weights; return one fingerprint of them all, and one for each parameter."""
         if self.is_remote:
             return None, {}
         from pytest_nnsight import nnsight_api
@@ -53,15 +71,11 @@ class LoadedModel:
             parameters = self.guard.read()
         return weights_fingerprint(parameters), parameters
 
-    @property
-    def change(self) -> str:
-        """How the weights differ from what they should be, as last read; empty if they do not."""
-        return self.guard.change if self.guard else ""
-
     def check_unchanged(self, test: str) -> bool:
-        """Raise `LeakError` where a test changed the weights; tell whether they are as loaded.
+        """Return whether the weights, as last read by `fingerprint`, are those that were loaded.
 
-        Checked is what was read last, see `fingerprint`.
+        Raise `LeakError` if this test changed them. Weights that a fixture changed for its tests
+        are allowed, but then the result is false.
         """
         if self.guard is None:
             return True
@@ -71,16 +85,3 @@ class LoadedModel:
                 "change them in a fixture that restores them"
             )
         return self.guard.is_as_loaded()
-
-    @property
-    def name(self) -> str:
-        """The name of the golden folder."""
-        return self.spec.name if self.spec else self.identify()[0].model_class
-
-
-@dataclass(frozen=True, slots=True)
-class SharedModel:
-    """A model that several tests use, with the guard over it and the fixture that loads it."""
-
-    guard: Guard
-    fixture: pytest.FixtureDef[Any]

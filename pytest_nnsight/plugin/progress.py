@@ -1,52 +1,90 @@
-"""What is told while a session runs, past pytest's capture of output."""
+"""Show progress while a session runs, although pytest captures output."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_nnsight.plugin.keys import TERMINAL
+from pytest_nnsight.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_nnsight.capture.remote import Remote
 
 
 @contextmanager
 def uncaptured(config: pytest.Config) -> Iterator[Callable[[str], None]]:
-    """Give a function that writes progress, with nothing captured where bars are to show."""
+    """Yield a function that prints progress; in the block, turn capture off if bars are shown."""
     capture = config.pluginmanager.getplugin("capturemanager")
     if capture is not None and shows_bars(config):
-        with _disabled(capture):
+        with _capture_disabled(capture):
             yield partial(print, end="", file=sys.__stderr__, flush=True)
     else:
-        yield saying(config)
+        yield progress_writer(config)
 
 
 @contextmanager
-def _disabled(capture: Any) -> Iterator[None]:
-    """Capture nothing for a while, and then leave stdout to who has taken it, as doctest does."""
-    taken = sys.stdout
+def _capture_disabled(capture: Any) -> Iterator[None]:
+    """Turn capture off for a block, then restore a ``sys.stdout`` that doctest had replaced."""
+    stdout = sys.stdout
     with capture.global_and_fixture_disabled():
         yield
-    sys.stdout = taken
+    sys.stdout = stdout
 
 
-def saying(config: pytest.Config) -> Callable[[str], None]:
-    """Return a function that writes progress past the capture of output; from a worker too."""
+def progress_writer(config: pytest.Config) -> Callable[[str], None]:
+    """Return a function that prints progress on the real stderr, also in a worker; not with -q."""
     capture = config.pluginmanager.getplugin("capturemanager")
 
     def say(text: str) -> None:
-        with _disabled(capture) if capture is not None else nullcontext():
+        with _capture_disabled(capture) if capture is not None else nullcontext():
             print(text, end="", file=sys.__stderr__, flush=True)
 
     return (lambda text: None) if config.get_verbosity() < 0 else say
 
 
 def shows_bars(config: pytest.Config) -> bool:
-    """Tell whether progress bars reach a person: a terminal, one worker at most, not ``-q``."""
+    """Return whether to show progress bars: on a terminal, with at most one worker, without -q."""
     is_one_of_many = getattr(config, "workerinput", {"workercount": 1})["workercount"] > 1
     is_terminal = TERMINAL in config.stash and os.isatty(config.stash[TERMINAL])
     return is_terminal and not is_one_of_many and config.get_verbosity() >= 0
+
+
+def remote_for(settings: Settings, config: pytest.Config) -> Remote | None:
+    """Return where the model of a test runs; ``None`` if it runs in this process.
+
+    On a terminal nnsight shows the queue as one line that it updates; else it prints line by line.
+    """
+    if settings.remote is None:
+        return None
+    from pytest_nnsight.capture.remote import Remote
+    from pytest_nnsight.plugin.checks import check_remote
+
+    check_remote(settings, [])
+    where = True if settings.remote == "ndif" else settings.remote
+    return Remote(
+        where, partial(_stdout_shown, config), settings.is_remote and not shows_bars(config)
+    )
+
+
+@contextmanager
+def _stdout_shown(config: pytest.Config) -> Iterator[None]:
+    """Show at once what nnsight prints in a block; discard it with ``-q``.
+
+    Capture is off for the whole block: pytest would replace stdout again after each `print`.
+    """
+    capture = config.pluginmanager.getplugin("capturemanager")
+    is_quiet = config.get_verbosity() < 0 or sys.__stderr__ is None
+    if capture is None or is_quiet:
+        with redirect_stdout(io.StringIO() if is_quiet else sys.stdout):
+            yield
+        return
+    with capture.global_and_fixture_disabled(), redirect_stdout(sys.__stderr__):
+        yield

@@ -1,7 +1,7 @@
-"""What a comparison leaves for the reports: a record of its outcome, and on request all details.
+"""Attach what a comparison found to the test report: a record, and with reports all details.
 
-A record is a user property, which comes through from workers and reaches JUnit files. Details are
-far larger, and ride on the test's report alone.
+A record is a user property: workers send it to the controller, and it is written to JUnit files.
+Details are much larger, so they are only sent with the report, if ``--nnsight-report`` needs them.
 """
 
 from __future__ import annotations
@@ -17,54 +17,53 @@ from pytest_nnsight.plugin.keys import DETAILS, RECORD
 if TYPE_CHECKING:
     from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
 
-
-_KEPT = pytest.StashKey[list[str]]()
+_DETAILS = pytest.StashKey[list[str]]()
 
 
 def note_match(item: pytest.Item, model: str, finding: Finding) -> None:
-    """Keep what is to be known of a run that matched its golden."""
+    """Attach the record of a run that matches its golden."""
     from pytest_nnsight.report.record import record_of_match
 
     record = record_of_match(finding)
     if not item.config.getoption("nnsight_exact"):
         record.pop("unchecked", None)
-    _keep(item, {**record, "model": model}, finding)
+    _attach(item, {**record, "model": model}, finding)
 
 
 def note_failure(
     item: pytest.Item, model: str, finding: Finding, diagnosis: Diagnosis | None, line: str
 ) -> None:
-    """Keep what a run came to that did not match; ``line`` is its verdict."""
+    """Attach the record of a run that does not match; ``line`` is the verdict."""
     from pytest_nnsight.report.record import record_of_failure
 
     record = record_of_failure(finding, diagnosis)
-    _keep(item, {**record, "line": line, "model": model}, finding)
+    _attach(item, {**record, "line": line, "model": model}, finding)
 
 
-def _keep(item: pytest.Item, record: dict[str, Any], finding: Finding) -> None:
+def _attach(item: pytest.Item, record: dict[str, Any], finding: Finding) -> None:
     item.user_properties.append((RECORD, json.dumps(record, allow_nan=False)))
-    if _KEPT in item.stash:
+    if _DETAILS in item.stash:
         from pytest_nnsight.report.detail import detail
 
-        golden, found = finding.golden, None
+        golden, details = finding.golden, None
         if golden is not None:
-            found = detail(golden, finding.received, finding.comparison)
-        item.stash[_KEPT].append(json.dumps(found, allow_nan=False))
+            details = detail(golden, finding.received, finding.comparison)
+        item.stash[_DETAILS].append(json.dumps(details, allow_nan=False))
 
 
-class Details:
-    """The plugin object, where tests run, that puts details on the reports of tests."""
+class DetailRecorder:
+    """The plugin object of a process that runs tests: adds the details to their reports."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Make room for the details of a test."""
-        item.stash[_KEPT] = []
+        """Start without details."""
+        item.stash[_DETAILS] = []
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
-        """Put what a phase has found on its report, as text: workers send it on as it is."""
+        """Move the details of a phase to its report, as text, which xdist can serialize."""
         report: Any = yield
-        if item.stash.get(_KEPT, None):
-            setattr(report, DETAILS, item.stash[_KEPT])
-            item.stash[_KEPT] = []
+        if item.stash.get(_DETAILS, None):
+            setattr(report, DETAILS, item.stash[_DETAILS])
+            item.stash[_DETAILS] = []
         return report  # type: ignore[no-any-return]

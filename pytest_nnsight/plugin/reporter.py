@@ -1,4 +1,4 @@
-"""What every test of a session found: the section at its end, and its report files."""
+"""Collect what every test found; print the summary section and write the report files."""
 
 from __future__ import annotations
 
@@ -14,54 +14,53 @@ from typing import Any
 import pytest
 
 from pytest_nnsight.errors import UsageError, hide_home, visible
-from pytest_nnsight.plugin.failures import SECTION
+from pytest_nnsight.plugin.failures import HINT_SECTION
 from pytest_nnsight.plugin.items import command_of, test_id
 from pytest_nnsight.plugin.keys import DETAILS, NOTE, RECORD
 from pytest_nnsight.report.outcomes import FORMAT
 
-PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
-_DEATH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED|LOST)\b.*")
+_PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
+_CRASH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED|LOST)\b.*")
 _RAISED = re.compile(r"(?:E\s+)?[\w.]*(?:Error|Exception|Interrupt|Exit)\b(?!.*Traceback)")
 _WORST_FIRST = ("crashed", "hung", "error", "failed", "skipped", "passed")
-_ENDINGS = (".json", ".html")
 
 
 class Reporter:
-    """The plugin object, where results come together, that tells of a session and writes reports.
+    """The plugin object of the process that prints, where the results of all workers arrive.
 
-    ``paths`` are those of ``--nnsight-report``.
+    ``paths`` are the values of ``--nnsight-report``.
     """
 
     def __init__(self, config: pytest.Config, paths: Sequence[str]) -> None:
         self._config = config
         self._paths = [config.invocation_params.dir / path for path in paths]
-        for given, path in zip(paths, self._paths, strict=True):
-            if path.suffix not in _ENDINGS or not path.parent.is_dir():
-                endings = " or ".join(_ENDINGS)
+        for text, path in zip(paths, self._paths, strict=True):
+            if path.suffix not in (".json", ".html") or not path.parent.is_dir():
                 raise UsageError(
-                    f"--nnsight-report: {given!r} is no {endings} file in a folder there is"
+                    f"--nnsight-report: {text!r} is not a .json or .html file in a folder that "
+                    "exists; write it like drift.html"
                 )
         self._start = time.time()
         self._tests: dict[str, dict[str, Any]] = {}
-        self._outdated: dict[str, int] = {}
+        self._outdated: dict[str, int] = {}  # per test, the records of attempts before a rerun
         self._errors: list[dict[str, str]] = []
         self._exit_code = 0
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep what could not be collected."""
+        """Store an error of collection."""
         if report.failed:
             self._errors.append({"file": report.nodeid, "line": _first_line(report)})
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep how each phase of a test ended; the worst counts."""
+        """Store the result of one phase of a test; the worst phase decides the outcome."""
         name = test_id(self._config.rootpath, report.nodeid, report.location[0])
-        test = self._tests.setdefault(name, _new(name, report))
+        test = self._tests.setdefault(name, _new_test(name, report))
         outcome, line = _outcome(report)
         if _WORST_FIRST.index(outcome) < _WORST_FIRST.index(test["outcome"]):
-            test["outcome"], test["line"] = outcome, line
-            test["text"] = visible_lines(report.longreprtext)
-            test["hint"] = next((text for name, text in report.sections if name == SECTION), "")
+            text = "\n".join(map(visible, hide_home(report.longreprtext).splitlines()))
+            test |= {"outcome": outcome, "line": line, "text": text}
+            test["hint"] = next((x for title, x in report.sections if title == HINT_SECTION), "")
             test["command"] = hide_home(command_of(self._config, name))
         test["seconds"] = round(test["seconds"] + report.duration, 3)
         notes = [str(text) for key, text in report.user_properties if key == NOTE]
@@ -80,18 +79,9 @@ class Reporter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the reports, of whatever ran."""
+        """Write the report files, and GitHub's job summary, also if the session was cut off."""
         self._exit_code = int(session.exitstatus)
-        if self._paths:
-            self._write(self.document(detailed=True))
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if summary and any(map(_is_ours, self._tests.values())):
-            from pytest_nnsight.report.github import step_summary
-
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(step_summary(self.document()))
-
-    def _write(self, document: dict[str, Any]) -> None:
+        document = self.document(detailed=True) if self._paths else {}
         for path in self._paths:
             if path.suffix == ".html":
                 from pytest_nnsight.report.page import page_of
@@ -100,9 +90,15 @@ class Reporter:
             else:
                 text = json.dumps(document, indent=1, allow_nan=False) + "\n"
             path.write_text(text, encoding="utf-8")
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if summary and self._has_results():
+            from pytest_nnsight.report.github import step_summary
+
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(step_summary(self.document()))
 
     def document(self, detailed: bool = False) -> dict[str, Any]:
-        """Return the report of what has run so far; `docs/report.md` has its keys."""
+        """Return the report of what has run so far; `docs/report.md` describes its keys."""
         control = self._config.pluginmanager.getplugin("nnsight-control")
         return {
             "format": FORMAT,
@@ -110,21 +106,21 @@ class Reporter:
             "started": round(self._start, 3),
             "seconds": round(time.time() - self._start, 3),
             "exit_code": self._exit_code,
-            "versions": {name: metadata.version(name) for name in PACKAGES},
+            "versions": {name: metadata.version(name) for name in _PACKAGES},
             "models": [hide_home(m) for m in self._config.getoption("nnsight_model") or ()],
-            "tests": [_told(test, detailed) for test in self._tests.values()],
+            "tests": [_without_details(test, detailed) for test in self._tests.values()],
             "errors": self._errors,
             "not_run": control.not_run if control is not None else [],
         }
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say what drifts, where and why, and where the reports are."""
-        if any(map(_is_ours, self._tests.values())):
-            self._tell(terminalreporter)
+        """Print what drifted, where and why, and the names of the report files."""
+        if self._has_results():
+            self._print_results(terminalreporter)
         for path in self._paths:
             terminalreporter.write_line(f"nnsight report: {path.name}")
 
-    def _tell(self, terminalreporter: Any) -> None:
+    def _print_results(self, terminalreporter: Any) -> None:
         from pytest_nnsight.report.terminal import session_lines
 
         writer = terminalreporter._tw  # the only way to its encoding, as of pytest 9
@@ -141,65 +137,53 @@ class Reporter:
             for text in annotation_lines(self.document()):
                 terminalreporter.write_line(text)
 
+    def _has_results(self) -> bool:
+        """Return whether any test compared a golden, has a note, hung or crashed."""
+        return any(
+            test["goldens"] or test["notes"] or test["outcome"] in ("hung", "crashed")
+            for test in self._tests.values()
+        )
 
-def _is_ours(test: dict[str, Any]) -> bool:
-    """Tell whether a test compared a golden, has a note or died: others are not reported on."""
-    return bool(test["goldens"] or test["notes"]) or test["outcome"] in ("hung", "crashed")
 
-
-def _new(name: str, report: pytest.TestReport) -> dict[str, Any]:
+def _new_test(name: str, report: pytest.TestReport) -> dict[str, Any]:
     file, line, _ = report.location
-    return {
-        "test": name,
-        "file": file,
-        "line_number": (line or 0) + 1,
-        "outcome": "passed",
-        "seconds": 0.0,
-        "line": "",
-        "goldens": [],
-        "notes": [],
-    }
+    test = {"test": name, "file": file, "line_number": (line or 0) + 1, "outcome": "passed"}
+    return test | {"seconds": 0.0, "line": "", "goldens": [], "notes": []}
 
 
-def _told(test: dict[str, Any], detailed: bool) -> dict[str, Any]:
-    """Return a test as the report has it: details, where there are any, with their goldens."""
-    told = {name: value for name, value in test.items() if name != "details"}
+def _without_details(test: dict[str, Any], detailed: bool) -> dict[str, Any]:
+    """Return a test for the report, with its details moved into its goldens if ``detailed``."""
+    entry = {name: value for name, value in test.items() if name != "details"}
     if detailed and len(test["details"]) == len(test["goldens"]):
         pairs = zip(test["goldens"], test["details"], strict=True)
-        told["goldens"] = [{**golden, "detail": json.loads(text)} for golden, text in pairs]
-    return told
+        entry["goldens"] = [{**golden, "detail": json.loads(text)} for golden, text in pairs]
+    return entry
 
 
 def _outcome(report: pytest.TestReport) -> tuple[str, str]:
-    """Return how a phase of a test ended, and the line that tells of it."""
-    if report.skipped:
-        return "skipped", _first_line(report)
+    """Return the outcome of a phase, and the line that explains it."""
     if not report.failed:
-        return "passed", ""
+        return ("skipped", _first_line(report)) if report.skipped else ("passed", "")
     line = _first_line(report)
-    death = _DEATH.match(line)
-    if death is not None:
-        return ("hung" if death[1] == "HUNG" else "crashed"), line
+    crash = _CRASH.match(line)
+    if crash is not None:
+        return ("hung" if crash[1] == "HUNG" else "crashed"), line
     return ("failed" if report.when == "call" else "error"), line
 
 
 def _first_line(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """Return the line that pytest's own short summary shows of a failure."""
-    told: Any = report.longrepr
-    if isinstance(told, tuple):
-        return visible(str(told[2]))
-    message = getattr(getattr(told, "reprcrash", None), "message", None)
-    plain = told if isinstance(told, str) else report.longreprtext  # that names the worker first
-    lines = (message or plain or "").strip().splitlines() or [""]
+    """Return the line of a failure that pytest shows in its short summary."""
+    longrepr: Any = report.longrepr
+    if isinstance(longrepr, tuple):
+        return visible(str(longrepr[2]))
+    message = getattr(getattr(longrepr, "reprcrash", None), "message", None)
+    # `longreprtext` of a plain text starts with the name of the worker
+    text = longrepr if isinstance(longrepr, str) else report.longreprtext
+    lines = (message or text or "").strip().splitlines() or [""]
     raised = [line for line in lines if line.startswith("E  ")]
-    first = raised[-1][1:].strip() if raised else lines[0]  # of an import, what it ended with
-    if first.endswith("Traceback (most recent call last):"):  # of nnsight before 0.8
+    first = raised[-1][1:].strip() if raised else lines[0]  # an import error: its last line
+    if first.endswith("Traceback (most recent call last):"):  # errors of nnsight before 0.8
         first = next((x for x in reversed(lines) if _RAISED.match(x)), first)
     for prefix in ("AssertionError: ", "Failed: ", "assert "):
         first = first.removeprefix(prefix)
     return visible(hide_home(first))
-
-
-def visible_lines(text: str) -> str:
-    """Escape what a terminal would act on, line by line."""
-    return "\n".join(visible(line) for line in hide_home(text).splitlines())

@@ -1,7 +1,7 @@
-"""The built-in suite (``--nnsight-suite``): what every model should keep computing.
+"""The built-in suite of ``--nnsight-suite``: tests that fit every model.
 
-Collected as ordinary tests under ``nnsight-suite::``, so that ``-k``, ``-m``, ``--deselect`` and
-``-n`` work on them. A model that takes no text is given made-up pictures or sound.
+They are ordinary tests below the node id ``nnsight-suite``, so ``-k``, ``-m``, ``--deselect`` and
+``-n`` work. A model without text inputs gets synthetic pictures or sound.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ BATCH = ("Two and two make", "The capital of France is the city of", "Water")
 
 
 def test_short_prompt(nnsight_capture: Any, nnsight_golden: Any) -> None:
-    """Every module's output on a short prompt, with a picture where the model takes both."""
-    assert nnsight_capture.trace(_short(nnsight_capture.model)) == nnsight_golden
+    """Compare every module's output on a short prompt, and a picture if the model takes both."""
+    assert nnsight_capture.trace(_short_prompt(nnsight_capture.model)) == nnsight_golden
 
 
 def test_long_prompt(nnsight_capture: Any, nnsight_golden: Any) -> None:
-    """Every module's output on a prompt long enough for positions and masks to matter."""
+    """Compare every module's output on a long prompt, where positions and masks matter."""
     if not _takes_text(nnsight_capture.model):
-        pytest.skip("this model takes no text, and what it takes has one length")
+        pytest.skip("this model takes no text, and its inputs have one length only")
     assert nnsight_capture.trace(LONG) == nnsight_golden
 
 
 def test_no_stale_state(nnsight_capture: Any) -> None:
-    """A short prompt gives the same after a long one: no module keeps stale state."""
+    """Check that a short prompt computes the same after a long one: no module has stale state."""
     if not _takes_text(nnsight_capture.model):
-        pytest.skip("this model takes no text, and what it takes has one length")
-    short = _short(nnsight_capture.model)
+        pytest.skip("this model takes no text, and its inputs have one length only")
+    short = _short_prompt(nnsight_capture.model)
     first = nnsight_capture.trace(short)
     nnsight_capture.trace(LONG)
     lines = _differences(first, nnsight_capture.trace(short))
@@ -45,22 +45,22 @@ def test_no_stale_state(nnsight_capture: Any) -> None:
 
 
 def test_padded_batch(nnsight_capture: Any, nnsight_golden: Any) -> None:
-    """Prompts of different lengths in one batch: padding, masks and positions."""
+    """Compare a batch of prompts of different lengths: padding, masks and positions."""
     model = nnsight_capture.model
-    batch = list(BATCH) if _takes_text(model) else _sample(model, rows=len(BATCH))
+    batch = list(BATCH) if _takes_text(model) else _synthetic_inputs(model, rows=len(BATCH))
     assert nnsight_capture.trace(batch) == nnsight_golden
 
 
 def test_greedy_generation(nnsight_capture: Any, nnsight_golden: Any) -> None:
-    """Tokens and every module's output at every step of a greedy generation."""
+    """Compare the tokens, and every module's output at every step, of a greedy generation."""
     if not nnsight_capture.can_generate:
         pytest.skip("this model cannot generate")
-    prompt = _short(nnsight_capture.model)
+    prompt = _short_prompt(nnsight_capture.model)
     assert nnsight_capture.generate(prompt, max_new_tokens=8) == nnsight_golden
 
 
 def _differences(first: Any, second: Any) -> list[str]:
-    """Compare two runs of one prompt; return the lines of a report, none where they match."""
+    """Compare two runs of one prompt; return the lines of a failure, none if they match."""
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
     from pytest_nnsight.report.failure import comparison_lines, diagnosed
@@ -77,13 +77,13 @@ def _takes_text(model: Any) -> bool:
     return takes_ids(nnsight_api.torch_module(model))
 
 
-def _short(model: Any) -> Any:
-    """Return the short prompt: text, made-up numbers, or a picture and text behind it."""
+def _short_prompt(model: Any) -> Any:
+    """Return the short prompt: text, synthetic inputs, or a picture followed by text."""
     from pytest_nnsight import nnsight_api
     from pytest_nnsight.models.samples import image_token_ids, sample
 
     if not _takes_text(model):
-        return _sample(model, rows=1)
+        return _synthetic_inputs(model, rows=1)
     module = nnsight_api.torch_module(model)
     picture = image_token_ids(module)
     if not picture:
@@ -92,12 +92,13 @@ def _short(model: Any) -> Any:
     return {"input_ids": ids, "attention_mask": [[1] * len(ids[0])], **sample(module)}
 
 
-def _sample(model: Any, rows: int) -> Any:
+def _synthetic_inputs(model: Any, rows: int) -> Any:
     from pytest_nnsight import nnsight_api
     from pytest_nnsight.models.samples import sample
 
     module = nnsight_api.torch_module(model)
     numbers = sample(module, rows)
     if not numbers:
-        pytest.skip(f"what {type(module).__name__} takes is not known: give it in your own test")
+        name = type(module).__name__
+        pytest.skip(f"the suite cannot make inputs for {name}; pass them in your own test")
     return numbers

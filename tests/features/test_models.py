@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_nnsight import nnsight_api, suite
+from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.capture.prompts import takes_ids
 from pytest_nnsight.compare.comparison import compare
@@ -24,6 +24,7 @@ from pytest_nnsight.models.identity import identify
 from pytest_nnsight.models.loading import load
 from pytest_nnsight.models.samples import image_token_ids, sample
 from pytest_nnsight.models.spec import BUILT_INS, LoadOptions, parse_spec
+from pytest_nnsight.plugin import suite
 from pytest_nnsight.run import ROOT
 from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
@@ -154,7 +155,7 @@ def test_a_changed_weight_is_found(family: str) -> None:
 def test_the_suite_tries_each(family: str) -> None:
     model = wrapped(family)
     capture = capture_of(model)
-    short = suite._short(model)
+    short = suite._short_prompt(model)
     assert isinstance(short, str) == (family not in ("vit", "llava", "whisper"))
     run = capture.trace(short)
     assert ("pixel_values" in run.prompt.digests) == (family in ("vit", "llava"))
@@ -166,8 +167,10 @@ def test_the_suite_tries_each(family: str) -> None:
 @pytest.mark.feature("models", "the built-in suite skips what it knows nothing to try on")
 def test_the_suite_skips_what_it_does_not_know() -> None:
     model = nnsight_api.wrap(torch.nn.Linear(3, 3), None)
-    with pytest.raises(pytest.skip.Exception, match=r"^what Linear takes is not known: give it in"):
-        suite._short(model)
+    with pytest.raises(
+        pytest.skip.Exception, match=r"^the suite cannot make inputs for Linear; pass"
+    ):
+        suite._short_prompt(model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

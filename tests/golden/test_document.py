@@ -158,7 +158,7 @@ def test_every_field_of_the_records_is_in_a_golden() -> None:
 
 def test_how_a_run_is_compared_is_not_in_a_golden() -> None:
     run = make_rich_run()
-    asked = replace(run, tolerance=0.1, tokens="close", is_exact=True, kept={("h", 0): 1})
+    asked = replace(run, tolerance=0.1, tokens="close", is_exact=True, tensors={("h", 0): 1})
     assert encode(asked) == encode(run)
 
 

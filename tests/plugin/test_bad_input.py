@@ -1,4 +1,4 @@
-"""A user's mistake gets one line: what is wrong, where, what to do. No traceback, no lost file."""
+"""A user's mistake prints one line: what is wrong, where, what to do. No golden is lost."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ LINES = {
 }
 
 
-def test_each_wrong_wish_in_a_test_is_one_line(project: Project) -> None:
+def test_each_wrong_argument_in_a_test_prints_one_line(project: Project) -> None:
     source = WRONG.replace("tolerence", "tolerance")
     project.test_file(source)
     result = project.run(*TINY, "-rf")
@@ -108,7 +108,7 @@ def test_a_wrong_marker_names_the_nearest(project: Project) -> None:
         ([*TINY, "--nnsight-dtype", "float23"], "dtype 'float23' is unknown; nearest: float*"),
         ([*TINY, "--nnsight-attn", "egar"], "attention 'egar' is unknown; nearest: eager*"),
         ([*TINY, "--nnsight-tolerance", "2"], "--nnsight-tolerance: '2' is not valid: *"),
-        ([*TINY, "--nnsight-golden-dir", "../up"], "--nnsight-golden-dir '../up' leaves *"),
+        ([*TINY, "--nnsight-golden-dir", "../up"], "--nnsight-golden-dir '../up' is outside *"),
         (["--nnsight-suite"], "--nnsight-suite needs a model; *"),
     ],
 )
@@ -129,7 +129,7 @@ def test_trace(nnsight_capture, nnsight_golden):
 
 
 def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
-    """A golden that cannot be used is named with the way out, and an update repairs it."""
+    """The message names the golden and what to do, and ``--snapshot-update`` repairs it."""
     project.test_file(GOLDEN_TEST)
     project.write_goldens(*TINY, passed=1)
     golden = project.golden("test_it/test_trace")
@@ -157,7 +157,7 @@ def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
 
 
 def test_a_golden_folder_that_cannot_be_written(project: Project) -> None:
-    """As root, for whom no mode forbids writing, a file is in the way."""
+    """Root can write to any folder, so for root a file replaces the folder."""
     project.test_file(GOLDEN_TEST)
     folder = project.path / "golden"
     folder.mkdir()

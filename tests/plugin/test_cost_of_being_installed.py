@@ -1,4 +1,4 @@
-"""Installed and not used, the plugin imports nothing heavy."""
+"""A project that does not use the plugin pays almost nothing for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pytest_unconfigure():
 
 @pytest.mark.parametrize("model", [(), TINY], ids=["unused", "configured"])
 def test_collecting_imports_nothing_heavy(project: Project, model: tuple[str, ...]) -> None:
-    """With hypothesis off: its plugin looks into numpy where that is installed."""
+    """Without the plugin of hypothesis, which imports numpy if it is installed."""
     (project.path / "spy.py").write_text(SPY)
     (project.path / "test_it.py").write_text(
         "def test_plain(): pass\ndef test_model(nnsight_capture, nnsight_golden): pass\n"
@@ -27,8 +27,8 @@ def test_collecting_imports_nothing_heavy(project: Project, model: tuple[str, ..
     result.stdout.fnmatch_lines(["2 tests collected*", "HEAVY: []"])
 
 
-def test_a_project_that_does_not_use_it_is_left_alone(project: Project) -> None:
-    """No header line, no option changed, and ``--snapshot-update`` under CI is not our business."""
+def test_a_project_without_a_model_runs_as_without_the_plugin(project: Project) -> None:
+    """No header line, no changed option, and ``--snapshot-update`` works under CI."""
     (project.path / "test_it.py").write_text(
         "def test_plain(snapshot):\n    assert 1 == snapshot\n"
     )
@@ -55,14 +55,17 @@ sys.setprofile(None)
 ours = sorted(name.rpartition(".")[2] for name in sys.modules if name.startswith("pytest_nnsight."))
 print("CALLS:", calls, *ours)
 """
-NEEDED = [
-    *("checks", "errors", "failures", "items", "keys", "options", "plugin"),
-    *("session", "settings", "shared_model"),
+IMPORTED = [
+    *("checks", "errors", "failures", "items", "keys", "model_guard", "options"),
+    *("plugin", "session_setup", "settings", "shared_model"),
 ]
 
 
-def test_collecting_without_it_costs_hardly_less(project: Project) -> None:
-    """Counted in calls of functions: 1.03 times those without it; a record more is 0.001."""
+def test_the_plugin_adds_less_than_6_percent_of_function_calls(project: Project) -> None:
+    """A quarter of the calls are importlib's: it parses the metadata with the README in it.
+
+    Each dataclass more adds 0.1 percent.
+    """
     project.pytester._monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     (project.path / "count.py").write_text(COUNT)
     (project.path / "test_it.py").write_text("def test_plain(): pass\n")
@@ -76,5 +79,5 @@ def test_collecting_without_it_costs_hardly_less(project: Project) -> None:
     counted()  # writes the bytecode
     without, nothing = counted("-p", "no:nnsight")
     with_it, modules = counted()
-    assert (nothing, modules) == ([], NEEDED)
-    assert with_it / without < 1.05
+    assert (nothing, modules) == ([], IMPORTED)
+    assert with_it / without < 1.06

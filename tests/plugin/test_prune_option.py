@@ -104,7 +104,7 @@ def test_the_last_golden_takes_its_folder_along(written: Project) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "ERROR: --nnsight-prune needs the models whose goldens to look at"),
+        ((), "ERROR: --nnsight-prune needs the models whose goldens to look at; *"),
         ((*TINY, "test_it.py::test_two"), "ERROR: --nnsight-prune looks at whole files; *"),
         ((*TINY, "--lf"), "ERROR: --nnsight-prune needs all tests, --lf *"),
         ((*TINY, "--nnsight-prune=all"), "ERROR: --nnsight-prune: 'all' is not valid: *"),

@@ -193,8 +193,8 @@ def test_a_closed_port_and_a_wrong_key_are_one_line(
     [
         (
             (*TINY, "--nnsight-remote"),
-            "NDIF runs models of the model hub, and tiny:gpt2 is none; give a hub id, or rehearse "
-            "with --nnsight-remote=local",
+            "NDIF runs models of the model hub, and tiny:gpt2 is not one; give a hub id, "
+            "or rehearse with --nnsight-remote=local",
         ),
         (
             (*TINY, "--nnsight-remote=elsewhere"),
@@ -208,7 +208,7 @@ def test_a_closed_port_and_a_wrong_key_are_one_line(
         ),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(
+def test_an_unusable_remote_option_is_refused_before_collection(
     project: Project, arguments: tuple[str, ...], line: str
 ) -> None:
     project.test_file(TESTS)

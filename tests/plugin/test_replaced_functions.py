@@ -1,4 +1,4 @@
-"""Functions of torch that a test replaced are named and restored, and affect no golden."""
+"""Functions of torch that a test replaces are restored and reported, and no golden is written."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_a_file_that_cannot_be_is_refused(project: Project, path: str) -> None:
     result = project.run(*TINY, f"--nnsight-report={path}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        [f"ERROR: --nnsight-report: '{path}' is no .json or .html file in a *"]
+        [f"ERROR: --nnsight-report: '{path}' is not a .json or .html file in a *"]
     )
 
 

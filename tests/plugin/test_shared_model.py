@@ -1,4 +1,4 @@
-"""What a test leaves on the shared model is named and restored before the next test."""
+"""State that a test changes on the shared model is restored and reported after the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pytest-nnsight report``: a report is read again, also where there is no torch."""
+"""``pytest-nnsight report`` prints a report or draws its page, and does not need torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_golden(nnsight_capture, nnsight_golden):
 
 @pytest.fixture
 def reported(project: Project) -> Project:
-    """A project with the report of a session, as JSON and as a page."""
+    """A project with the report of one test session, as JSON and as an HTML page."""
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=1)
     project.run(*TINY, "--nnsight-report=drift.json", "--nnsight-report=drift.html")
@@ -41,7 +41,7 @@ def command(project: Project, *arguments: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_a_page_is_made_of_json_alone(reported: Project) -> None:
+def test_the_page_is_drawn_from_the_json_report_alone(reported: Project) -> None:
     page = (reported.path / "drift.html").read_text()
     assert "<title>1 test: 1 same</title>" in page
     assert '"words":["transformer.wte","transformer.wpe"' in page
@@ -53,12 +53,12 @@ def test_a_page_is_made_of_json_alone(reported: Project) -> None:
     assert (reported.path / "other.html").read_text() == page
 
 
-def test_without_a_page_it_is_printed(reported: Project) -> None:
+def test_without_html_the_report_is_printed(reported: Project) -> None:
     done = command(reported, "report", "drift.json")
     assert (done.returncode, done.stdout) == (0, "1 golden: 1 the same bit by bit\n")
 
 
-def test_a_golden_by_itself_is_drawn(reported: Project) -> None:
+def test_show_draws_the_page_of_one_golden(reported: Project) -> None:
     golden = str(reported.golden("test_it/test_golden").relative_to(reported.path))
     done = command(reported, "show", golden, "--html", "golden.html")
     assert (done.returncode, done.stderr) == (0, "wrote golden.html\n")
@@ -66,7 +66,7 @@ def test_a_golden_by_itself_is_drawn(reported: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{}", "is no report of this version of pytest-nnsight"),
         ("[", "is no report of this version of pytest-nnsight"),
@@ -76,18 +76,18 @@ def test_a_golden_by_itself_is_drawn(reported: Project) -> None:
     ],
 )
 @pytest.mark.parametrize("more", [(), ("--html",)], ids=str)
-def test_what_is_no_report_is_one_line(
-    project: Project, text: str, told: str, more: tuple[str, ...]
+def test_a_file_that_is_not_a_report_prints_one_line(
+    project: Project, text: str, message: str, more: tuple[str, ...]
 ) -> None:
     (project.path / "bad.json").write_text(text)
     done = command(project, "report", "bad.json", *more)
     lines = done.stderr.splitlines()
     assert (done.returncode, len(lines)) == (2, 1)
-    assert lines[0].startswith(f"pytest-nnsight: bad.json {told.removesuffix('*')}")
+    assert lines[0].startswith(f"pytest-nnsight: bad.json {message.removesuffix('*')}")
     assert not (project.path / "bad.html").exists()
 
 
-def test_a_page_that_cannot_be_written_is_one_line(reported: Project) -> None:
+def test_a_page_that_cannot_be_written_prints_one_line(reported: Project) -> None:
     done = command(reported, "report", "drift.json", "--html", "nowhere/x.html")
     assert done.returncode == 2
     assert done.stderr == "pytest-nnsight: cannot write nowhere/x.html: No such file or directory\n"

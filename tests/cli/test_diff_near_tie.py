@@ -1,4 +1,4 @@
-"""What ``diff`` tells of two generations that part in a near tie, which is no drift."""
+"""``diff`` of two generations that diverge at a near tie: it is reported, and is not a drift."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pytest_nnsight.cli import diff
 from pytest_nnsight.cli.diff import Side, differences
 
 
-def test_a_near_tie_that_fell_the_other_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After it nothing can be compared, so that few of the calls differ."""
+def test_a_near_tie_ends_the_comparison_without_a_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls after the divergent token see other inputs, so they cannot be compared."""
     runs = [make_greedy(5, 6, 7, margin=0.0), make_greedy(5, 9, 8, margin=0.0, tokens="close")]
     found = iter([([run], {}) for run in runs])
-    monkeypatch.setattr(diff, "_runs", lambda *arguments: next(found))
-    side = Side.read("tiny:gpt2", "")
+    monkeypatch.setattr(diff, "_capture_runs", lambda *arguments: next(found))
+    side = Side.parse("tiny:gpt2", "")
     (found,) = differences((side, side), ["Hello"], 3, print)
-    assert not found.drifts
+    assert not found.is_drift
     assert [*found.lines()] == [
         "generate of 'Hello':",
         "  same: 3 calls, bit by bit",

@@ -1,4 +1,4 @@
-"""``pytest-nnsight diff``: two models or two settings of one, with no golden."""
+"""``pytest-nnsight diff`` compares two models, or two settings of one, without a golden."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def diff(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[
     return code, capfd.readouterr().out.splitlines()
 
 
-def test_a_model_and_itself(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_the_same_as_itself(capfd: pytest.CaptureFixture[str]) -> None:
     code, lines = diff(capfd, "tiny:gpt2", "tiny:gpt2", "--prompt=Hello", "--generate=2")
     assert code == 0
     assert lines == [
@@ -30,7 +30,9 @@ def test_a_model_and_itself(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("setting", "allowed"), [("attn=eager", "1e-5"), ("dtype=bfloat16", "0.06")]
 )
-def test_two_settings(capfd: pytest.CaptureFixture[str], setting: str, allowed: str) -> None:
+def test_two_settings_of_one_model_are_within_noise(
+    capfd: pytest.CaptureFixture[str], setting: str, allowed: str
+) -> None:
     code, lines = diff(capfd, "tiny:llama", "tiny:llama", f"--second={setting}")
     assert code == 0
     assert lines[0] == PROMPT
@@ -38,7 +40,9 @@ def test_two_settings(capfd: pytest.CaptureFixture[str], setting: str, allowed: 
     assert lines[1].endswith(f"allowed {allowed})")
 
 
-def test_one_weight(capfd: pytest.CaptureFixture[str], saved_gpt2: Path, tmp_path: Path) -> None:
+def test_one_changed_weight_is_named_as_the_cause(
+    capfd: pytest.CaptureFixture[str], saved_gpt2: Path, tmp_path: Path
+) -> None:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
     other = tmp_path / "other"
@@ -54,7 +58,7 @@ def test_one_weight(capfd: pytest.CaptureFixture[str], saved_gpt2: Path, tmp_pat
     )
 
 
-def test_other_trees_are_aligned_and_what_is_left_is_listed(
+def test_two_architectures_are_aligned_and_unmatched_modules_listed(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     code, lines = diff(capfd, "tiny:gpt2", "tiny:llama")
@@ -65,20 +69,24 @@ def test_other_trees_are_aligned_and_what_is_left_is_listed(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("tiny:gpt2", "tiny:gpt3"), "there is no built-in model 'tiny:gpt3'; nearest: tiny:gpt2"),
         (
             ("tiny:gpt2", "tiny:gpt2", "--first=type=x"),
             "there is no setting 'type'; nearest: dtype",
         ),
+        (
+            ("tiny:gpt2", "tiny:gpt2", "--first=is_remote=yes"),
+            "there is no setting 'is_remote'; nearest: ",
+        ),
         (("tiny:gpt2", "tiny:gpt2", "--first=dtype=x"), "dtype 'x' is unknown; nearest: "),
     ],
 )
-def test_mistakes_are_one_line(
-    capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+def test_a_wrong_argument_prints_one_line(
+    capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     assert cli.main(["diff", *arguments]) == 2
     error = capfd.readouterr().err
-    assert error.startswith(f"pytest-nnsight: {told}")
+    assert error.startswith(f"pytest-nnsight: {message}")
     assert len(error.splitlines()) == 1

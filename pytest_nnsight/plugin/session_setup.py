@@ -1,6 +1,6 @@
-"""What the hooks and fixtures of `plugin` do with the rooms below: the wiring of one session.
+"""Set up one pytest session: options, plugin objects, header, built-in suite.
 
-Imports the services when they are needed, never with this module.
+Imports other subpackages only when they are needed: every pytest session imports this module.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import pytest
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import OPTIONS
 from pytest_nnsight.plugin.items import settings_of
-from pytest_nnsight.plugin.keys import COLLECTED, SETTINGS, SUITE_NODE, WATCHDOG
+from pytest_nnsight.plugin.keys import COLLECTED, SETTINGS, SUITE_NODE, TERMINAL, WATCHDOG
 from pytest_nnsight.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Offer every option on the command line and as ini key."""
-    group = parser.getgroup("nnsight", "testing the insides of a model (pytest-nnsight)")
+    """Define every option for the command line and as an ini key."""
+    group = parser.getgroup("nnsight", "testing the internals of a model (pytest-nnsight)")
     for option in OPTIONS:
         keywords: dict[str, Any] = {"dest": option.key, "default": None, "help": option.help}
         if option.is_flag:
@@ -36,28 +33,26 @@ def add_options(parser: pytest.Parser) -> None:
         else:
             keywords["metavar"] = option.metavar or option.name.upper()
             keywords["action"] = "append" if option.is_list else "store"
-        if option.bare is not None:
-            keywords |= {"nargs": "?", "const": option.bare}
+        if option.bare_value is not None:
+            keywords |= {"nargs": "?", "const": option.bare_value}
         group.addoption(option.flag, **keywords)
-        if option.is_list:
-            parser.addini(option.key, option.help, type="args")
-        else:
-            parser.addini(option.key, option.help, type="string")
+        ini_type: Literal["args", "string"] = "args" if option.is_list else "string"
+        parser.addini(option.key, option.help, type=ini_type)
 
 
 def _early_settings(config: pytest.Config) -> Settings:
-    """Read the settings that are known before conftest files are loaded."""
+    """Read the settings before the conftest files are loaded."""
     try:
         return read_settings(vars(config.known_args_namespace), config.getini)
-    except UsageError:  # it is raised again once all options are read
+    except UsageError:  # `pytest_configure` reads them again and reports it
         return Settings()
 
 
 @contextmanager
 def conftest_loading(config: pytest.Config) -> Iterator[None]:
-    """Prepare for a worker, and load conftest files within a time limit.
+    """Load conftest files within ``--nnsight-load-timeout``, if a model is configured.
 
-    Where one hangs, the process ends with its stack and exit code 1.
+    If one hangs, the process prints its stack and exits with code 1.
     """
     settings = _early_settings(config)
     if not settings.model:
@@ -75,28 +70,34 @@ def conftest_loading(config: pytest.Config) -> Iterator[None]:
         os.close(stderr)
 
 
-def watch(config: pytest.Config) -> None:
-    """Let tests run in workers where they may, and within their time; take hold of stderr."""
+def register_plugins(config: pytest.Config) -> None:
+    """Register the plugin objects that the settings need."""
     settings = config.stash[SETTINGS]
     config.stash[COLLECTED] = []
     config.pluginmanager.register(CollectedTests(config.stash[COLLECTED]), "nnsight-collected")
     if settings.prune:
-        from pytest_nnsight.plugin.prune import Prune
+        from pytest_nnsight.plugin.prune import Pruner
 
-        config.pluginmanager.register(Prune(config, settings), "nnsight-prune")
+        config.pluginmanager.register(Pruner(config, settings), "nnsight-prune")
     if not hasattr(config, "workerinput") and (settings.report or not config.option.collectonly):
         from pytest_nnsight.plugin.reporter import Reporter
 
         config.pluginmanager.register(Reporter(config, settings.report), "nnsight-report")
     if settings.report:
-        from pytest_nnsight.plugin.records import Details
+        from pytest_nnsight.plugin.records import DetailRecorder
 
-        config.pluginmanager.register(Details(), "nnsight-details")
-    if not settings.model:
-        return
+        config.pluginmanager.register(DetailRecorder(), "nnsight-details")
+    if settings.model:
+        _isolate(config, settings)
+
+
+def _isolate(config: pytest.Config, settings: Settings) -> None:
+    """Run tests in workers if possible; register the controller, or the watchdog of this process.
+
+    The terminal is duplicated now, before pytest captures stderr.
+    """
     from pytest_nnsight.isolation.limits import duplicate_stderr
     from pytest_nnsight.isolation.mode import isolate
-    from pytest_nnsight.plugin.keys import TERMINAL
 
     config.stash[TERMINAL] = duplicate_stderr()
     config.add_cleanup(lambda: os.close(config.stash[TERMINAL]))
@@ -109,7 +110,7 @@ def watch(config: pytest.Config) -> None:
     else:
         from pytest_nnsight.isolation.watchdog import Watchdog
 
-        config.stash[WATCHDOG] = Watchdog(config, settings, partial(_seconds_of, settings))
+        config.stash[WATCHDOG] = Watchdog(config, settings, partial(_timeout_of, settings))
         config.pluginmanager.register(config.stash[WATCHDOG], "nnsight-watch")
 
 
@@ -128,16 +129,16 @@ class CollectedTests:
         return report  # type: ignore[no-any-return]
 
 
-def _seconds_of(settings: Settings, item: pytest.Item) -> float:
-    """Return the time that each phase of a test may take."""
+def _timeout_of(settings: Settings, item: pytest.Item) -> float:
+    """Return the seconds that each phase of a test may take; fail for a wrong marker."""
     try:
         return settings_of(item, settings).timeout
     except UsageError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
-def header(settings: Settings) -> list[str]:
-    """Return the lines for pytest's header; none where no model is configured."""
+def header_lines(settings: Settings) -> list[str]:
+    """Return the lines for pytest's header: the models and versions; none without a model."""
     if not settings.model:
         return []
     packages = ("nnsight", "torch", "transformers")
@@ -146,10 +147,10 @@ def header(settings: Settings) -> list[str]:
 
 
 def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:
-    """Collect the tests of `suite` under a node id that is the same wherever it is installed."""
+    """Collect the built-in suite, under the same node id wherever the package is installed."""
     path = Path(__file__).with_name("suite.py")
     module = pytest.Module.from_parent(session, path=path, nodeid=SUITE_NODE)
-    # Imported by pytest, its folder would come first on the import path: all that is installed
-    # beside it before what an environment of `upgrade` has above.
+    # If pytest imported it, pytest would put its folder first on the import path. Then packages of
+    # that folder would win over those of an environment that `upgrade` made.
     module.obj = importlib.import_module(f"{__package__}.suite")
     yield from session.genitems(module)

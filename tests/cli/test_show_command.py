@@ -1,4 +1,4 @@
-"""``pytest-nnsight show`` reads a golden, also where there is no torch."""
+"""``pytest-nnsight show`` prints a golden, and does not need torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def show(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_prints_model_prompt_tokens_and_calls() -> None:
+def test_show_prints_model_prompt_tokens_and_calls() -> None:
     result = show(GOLDEN)
     lines = result.stdout.splitlines()
     assert result.returncode == 0
@@ -39,7 +39,7 @@ def test_it_prints_model_prompt_tokens_and_calls() -> None:
     )
 
 
-def test_a_missing_and_a_damaged_golden_are_one_line(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_golden_prints_one_line(tmp_path: Path) -> None:
     missing = show("nowhere.json")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr == "pytest-nnsight: there is no file nowhere.json\n"
@@ -49,3 +49,11 @@ def test_a_missing_and_a_damaged_golden_are_one_line(tmp_path: Path) -> None:
     assert damaged.returncode == 2
     assert "is not whole JSON (truncated, or a merge conflict?)" in damaged.stderr
     assert damaged.stderr.count("\n") == 1
+
+
+def test_arguments_for_pytest_are_refused() -> None:
+    result = show(GOLDEN, "--", "-k", "x")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == (
+        "pytest-nnsight: error: show does not run pytest; remove -- and the arguments after it"
+    )
