@@ -43,10 +43,24 @@ def end_ids(module: torch.nn.Module, tokenizer: Any) -> set[int]:
     return ends
 
 
-def first_new(module: torch.nn.Module, rows: torch.Tensor) -> int:
+def first_new(module: torch.nn.Module, ids: torch.Tensor, settings: Mapping[str, Any]) -> int:
     """Return where the new ids of an encoder-decoder begin; Whisper returns no start token."""
-    start = getattr(getattr(module, "config", None), "decoder_start_token_id", None)
-    return int(start is None or bool((rows[:, 0] == start).all()))
+    start = _start_token(module, settings)
+    return int(start is None or bool(torch.isin(ids[:, 0], torch.as_tensor(start)).all()))
+
+
+def _start_token(module: torch.nn.Module, settings: Mapping[str, Any]) -> Any:
+    """Return the id, or the id for each prompt, that a decoder starts with.
+
+    ``generate`` reads its own settings first, then the generation config, which is a file of its
+    own; that of the model only fills in where there is no such file.
+    """
+    config = settings.get("generation_config") or getattr(module, "generation_config", None)
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        token = settings.get(name, getattr(config, name, None))
+        if token is not None:
+            return token
+    return getattr(getattr(module, "config", None), "decoder_start_token_id", None)
 
 
 def stopped(prompts: int) -> Generated:

@@ -193,7 +193,9 @@ class CaptureSession:
         """Return how many of the returned ids are not new: the prompt, or the start token."""
         module = nnsight_api.torch_module(self.model)
         is_pair = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
-        return first_new(module, ids) if is_pair and ids is not None else width
+        if not is_pair or ids is None:
+            return width
+        return first_new(module, ids, self.request.settings)
 
     def _check_steps(self, recorder: Recorder) -> None:
         for steps, option in ((self.request.steps, "steps"), (self.request.at, "intervene_at")):
