@@ -1,4 +1,4 @@
-"""Measure the noise of a capture: how far it drifts under changes that should not matter."""
+"""Measure the noise of a capture: its drift under changes that should not matter."""
 
 from __future__ import annotations
 
@@ -19,31 +19,33 @@ from pytest_nnsight.run import Run, with_noise
 Change = Callable[[], AbstractContextManager[None]]
 
 
-def calibrate(model: Any, run: Run, again: Callable[[], Run], say: Callable[[str], None]) -> Run:
+def calibrate(
+    model: Any, run: Run, repeat: Callable[[], Run], report: Callable[[str], None]
+) -> Run:
     """Return ``run`` with the noise of each tensor: its largest drift under any benign change.
 
-    ``again`` repeats the capture, ``say`` prints progress.
+    ``repeat`` makes the capture again, ``report`` prints progress.
     """
     noise: dict[int, float] = {}
     changes = benign_changes(model)
-    say(f"\nnnsight: calibrating under {len(changes)} changes")
+    report(f"\nnnsight: calibrating under {len(changes)} changes")
     for name, change in changes.items():
         with change():
-            other = again()
+            other = repeat()
         comparison = compare(run, other)
         for (position, at), distance in comparison.values.items():
             leaves = run.calls[position].leaves
             summary = next(leaf.summary for leaf in leaves if leaf.at == at)
             if distance.rms < 1:
                 noise[id(summary)] = max(noise.get(id(summary), 0.0), distance.rms)
-        say(f" ... {name} {comparison.noise:.1e}")
-    say("\n")
+        report(f" ... {name} {comparison.noise:.1e}")
+    report("\n")
     calls = with_noise(run.calls, lambda _, leaf: float(f"{noise.get(id(leaf.summary), 0.0):.2g}"))
     return replace(run, calls=calls, calibration=tuple(changes))
 
 
 def benign_changes(model: Any) -> dict[str, Change]:
-    """Return the changes possible here that do not change what a model should compute."""
+    """Return the changes that this machine and model allow, and that should change no value."""
     module = nnsight_api.torch_module(model)
     changes: dict[str, Change] = {}
     current, cores = torch.get_num_threads(), os.cpu_count() or 1

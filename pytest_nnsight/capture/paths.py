@@ -31,12 +31,12 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
 
 
 def check_called(requested: Iterable[str], called: Iterable[str]) -> None:
-    """Raise `UsageError` where none of the requested modules was called."""
+    """Raise `UsageError` if no module was called at all."""
     if not {*called}:
         names = ", ".join(sorted(requested)[:3])
         raise UsageError(
-            f"nothing was captured: {names} not called before the run ended; a list of modules is "
-            'not called itself, what is in it is: modules="transformer.h.*"'
+            f"nothing was captured: {names} not called before the run ended; a ModuleList is not "
+            'called itself, its items are: modules="transformer.h.*"'
         )
 
 

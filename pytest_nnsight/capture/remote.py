@@ -1,8 +1,7 @@
-"""Run a capture on a server: the request is sent there, and summaries come back."""
+"""Run a capture on a server, which returns summaries of the values."""
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture import remote_body
+from pytest_nnsight.capture.callbacks import parameter_count
 from pytest_nnsight.capture.prompts import PreparedPrompt
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.errors import RemoteError
@@ -22,7 +22,7 @@ from pytest_nnsight.summary.summarizer import Measured, exact_summary, summaries
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """Where traces run: ``where`` is ``True`` for NDIF, a host, or ``local`` for a rehearsal here.
+    """Where traces run: ``where`` is ``True`` for NDIF, a host, or ``local`` to rehearse here.
 
     ``shown`` returns a context in which nnsight's messages about the queue are shown; with
     ``verbose`` nnsight prints them line by line.
@@ -43,9 +43,9 @@ class Remote:
     ) -> Any:
         """Run a trace or a generation, and fill the recorder; return the ids of a generation.
 
-        Raise `RemoteError` with one line for whatever fails on the way.
+        Raise `RemoteError` with one line if the run fails.
         """
-        errand = nnsight_api.RemoteJob(
+        job = nnsight_api.RemoteJob(
             remote_body.begin,
             remote_body.end,
             _plan(recorder, intervene, seed),
@@ -54,28 +54,28 @@ class Remote:
         keywords = prepared.keywords | dict(generation or {})
         is_generation = generation is not None
         with self.shown(), nnsight_api.readable_failures(self.where):
-            brought = nnsight_api.run_remote(
-                model, prepared.arguments, keywords, errand, self.where, self.verbose, is_generation
+            returned = nnsight_api.run_remote(
+                model, prepared.arguments, keywords, job, self.where, self.verbose, is_generation
             )
-        if brought is None:
+        if returned is None:
             raise RemoteError(
-                "the remote trace ended before the model had run, and nothing came back; "
-                "what intervenes may not stop it"
+                "the remote trace ended before the model had run, and returned nothing; "
+                "an intervention may not stop it"
             )
-        recorder.entered = brought["entered"]
-        recorder.margins = [torch.tensor(margins) for margins in brought["margins"]]
-        recorder.finished = calls_of(brought, recorder.classes)
-        recorder.surroundings = brought["surroundings"]
-        return brought["ids"]
+        recorder.entered = returned["entered"]
+        recorder.margins = [torch.tensor(margins) for margins in returned["margins"]]
+        recorder.finished = calls_of(returned, recorder.classes)
+        recorder.server = returned["environment"]
+        return returned["ids"]
 
-    def environment(self, known: Environment, recorder: Recorder) -> Environment:
-        """Return the environment of the server; in a rehearsal it is the ``known`` one."""
-        server = recorder.surroundings
+    def environment(self, local: Environment, recorder: Recorder) -> Environment:
+        """Return the environment of the server; in a rehearsal that of this process, ``local``."""
+        server = recorder.server
         if self.where == "local" or not server:
-            return known
+            return local
         return replace(
-            known,
-            versions={**known.versions, **{n: server[n] for n in ("torch", "transformers")}},
+            local,
+            versions={**local.versions, **{n: server[n] for n in ("torch", "transformers")}},
             attention=server["attention"],
             threads=int(server["threads"]),
             cpu=server["device"],
@@ -88,52 +88,52 @@ def _plan(
 ) -> dict[str, Any]:
     """Return what `remote_body` needs, as plain values and the test's function."""
     captured = {"" if path == ROOT else path for path in recorder.captured}
-    entering = captured if recorder.captures_inputs else set()
+    input_paths = captured if recorder.captures_inputs else set()
     parameters = {("" if p == ROOT else p): names for p, names in recorder.parameters.items()}
-    takes = 0 if intervene is None else len(inspect.signature(intervene).parameters)
+    count = 0 if intervene is None else parameter_count(intervene)
     return {
         "outputs": sorted({*captured, ""}),
-        "inputs": sorted({*entering, ""}),
+        "inputs": sorted({*input_paths, ""}),
         "captured": captured,
         "captures_inputs": recorder.captures_inputs,
         "input_steps": sys.maxsize if recorder.input_steps is None else recorder.input_steps,
-        "parameters": {path: parameters[path] for path in {*entering, ""}},
+        "parameters": {path: parameters[path] for path in {*input_paths, ""}},
         "intervene": intervene,
-        "takes_tracer": takes >= 2,
+        "takes_tracer": count >= 2,
         "seed": seed,
     }
 
 
-def calls_of(brought: Mapping[str, Any], classes: Mapping[str, str]) -> tuple[Call, ...]:
-    """Build the calls of what a remote trace brought back, as `Recorder` does of values."""
-    summaries = _summaries(brought)
-    waiting: dict[str, list[tuple[str, list[Leaf]]]] = {}
+def calls_of(returned: Mapping[str, Any], classes: Mapping[str, str]) -> tuple[Call, ...]:
+    """Build the calls from what a remote trace returned, as `Recorder` does from values."""
+    summaries = _summaries(returned)
+    pending: dict[str, list[tuple[str, list[Leaf]]]] = {}
     visits: dict[str, int] = {}
     calls = []
-    for path, slot, structure, indices in brought["events"]:
+    for path, slot, structure, indices in returned["events"]:
         path = path or ROOT
         leaves = [Leaf(at, summaries[index]) for at, index in indices]
         if slot == "inputs":
-            waiting.setdefault(path, []).append((structure, leaves))
+            pending.setdefault(path, []).append((structure, leaves))
             continue
-        inputs, entered = waiting[path].pop() if waiting.get(path) else (None, [])
+        inputs, input_leaves = pending[path].pop() if pending.get(path) else (None, [])
         visit = visits[path] = visits.get(path, -1) + 1
-        made = tuple(entered + leaves)
-        calls.append(Call(path, visit, classes[path], structure, made, inputs))
+        all_leaves = tuple(input_leaves + leaves)
+        calls.append(Call(path, visit, classes[path], structure, all_leaves, inputs))
     return tuple(calls)
 
 
-def _summaries(brought: Mapping[str, Any]) -> dict[int, Summary]:
-    """Split the numbers of all tensors, and build the summary of each."""
+def _summaries(returned: Mapping[str, Any]) -> dict[int, Summary]:
+    """Split the numbers of all tensors, and return the summary of each by its index."""
     measured, others = [], {}
-    row = at = 0
-    for index, (shape, dtype, tokens, exact) in enumerate(brought["tensors"]):
+    row = start = 0
+    for index, (shape, dtype, tokens, exact) in enumerate(returned["tensors"]):
         if tokens:
             size = tokens + tokens * numbers_per_token(tokens)
-            rest = brought["rests"][at : at + size].double()
-            numbers = torch.cat([brought["heads"][row], rest])[None]
+            rest = returned["rests"][start : start + size].double()
+            numbers = torch.cat([returned["heads"][row], rest])[None]
             measured.append(Measured(tuple(shape), dtype, tokens, [index], numbers))
-            row, at = row + 1, at + size
+            row, start = row + 1, start + size
         elif exact is not None:
             others[index] = exact_summary(tuple(shape), dtype, exact)
         else:

@@ -72,7 +72,7 @@ def _restore_modes(parts: list[_Part]) -> Iterator[Leak]:
     patched: list[str] = []
     for part in parts:
         now = part.module.__dict__.get("forward")
-        if now is part.forward or nnsight_api.is_own_forward(now):
+        if now is part.forward or nnsight_api.is_nnsight_forward(now):
             continue
         patched.append(part.path)
         part.module.__dict__.pop("forward", None)
@@ -134,7 +134,7 @@ def _restore_hooks(owner: Any, before: dict[str, dict[Any, Any]]) -> bool:
         if name not in _ABOUT_HOOKS:
             added = [hook for key, hook in new.items() if key not in stays]
             removed = hooks.keys() - now.keys()
-            changed |= bool(removed) or not all(map(nnsight_api.is_own_hook, added))
+            changed |= bool(removed) or not all(map(nnsight_api.is_nnsight_hook, added))
         now.clear()
         now.update(hooks)
     return changed

@@ -45,16 +45,16 @@ class Measured:
 
 @dataclass(slots=True)
 class Summarizer:
-    """Summarise tensors that come one by one, without waiting for their device.
+    """Summarise tensors that are added one by one, without waiting for their device.
 
-    With ``holds`` small tensors wait themselves instead of copies; ``has_lost`` then tells whether
-    one of them was changed in place before it was measured, so that its summary is wrong. Without
+    With ``holds_references`` a tensor is measured later without a copy; ``was_overwritten`` then
+    tells whether one was changed in place before, so that its summary is wrong. Without
     ``has_numbers`` only shapes and dtypes are recorded.
     """
 
     has_numbers: bool = True
-    holds: bool = False
-    has_lost: bool = False
+    holds_references: bool = False
+    was_overwritten: bool = False
     count: int = 0
     """How many tensors were added."""
     _groups: dict[Hashable, _Group] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Summarizer:
 
     def _wait(self, group: _Group, index: int, tensor: torch.Tensor, version: int) -> None:
         """Put a tensor, or a copy of it, into its group."""
-        if group.most > 1 and not (self.holds and version >= 0 and _owns_memory(tensor)):
+        if group.most > 1 and not (self.holds_references and version >= 0 and _owns_memory(tensor)):
             tensor, version = tensor.clone(), -1
         group.waiting.append((index, tensor, version))
         self._held += group.nbytes
@@ -130,7 +130,7 @@ class Summarizer:
         for group in groups:
             waiting, group.waiting = group.waiting, []
             self._held -= len(waiting) * group.nbytes
-            self.has_lost |= any(then >= 0 and then != t._version for _, t, then in waiting)
+            self.was_overwritten |= any(then >= 0 and then != t._version for _, t, then in waiting)
             for start in range(0, len(waiting), group.most):
                 indices, tensors, _ = zip(*waiting[start : start + group.most], strict=True)
                 numbers = measure(group.stacks(tensors))
@@ -159,7 +159,7 @@ class _Group:
 
 def summarize(tensors: Iterable[torch.Tensor]) -> list[Summary]:
     """Return the summary of each tensor."""
-    summarizer = Summarizer(holds=True)
+    summarizer = Summarizer(holds_references=True)
     with torch.no_grad():
         for tensor in tensors:
             summarizer.add(tensor, version_of(tensor))
