@@ -67,12 +67,10 @@ class BatchSplitter:
         if cached is not None and cached[0]() is tensor and cached[1] == version >= 0:
             return cached[2]
         parts = self._parts_of(tensor.detach())
-        forget = partial(self._forget, id(tensor))  # else the cache would keep all activations
+        # Without the callback the cache would keep the parts of every activation.
+        forget = partial(lambda key, _: self._cache.pop(key, None), id(tensor))
         self._cache[id(tensor)] = (weakref.ref(tensor, forget), version, parts)
         return parts
-
-    def _forget(self, key: int, _: object) -> None:
-        self._cache.pop(key, None)
 
     def _parts_of(self, tensor: torch.Tensor) -> Parts:
         count, mask = len(self.recorders), self.mask

@@ -50,35 +50,23 @@ def benign_changes(model: Any) -> dict[str, Change]:
     changes: dict[str, Change] = {}
     current, cores = torch.get_num_threads(), os.cpu_count() or 1
     for threads in sorted({1, 2, cores} - {current}):
-        changes[f"{threads} thread{'s' if threads > 1 else ''}"] = partial(_threads, threads)
+        name = f"{threads} thread{'s' if threads > 1 else ''}"
+        changes[name] = partial(_changed, torch.set_num_threads, threads, current)
     attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
-    for other in {"sdpa": ("eager",), "eager": ("sdpa",)}.get(str(attention), ()):
-        if hasattr(module, "set_attn_implementation") and _supports(module, other):
-            changes[f"{other} attention"] = partial(_attention, module, other, str(attention))
+    set_attention = getattr(module, "set_attn_implementation", None)
+    has_sdpa = bool(getattr(module, "_supports_sdpa", False))
+    if set_attention is not None and (attention == "sdpa" or (attention == "eager" and has_sdpa)):
+        other = "eager" if attention == "sdpa" else "sdpa"
+        changes[f"{other} attention"] = partial(_changed, set_attention, other, attention)
     if attention == "sdpa":
         changes["math attention"] = partial(sdpa_kernel, SDPBackend.MATH)
     return changes
 
 
-def _supports(module: Any, attention: str) -> bool:
-    """Tell whether a model supports another attention implementation."""
-    return attention == "eager" or bool(getattr(module, "_supports_sdpa", False))
-
-
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def _changed(set_value: Callable[[Any], None], value: Any, before: Any) -> Iterator[None]:
+    set_value(value)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _attention(module: Any, other: str, before: str) -> Iterator[None]:
-    module.set_attn_implementation(other)
-    try:
-        yield
-    finally:
-        module.set_attn_implementation(before)
+        set_value(before)

@@ -23,9 +23,8 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
             raise UsageError(f"{option}= takes globs over module paths, got {pattern!r}")
         matching = [path for path in paths if matches(path, pattern)]
         if not matching:
-            raise UsageError(
-                f"{option}={pattern!r} matches no module; nearest: {_nearest(pattern, paths)}"
-            )
+            nearest = suggest(pattern.replace("**.", "").replace("*", "0"), paths)
+            raise UsageError(f"{option}={pattern!r} matches no module; nearest: {nearest}")
         chosen.update(matching)
     return [path for path in paths if path in chosen]
 
@@ -52,8 +51,3 @@ def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     if first == "**":
         return any(_matches(parts[skip:], rest) for skip in range(len(parts) + 1))
     return bool(parts) and fnmatch.fnmatchcase(parts[0], first) and _matches(parts[1:], rest)
-
-
-def _nearest(pattern: str, paths: Sequence[str]) -> str:
-    plain = pattern.replace("**.", "").replace("*", "0")
-    return suggest(plain, paths)

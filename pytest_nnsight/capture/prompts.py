@@ -46,10 +46,12 @@ def prepare(model: Any, prompt: Any, generates: bool) -> PreparedPrompt:
     elif isinstance(prompt, torch.Tensor) and not takes_ids(module):
         prepared = _positional(module, prompt)
     elif not takes_ids(module):
+        names, main = parameter_names(type(module)), main_input(module)
+        inputs = main if main in names else ", ".join(names[:3])
         raise UsageError(
-            f"{type(module).__name__} takes {_names(module)}, not text; give a dict of tensors"
+            f"{type(module).__name__} takes {inputs}, not text; give a dict of tensors"
         )
-    elif _is_chat(prompt):
+    elif _is_list_of(prompt, Mapping) and all("role" in message for message in prompt):
         prepared = _chat(tokenizer, list(prompt))
     elif isinstance(prompt, str) or _is_list_of(prompt, str):
         prepared = _text(module, tokenizer, prompt)
@@ -63,10 +65,6 @@ def _is_list_of(value: Any, kind: type) -> bool:
     return (
         isinstance(value, list | tuple) and bool(value) and all(isinstance(v, kind) for v in value)
     )
-
-
-def _is_chat(prompt: Any) -> bool:
-    return _is_list_of(prompt, Mapping) and all("role" in message for message in prompt)
 
 
 def _text(module: torch.nn.Module, tokenizer: Any, prompt: Any) -> PreparedPrompt:
@@ -168,12 +166,6 @@ def takes_ids(module: torch.nn.Module) -> bool:
     """Tell whether a model takes token ids."""
     names = parameter_names(type(module))
     return "input_ids" in names or (not names and main_input(module) == "input_ids")
-
-
-def _names(module: torch.nn.Module) -> str:
-    """Return the input that a module must have, else its first three parameters."""
-    names = parameter_names(type(module))
-    return main_input(module) if main_input(module) in names else ", ".join(names[:3])
 
 
 def _require(tokenizer: Any, what: str) -> None:

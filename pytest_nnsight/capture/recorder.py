@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,29 +22,13 @@ from pytest_nnsight.capture.values import (
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.summary.summarizer import Summarizer, version_of
 
+Summaries = Mapping[int, Summary] | Sequence[Summary]
+Leaves = list[tuple[str, int]]
+"""The tensors of a value: the location of each in its containers, and the index of its summary."""
+
 
 class ChangedInPlaceError(Exception):
     """Raised where a tensor was changed in place before it was measured."""
-
-
-@dataclass(slots=True)
-class SummaryIndex:
-    """Add tensors to a summarizer, and return the same index for the same unchanged tensor.
-
-    A block's output is often the very tensor of its last module, and the input of the next one.
-    """
-
-    summarizer: Summarizer
-    _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
-
-    def of(self, tensor: torch.Tensor) -> int:
-        """Return the index of a tensor as it is now; add it to the summarizer where it is new."""
-        version, seen = version_of(tensor), self._seen.get(id(tensor))
-        if seen is not None and seen[0]() is tensor and seen[1] == version >= 0:
-            return seen[2]
-        index = self.summarizer.add(tensor, version)
-        self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
-        return index
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +59,14 @@ class Recorder:
     """Called with the path of each module whose value is received."""
     calls: list[_PendingCall] = field(default_factory=list)
     summarizer: Summarizer = field(default_factory=Summarizer)
-    index: SummaryIndex = field(init=False)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
     margins: list[torch.Tensor] = field(default_factory=list)
     entered: dict[str, torch.Tensor] | None = None
     """Ids, masks and positions of the model's first call, by parameter name."""
     digests: dict[str, str] = field(default_factory=dict)
     """Digests of the other tensors of that call."""
-    finished: tuple[Call, ...] | None = None
-    """The calls of a remote run, which are built on the server."""
+    summaries: Mapping[int, Summary] | None = None
+    """The summaries of a remote run, which are computed on the server."""
     server: Mapping[str, str] = field(default_factory=dict)
     """The environment of the server, for a remote run."""
     outputs: list[Output] | None = None
@@ -96,10 +79,7 @@ class Recorder:
     input_steps: int | None = None
     """How many of the first steps record all inputs; later ones only those that are new."""
     _states: dict[str, _ModuleState] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Share the summarizer with the index."""
-        self.index = SummaryIndex(self.summarizer)
+    _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
 
     def receive(self, path: str, slot: str, value: Any) -> None:
         """Record one value while the model runs; ``slot`` is ``inputs`` or ``output``."""
@@ -131,15 +111,11 @@ class Recorder:
         if path not in self.classes:
             self._add_operation(path)
         name = self.parameters[path][0] if self.parameters[path] else "0"
-        is_captured = path in self.captured
-        self._states[torch_path] = state = _ModuleState(
-            path,
-            is_captured,
-            path in self.kept_paths,
-            is_captured and self.captures_inputs,
-            f"{{{name}=tensor}}",
-            f"in.{name}",
-        )
+        is_captured, is_kept = path in self.captured, path in self.kept_paths
+        takes_inputs = is_captured and self.captures_inputs
+        structure, location = f"{{{name}=tensor}}", f"in.{name}"
+        state = _ModuleState(path, is_captured, is_kept, takes_inputs, structure, location)
+        self._states[torch_path] = state
         return state
 
     def _add_operation(self, path: str) -> None:
@@ -165,7 +141,7 @@ class Recorder:
             return
         path = prefix if output.path == ROOT else f"{prefix}.{output.path}"
         with torch.no_grad():
-            leaves = [(at, self.index.of(gradient)) for at, gradient in found]
+            leaves = [(at, self._index_of(gradient)) for at, gradient in found]
         self.classes[path] = self.classes[output.path]
         self.calls.append(_PendingCall(path, output.visit, output.structure, leaves, None))
         if output.path in self.kept_paths:
@@ -179,12 +155,12 @@ class Recorder:
             return
         count_before = self.summarizer.count
         if len(arguments) == 1 and not keywords and type(arguments[0]) is torch.Tensor:
-            leaves = [(state.input_at, self.index.of(arguments[0]))]  # as most modules are called
+            leaves = [(state.input_at, self._index_of(arguments[0]))]  # as most modules are called
             state.inputs.append((state.input_structure, leaves))
         else:
             named = by_name(arguments, keywords, self.parameters[state.path])
             structure, tensors = describe(named, "in")
-            leaves = [(at, self.index.of(tensor)) for at, tensor in tensors]
+            leaves = [(at, self._index_of(tensor)) for at, tensor in tensors]
             state.inputs.append((structure, leaves))
         state.has_new_inputs |= self.summarizer.count > count_before
 
@@ -204,19 +180,49 @@ class Recorder:
         if self.steps is not None and step not in self.steps:
             return
         if type(value) is torch.Tensor and self.outputs is None:
-            structure, leaves = "tensor", [("out", self.index.of(value))]
+            structure, leaves = "tensor", [("out", self._index_of(value))]
         else:
             structure, tensors = describe(value)
             if self.outputs is not None:
                 self.outputs.append(Output(state.path, visit, structure, tuple(tensors)))
-            leaves = [(at, self.index.of(tensor)) for at, tensor in tensors]
+            leaves = [(at, self._index_of(tensor)) for at, tensor in tensors]
+        self._add_call(state, visit, structure, leaves, step)
+        if state.is_kept:
+            self.kept[(state.path, visit)] = map_tensors(value, lambda t: t.detach().clone())
+
+    def _add_call(
+        self, state: _ModuleState, visit: int, structure: str, leaves: Leaves, step: int = 0
+    ) -> None:
         inputs: str | None = None
         if state.inputs:
             inputs, input_leaves = state.inputs.pop()
             leaves = input_leaves + leaves
         self.calls.append(_PendingCall(state.path, visit, structure, leaves, inputs, step))
-        if state.is_kept:
-            self.kept[(state.path, visit)] = map_tensors(value, lambda t: t.detach().clone())
+
+    def replay(
+        self, events: Iterable[tuple[str, str, str, Leaves]], summaries: Mapping[int, Summary]
+    ) -> None:
+        """Add the calls of a remote run; an event is a path, a slot, a structure and leaves."""
+        self.summaries = summaries
+        for path, slot, structure, leaves in events:
+            state = self._states.get(path) or self._add_state(path)
+            if slot == "inputs":
+                state.inputs.append((structure, leaves))
+            else:
+                self._add_call(state, state.visits, structure, leaves)
+                state.visits += 1
+
+    def _index_of(self, tensor: torch.Tensor) -> int:
+        """Return the index of a tensor's summary; the same one while the tensor is not changed.
+
+        A block's output is often the very tensor of its last module, and the input of the next one.
+        """
+        version, seen = version_of(tensor), self._seen.get(id(tensor))
+        if seen is not None and seen[0]() is tensor and seen[1] == version >= 0:
+            return seen[2]
+        index = self.summarizer.add(tensor, version)
+        self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
+        return index
 
     def _end_step(self, value: Any) -> None:
         self.step += 1
@@ -229,9 +235,7 @@ class Recorder:
         Only those of the first ``steps``, for a prompt of a batch that ended before the others.
         Raise `ChangedInPlaceError` where a tensor was changed before it was measured.
         """
-        if self.finished is not None:
-            return self.finished
-        summaries = self.summarizer.finish()
+        summaries = self.summarizer.finish() if self.summaries is None else self.summaries
         if self.summarizer.was_overwritten:
             raise ChangedInPlaceError
         calls = [call for call in self.calls if steps is None or call.step < steps]
@@ -254,7 +258,7 @@ class _ModuleState:
     visits: int = 0
     has_new_inputs: bool = False
     """Whether one of its inputs was neither an input nor an output of an earlier module."""
-    inputs: list[tuple[str, list[tuple[str, int]]]] = field(default_factory=list)
+    inputs: list[tuple[str, Leaves]] = field(default_factory=list)
     """Structure and tensors of each call that has not returned."""
 
 
@@ -264,10 +268,10 @@ class _PendingCall(NamedTuple):
     path: str
     visit: int
     output: str
-    leaves: list[tuple[str, int]]
+    leaves: Leaves
     inputs: str | None
     step: int = 0
 
-    def close(self, classes: Mapping[str, str], summaries: Sequence[Summary]) -> Call:
+    def close(self, classes: Mapping[str, str], summaries: Summaries) -> Call:
         leaves = tuple([Leaf(at, summaries[index]) for at, index in self.leaves])
         return Call(self.path, self.visit, classes[self.path], self.output, leaves, self.inputs)

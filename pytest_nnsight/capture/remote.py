@@ -16,7 +16,7 @@ from pytest_nnsight.capture.callbacks import parameter_count
 from pytest_nnsight.capture.prompts import PreparedPrompt
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.errors import RemoteError
-from pytest_nnsight.run import ROOT, Call, Environment, Leaf, Summary, numbers_per_token
+from pytest_nnsight.run import ROOT, Environment, Summary, numbers_per_token
 from pytest_nnsight.summary.summarizer import Measured, exact_summary, summaries_of
 
 
@@ -64,7 +64,7 @@ class Remote:
             )
         recorder.entered = returned["entered"]
         recorder.margins = [torch.tensor(margins) for margins in returned["margins"]]
-        recorder.finished = calls_of(returned, recorder.classes)
+        recorder.replay(returned["events"], _summaries(returned))
         recorder.server = returned["environment"]
         return returned["ids"]
 
@@ -102,25 +102,6 @@ def _plan(
         "takes_tracer": count >= 2,
         "seed": seed,
     }
-
-
-def calls_of(returned: Mapping[str, Any], classes: Mapping[str, str]) -> tuple[Call, ...]:
-    """Build the calls from what a remote trace returned, as `Recorder` does from values."""
-    summaries = _summaries(returned)
-    pending: dict[str, list[tuple[str, list[Leaf]]]] = {}
-    visits: dict[str, int] = {}
-    calls = []
-    for path, slot, structure, indices in returned["events"]:
-        path = path or ROOT
-        leaves = [Leaf(at, summaries[index]) for at, index in indices]
-        if slot == "inputs":
-            pending.setdefault(path, []).append((structure, leaves))
-            continue
-        inputs, input_leaves = pending[path].pop() if pending.get(path) else (None, [])
-        visit = visits[path] = visits.get(path, -1) + 1
-        all_leaves = tuple(input_leaves + leaves)
-        calls.append(Call(path, visit, classes[path], structure, all_leaves, inputs))
-    return tuple(calls)
 
 
 def _summaries(returned: Mapping[str, Any]) -> dict[int, Summary]:
