@@ -84,7 +84,8 @@ class BatchSplitter:
         parts = [tensor] * count
         if tensor.shape[0] == count:
             parts = [tensor[index : index + 1] for index in range(count)]
-        if tensor.ndim == 4 and _is_ambiguous(tensor, keys) and not bool(mask.all()):
+        is_ambiguous = tensor.ndim == 4 and tensor.shape[1] == tensor.shape[2] == keys
+        if is_ambiguous and tensor.shape[3] != keys and not bool(mask.all()):
             self.problem = self.problem or (
                 f"a tensor {list(tensor.shape)} has as many heads as the padded prompt has tokens, "
                 "and cannot be split; make the longest prompt a token longer"
@@ -121,11 +122,6 @@ def _token_dimensions(tensor: torch.Tensor, keys: int, queries: int) -> list[int
         of_keys = [3] if shape[3] == keys and shape[2] in (queries, 1) else []
         return ([2] if shape[2] == keys else []) + of_keys
     return []
-
-
-def _is_ambiguous(tensor: torch.Tensor, keys: int) -> bool:
-    """Tell whether a tensor has as many heads as tokens, so that their order is not known."""
-    return tensor.shape[1] == tensor.shape[2] == keys != tensor.shape[3]
 
 
 def _shown_tokens(mask: torch.Tensor, tokens: int) -> torch.Tensor:

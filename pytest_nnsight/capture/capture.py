@@ -12,7 +12,7 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
 from pytest_nnsight.capture.callbacks import GradientRequest, Objectives
 from pytest_nnsight.capture.collector import gc_paused
-from pytest_nnsight.capture.prompts import check_weights
+from pytest_nnsight.capture.prompts import can_generate, check_weights
 from pytest_nnsight.capture.recorder import ChangedInPlaceError
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest, Globs
@@ -72,8 +72,7 @@ class Capture:
     @property
     def can_generate(self) -> bool:
         """Whether the model generates text, so that `generate` works."""
-        module = nnsight_api.torch_module(self.model)
-        return bool(getattr(module, "can_generate", lambda: False)())
+        return can_generate(nnsight_api.torch_module(self.model))
 
     def trace(
         self,

@@ -22,10 +22,11 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def without_sampling_defaults(
-    module: torch.nn.Module, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Unset a checkpoint's sampling defaults in a greedy call, where transformers warns of them."""
+def generate_settings(module: torch.nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings to call ``generate`` with.
+
+    In a greedy call they unset the checkpoint's defaults for sampling, of which transformers warns.
+    """
     changed = dict(settings)
     if settings["do_sample"]:
         return changed
@@ -38,9 +39,9 @@ def without_sampling_defaults(
 
 def _end_ids(module: torch.nn.Module, tokenizer: Any, settings: Mapping[str, Any]) -> set[int]:
     """Return the end tokens that the test passes, else those of the checkpoint and tokenizer."""
-    owners = (getattr(module, "generation_config", None), tokenizer)
     ids = [settings.get("eos_token_id")]
     if ids[0] in (None, [], ()):
+        owners = (getattr(module, "generation_config", None), tokenizer)
         ids = [getattr(owner, "eos_token_id", None) for owner in owners]
     lists = [each if isinstance(each, list | tuple) else [each] for each in ids]
     return {token for each in lists for token in each if token is not None}
@@ -98,14 +99,14 @@ def generated_record(
         tokenizer.decode(list(row), skip_special_tokens=True) if tokenizer is not None else ""
         for row in token_ids
     ]
-    steps = torch.stack(list(margins), 1).cpu() if margins else None
-    has_margins = steps is not None and steps.shape[0] == len(token_ids)
+    steps = torch.stack(list(margins), 1).cpu() if margins else torch.empty(0)
+    has_beams = len(steps) != len(token_ids)
     return Generated(
         token_ids=token_ids,
         text=tuple(texts),
         pieces=pieces_of(model, token_ids),
         margins=tuple(
             row[: len(new_ids)].numpy().astype("<f4").tobytes()
-            for row, new_ids in zip(steps if steps is not None and has_margins else (), token_ids)  # noqa: B905
+            for row, new_ids in zip(() if has_beams else steps, token_ids, strict=False)
         ),
     )

@@ -69,12 +69,6 @@ def with_prompt_ids(model: Any, prepared: PreparedPrompt, prompt: Prompt) -> Pro
     return replace(prompt, token_ids=rows, pieces=pieces_of(model, rows), tensors={})
 
 
-def prompt_width(entered: Mapping[str, torch.Tensor], prepared: PreparedPrompt) -> int:
-    """Return how many ids of each returned row are the prompt, padding included."""
-    ids = entered.get("input_ids")
-    return max(prepared.token_counts) if ids is None else int(ids.shape[1])
-
-
 def prompt_digests(entered: Mapping[str, str], prepared: PreparedPrompt) -> dict[str, str]:
     """Return the digests of all inputs that are not rows of whole numbers, such as pictures.
 

@@ -29,16 +29,6 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
     return [path for path in paths if path in chosen]
 
 
-def check_called(requested: Iterable[str], called: Iterable[str]) -> None:
-    """Raise `UsageError` if no module was called at all."""
-    if not {*called}:
-        names = ", ".join(sorted(requested)[:3])
-        raise UsageError(
-            f"nothing was captured: {names} not called before the run ended; a ModuleList is not "
-            'called itself, its items are: modules="transformer.h.*"'
-        )
-
-
 def matches(path: str, glob: str) -> bool:
     """Tell whether a glob selects a path."""
     return _matches(path.split("."), glob.split("."))

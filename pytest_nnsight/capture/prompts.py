@@ -62,18 +62,16 @@ def prepare(model: Any, prompt: Any, generates: bool) -> PreparedPrompt:
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
-    return (
-        isinstance(value, list | tuple) and bool(value) and all(isinstance(v, kind) for v in value)
-    )
+    is_list = isinstance(value, list | tuple) and bool(value)
+    return is_list and all(isinstance(item, kind) for item in value)
 
 
 def _text(module: torch.nn.Module, tokenizer: Any, prompt: Any) -> PreparedPrompt:
     _require(tokenizer, "text")
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
-    for index, text in enumerate(texts):
-        if not text:
-            where = "" if isinstance(prompt, str) else f" {index}"
-            raise UsageError(f"prompt{where} is empty; give at least one character, or token ids")
+    if "" in texts:
+        index = "" if isinstance(prompt, str) else f" {texts.index('')}"
+        raise UsageError(f"prompt{index} is empty; give at least one character, or token ids")
     counts = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
     is_batch = not isinstance(prompt, str)
     if nnsight_api.is_causal(module):
@@ -185,16 +183,26 @@ def _check_length(module: torch.nn.Module, prepared: PreparedPrompt) -> None:
         )
 
 
-def check_budget(module: torch.nn.Module, prepared: PreparedPrompt, new_tokens: int) -> None:
-    """Raise `UsageError` where prompt and new tokens exceed what the model takes."""
+def check_generation(
+    module: torch.nn.Module, prompts: Sequence[PreparedPrompt], settings: Mapping[str, Any]
+) -> None:
+    """Raise `UsageError` if a model cannot generate, or too many tokens for its context length."""
+    if not can_generate(module):
+        raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
+    new_tokens, limit = settings["max_new_tokens"], position_limit(module)
     if not isinstance(new_tokens, int) or new_tokens < 1:
         raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
-    limit, longest = position_limit(module), max(prepared.token_counts)
+    longest = max(count for prompt in prompts for count in prompt.token_counts)
     if limit is not None and longest + new_tokens > limit:
         raise UsageError(
             f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "
             "(max_position_embeddings); shorten one of them"
         )
+
+
+def can_generate(module: torch.nn.Module) -> bool:
+    """Tell whether a model generates text."""
+    return bool(getattr(module, "can_generate", lambda: False)())
 
 
 def position_limit(module: torch.nn.Module) -> int | None:

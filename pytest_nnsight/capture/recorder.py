@@ -22,7 +22,6 @@ from pytest_nnsight.capture.values import (
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.summary.summarizer import Summarizer, version_of
 
-Summaries = Mapping[int, Summary] | Sequence[Summary]
 Leaves = list[tuple[str, int]]
 """The tensors of a value: the location of each in its containers, and the index of its summary."""
 
@@ -125,11 +124,6 @@ class Recorder:
         self.captured.add(path)
         if self.keeps_operation is not None and self.keeps_operation(path):
             self.kept_paths.add(path)
-
-    @property
-    def operations(self) -> list[str]:
-        """The paths of the operations that ran."""
-        return [path for path in self.captured if nnsight_api.SOURCE in path]
 
     def receive_gradient(
         self, prefix: str, output: Output, gradients: Sequence[torch.Tensor | None]
@@ -272,6 +266,8 @@ class _PendingCall(NamedTuple):
     inputs: str | None
     step: int = 0
 
-    def close(self, classes: Mapping[str, str], summaries: Summaries) -> Call:
+    def close(
+        self, classes: Mapping[str, str], summaries: Mapping[int, Summary] | Sequence[Summary]
+    ) -> Call:
         leaves = tuple([Leaf(at, summaries[index]) for at, index in self.leaves])
         return Call(self.path, self.visit, classes[self.path], self.output, leaves, self.inputs)

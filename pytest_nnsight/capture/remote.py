@@ -45,12 +45,9 @@ class Remote:
 
         Raise `RemoteError` with one line if the run fails.
         """
-        job = nnsight_api.RemoteJob(
-            remote_body.begin,
-            remote_body.end,
-            _plan(recorder, intervene, seed),
-            [] if intervene is None else [intervene.__module__],
-        )
+        plan = _plan(recorder, intervene, seed)
+        modules = [] if intervene is None else [intervene.__module__]
+        job = nnsight_api.RemoteJob(remote_body.begin, remote_body.end, plan, modules)
         keywords = prepared.keywords | dict(generation or {})
         is_generation = generation is not None
         with self.shown(), nnsight_api.readable_failures(self.where):
@@ -89,17 +86,15 @@ def _plan(
     """Return what `remote_body` needs, as plain values and the test's function."""
     captured = {"" if path == ROOT else path for path in recorder.captured}
     input_paths = captured if recorder.captures_inputs else set()
-    parameters = {("" if p == ROOT else p): names for p, names in recorder.parameters.items()}
-    count = 0 if intervene is None else parameter_count(intervene)
     return {
         "outputs": sorted({*captured, ""}),
         "inputs": sorted({*input_paths, ""}),
         "captured": captured,
         "captures_inputs": recorder.captures_inputs,
         "input_steps": sys.maxsize if recorder.input_steps is None else recorder.input_steps,
-        "parameters": {path: parameters[path] for path in {*input_paths, ""}},
+        "parameters": {p: recorder.parameters[p or ROOT] for p in {*input_paths, ""}},
         "intervene": intervene,
-        "takes_tracer": count >= 2,
+        "parameter_count": 0 if intervene is None else parameter_count(intervene),
         "seed": seed,
     }
 

@@ -21,15 +21,8 @@ from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure
 
 def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
     """Subscribe to the values that ``plan`` names, then intervene; return the state of the run."""
-    state: dict[str, Any] = {
-        "events": [],
-        "tensors": [],
-        "entered": None,
-        "margins": [],
-        "step": 0,
-        "has_new_inputs": set(),
-        "seen": {},
-    }
+    state: dict[str, Any] = {"events": [], "tensors": [], "entered": None, "margins": [], "step": 0}
+    state |= {"has_new_inputs": set(), "seen": {}}
 
     def receive(path: str, slot: str, value: Any) -> None:
         with torch.no_grad():
@@ -39,10 +32,7 @@ def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
         torch.manual_seed(plan["seed"])
     observe_cache(model, tracer, plan["outputs"], plan["inputs"], receive)
     if plan["intervene"] is not None:
-        if plan["takes_tracer"]:
-            plan["intervene"](model, tracer)
-        else:
-            plan["intervene"](model)
+        plan["intervene"](*(model, tracer)[: plan["parameter_count"]])
     return state
 
 

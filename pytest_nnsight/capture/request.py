@@ -78,7 +78,7 @@ class CaptureRequest:
         if self.keep is True:
             kept = set(captured)
         else:
-            globs = [glob for glob in _listed(self.keep or ()) if not _is_operation(glob)]
+            globs = [glob for glob in _listed(self.keep or ()) if nnsight_api.SOURCE not in glob]
             kept = set(select(globs, list(classes), "keep")) if globs else set()
         recorder = Recorder(classes, parameters, captured | kept, self.has_inputs, kept, reached)
         recorder.steps, recorder.input_steps = self.steps, self.input_steps
@@ -139,9 +139,9 @@ class CaptureRequest:
 
     def check_operations(self, paths: Iterable[str]) -> None:
         """Raise `UsageError` for an operation that is in the source but did not run."""
-        ran = list(paths)
+        called = list(paths)
         for glob in _listed(self.operations):
-            if not any(_ran(path, glob) for path in ran):
+            if not any(_ran(path, glob) for path in called):
                 raise UsageError(
                     f"operations={glob!r} is in the source, but did not run: the forward took "
                     "another branch, or nnsight could not trace it"
@@ -151,7 +151,7 @@ class CaptureRequest:
         paths = list(nnsight_api.named_modules(model))
         found: list[nnsight_api.Operation] = []
         for glob in _listed(self.operations):
-            if not _is_operation(glob):
+            if nnsight_api.SOURCE not in glob:
                 raise UsageError(
                     f"operations={glob!r} names no operation; give a module and what it calls, as "
                     "in 'transformer.h.*.attn.source.attention_interface'"
@@ -177,10 +177,6 @@ class CaptureRequest:
 
 def _listed(globs: Any) -> list[str]:
     return [globs] if isinstance(globs, str) else list(globs)
-
-
-def _is_operation(glob: str) -> bool:
-    return nnsight_api.SOURCE in glob
 
 
 def _ran(path: str, glob: str) -> bool:

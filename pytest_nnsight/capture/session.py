@@ -9,15 +9,10 @@ from typing import Any
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.batch_splitter import BatchSplitter
 from pytest_nnsight.capture.callbacks import parameter_count, with_all_parameters
-from pytest_nnsight.capture.generation import (
-    generated_record,
-    seeded,
-    without_sampling_defaults,
-)
+from pytest_nnsight.capture.generation import generate_settings, generated_record, seeded
 from pytest_nnsight.capture.gradients import record_gradients
-from pytest_nnsight.capture.model_inputs import prompt_record, prompt_width, with_prompt_ids
-from pytest_nnsight.capture.paths import check_called
-from pytest_nnsight.capture.prompts import PreparedPrompt, check_budget, prepare
+from pytest_nnsight.capture.model_inputs import prompt_record, with_prompt_ids
+from pytest_nnsight.capture.prompts import PreparedPrompt, check_generation, prepare
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest
@@ -48,28 +43,29 @@ class CaptureSession:
         prepared = prepare(self.model, prompt, generates=False)
         recorder = self._recorder()
         if self.remote is not None:
-            self.request.check_remote()
-            self.remote.run(self.model, prepared, recorder, self.request.intervene)
+            self._run_remote(self.remote, prepared, recorder)
             return self._run("trace", prepared, recorder)
         subscription = self.request.subscription(self.model, recorder, recorder.receive)
-        nnsight_api.run_trace(self.model, [self._invoke(prepared)], subscription)
+        invoke = self._invoke(prepared, self.request.intervene)
+        nnsight_api.run_trace(self.model, [invoke], subscription)
         if self.request.gradients is not None:
             record_gradients(self.request.gradients.scalars, recorder)
-        self.request.check_operations(recorder.operations)
+        self._check(recorder)
         return self._run("trace", prepared, recorder)
 
     def generate(self, prompt: Any) -> Run:
         """Generate, greedily or with a seed."""
         prepared = prepare(self.model, prompt, generates=True)
         recorder = self._recorder()
-        self._check_budgets([prepared])
+        check_generation(nnsight_api.torch_module(self.model), [prepared], self.request.settings)
         if self.remote is not None:
-            ids = self._remote_ids(prepared, recorder)
+            ids = self._run_remote(self.remote, prepared, recorder, self._settings())
         else:
             subscription = self.request.subscription(self.model, recorder, recorder.receive)
-            ids = self._ids([self._invoke(prepared)], subscription)
-            self._check_steps(recorder)
-        width = prompt_width(recorder.entered or {}, prepared)
+            ids = self._ids([self._invoke(prepared, self.request.intervene)], subscription)
+            self._check(recorder)
+        entered = (recorder.entered or {}).get("input_ids")
+        width = max(prepared.token_counts) if entered is None else entered.shape[1]
         generated = self._generated(ids, recorder, width, len(prepared.token_counts))
         return self._run("generate", prepared, recorder, generated)
 
@@ -79,7 +75,8 @@ class CaptureSession:
         recorder = self._recorder()
         recorder.summarizer.has_numbers = False
         subscription = self.request.subscription(self.model, recorder, recorder.receive)
-        nnsight_api.run_scan(self.model, self._invoke(prepared), subscription)
+        invoke = self._invoke(prepared, self.request.intervene)
+        nnsight_api.run_scan(self.model, invoke, subscription)
         recorder.entered = {}
         return self._run("scan", prepared, recorder)
 
@@ -87,7 +84,7 @@ class CaptureSession:
         """Run one forward pass over several prompts; return one run for each of them."""
         prepared, invokes, splitter = self._batch(prompts, generates=False)
         nnsight_api.run_trace(self.model, invokes, self._batch_subscription(splitter))
-        self._check_batch(splitter)
+        self._check(splitter.recorders[0], splitter.problem)
         return [
             self._run("trace", each, recorder, index=index, batch=prepared)
             for index, (each, recorder) in enumerate(zip(prepared, splitter.recorders, strict=True))
@@ -97,8 +94,7 @@ class CaptureSession:
         """Generate for several prompts at once; return one run for each, to its own end."""
         prepared, invokes, splitter = self._batch(prompts, generates=True)
         ids = self._ids(invokes, self._batch_subscription(splitter))
-        self._check_batch(splitter)
-        self._check_steps(splitter.recorders[0])
+        self._check(splitter.recorders[0], splitter.problem)
         runs = []
         for index, (each, recorder) in enumerate(zip(prepared, splitter.recorders, strict=True)):
             prompt_ids = None if ids is None else ids[index : index + 1]
@@ -128,11 +124,18 @@ class CaptureSession:
         if len(prepared) < 2 or any(each.is_batch for each in prepared):
             raise UsageError("give a list of two prompts or more, each a single one")
         if generates:
-            self._check_budgets(prepared)
-        if isinstance(self.request.intervene, list | tuple):
-            invokes = self._invokes(prepared, self.request.intervene)
+            module = nnsight_api.torch_module(self.model)
+            check_generation(module, prepared, self.request.settings)
+        intervene = self.request.intervene
+        if not isinstance(intervene, list | tuple):
+            invokes = [self._invoke(prepare(self.model, prompts, generates), intervene)]
+        elif len(intervene) != len(prepared):
+            raise UsageError(
+                f"intervene has {len(intervene)} functions for {len(prepared)} prompts; give one "
+                "for each, None for none"
+            )
         else:
-            invokes = [self._invoke(prepare(self.model, prompts, generates))]
+            invokes = [self._invoke(*pair) for pair in zip(prepared, intervene, strict=True)]
         splitter = BatchSplitter([self._recorder() for _ in prepared], ())
         splitter.parameters = splitter.recorders[0].parameters[ROOT]
         mask = invokes[0].keywords.get("attention_mask") if len(invokes) == 1 else None
@@ -145,18 +148,7 @@ class CaptureSession:
         encoders = [path for path in ("encoder", "model.encoder") if path in first.classes]
         return self.request.subscription(self.model, first, splitter.receive, *encoders)
 
-    def _invokes(
-        self, prepared: Sequence[PreparedPrompt], interventions: Sequence[Any]
-    ) -> list[nnsight_api.Invoke]:
-        if len(interventions) != len(prepared):
-            raise UsageError(
-                f"intervene has {len(interventions)} functions for {len(prepared)} prompts; give "
-                "one for each, None for none"
-            )
-        return [self._invoke(each, f) for each, f in zip(prepared, interventions, strict=True)]
-
-    def _invoke(self, prepared: PreparedPrompt, intervene: Any = ...) -> nnsight_api.Invoke:
-        function = self.request.intervene if intervene is ... else intervene
+    def _invoke(self, prepared: PreparedPrompt, function: Any) -> nnsight_api.Invoke:
         steps = self.request.intervene_steps
         return nnsight_api.Invoke(
             prepared.arguments,
@@ -166,13 +158,6 @@ class CaptureSession:
             waits=function is not None and parameter_count(function) == 3,
         )
 
-    def _check_budgets(self, prepared: Sequence[PreparedPrompt]) -> None:
-        module = nnsight_api.torch_module(self.model)
-        if not bool(getattr(module, "can_generate", lambda: False)()):
-            raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
-        for each in prepared:
-            check_budget(module, each, self.request.settings["max_new_tokens"])
-
     def _ids(
         self, invokes: list[nnsight_api.Invoke], subscription: nnsight_api.Subscription
     ) -> Any:
@@ -181,32 +166,30 @@ class CaptureSession:
             ids = nnsight_api.run_generate(self.model, invokes, self._settings(), subscription)
         return None if ids is None else getattr(ids, "sequences", ids).detach().cpu()
 
-    def _remote_ids(self, prepared: PreparedPrompt, recorder: Recorder) -> Any:
-        """Generate on the server; return the ids as `_ids` does."""
-        assert self.remote is not None
+    def _run_remote(
+        self, remote: Remote, prepared: PreparedPrompt, recorder: Recorder, settings: Any = None
+    ) -> Any:
+        """Run on the server; with ``settings`` a generation, whose ids are returned."""
         self.request.check_remote()
         intervene, seed = self.request.intervene, self.request.seed
-        return self.remote.run(self.model, prepared, recorder, intervene, self._settings(), seed)
+        return remote.run(self.model, prepared, recorder, intervene, settings, seed)
 
     def _settings(self) -> dict[str, Any]:
-        module = nnsight_api.torch_module(self.model)
-        return without_sampling_defaults(module, self.request.settings)
+        return generate_settings(nnsight_api.torch_module(self.model), self.request.settings)
 
     def _generated(self, ids: Any, recorder: Recorder, width: int, prompts: int) -> Generated:
         settings = self.request.settings
         return generated_record(self.model, ids, recorder.margins, width, settings, prompts)
 
-    def _check_steps(self, recorder: Recorder) -> None:
+    def _check(self, recorder: Recorder, problem: str = "") -> None:
+        """Raise `UsageError` for a requested step or operation that did not run, or ``problem``."""
+        if problem:
+            raise UsageError(problem)
         requested = {"steps": self.request.steps, "intervene_at": self.request.intervene_steps}
         for option, steps in requested.items():
             if steps is not None:
                 steps.check(recorder.step, option)
-        self.request.check_operations(recorder.operations)
-
-    def _check_batch(self, splitter: BatchSplitter) -> None:
-        if splitter.problem:
-            raise UsageError(splitter.problem)
-        self.request.check_operations(splitter.recorders[0].operations)
+        self.request.check_operations(recorder.captured)
 
     def _run(
         self,
@@ -230,5 +213,10 @@ class CaptureSession:
             prompt = with_prompt_ids(self.model, prepared, prompt)
         new_ids = generated.token_ids[0] if index is not None and generated is not None else ()
         calls = recorder.finish(len(new_ids) or None)
-        check_called(recorder.captured, [call.path for call in calls])
+        if not calls:
+            names = ", ".join(sorted(recorder.captured)[:3])
+            raise UsageError(
+                f"nothing was captured: {names} not called before the run ended; a ModuleList is "
+                'not called itself, its items are: modules="transformer.h.*"'
+            )
         return Run(kind, model, environment, prompt, generated, calls, kept=recorder.kept)

@@ -23,9 +23,8 @@ def run_of_tensors(values: Mapping[str, Any], model: ModelRecord, environment: E
     """
     if not values:
         raise UsageError("the dict of tensors is empty; there is nothing to compare")
-    for name in values:
-        if not isinstance(name, str):
-            raise UsageError(f"the names of tensors must be text, got {name!r}")
+    if wrong := [name for name in values if not isinstance(name, str)]:
+        raise UsageError(f"the names of tensors must be text, got {wrong[0]!r}")
     named = [pair for name, value in values.items() for pair in _named(name, value)]
     names = [name for name, _ in named]
     if len(set(names)) < len(names):

@@ -128,13 +128,12 @@ def pieces_of(model: Any, token_ids: TokenRows) -> tuple[tuple[str, ...], ...]:
 
 def tensor_digests(named: Mapping[str, Any]) -> dict[str, str]:
     """Return dtype, shape and checksum of each tensor among some values, by name."""
-    tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
-    return {name: _digest(tensor) for name, tensor in sorted(tensors.items())}
-
-
-def _digest(tensor: torch.Tensor) -> str:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return f"{dtype} {list(tensor.shape)} {summarize([tensor])[0].digest}"
+    digests = {}
+    for name, value in sorted(named.items()):
+        if isinstance(value, torch.Tensor):
+            dtype = str(value.dtype).removeprefix("torch.")
+            digests[name] = f"{dtype} {list(value.shape)} {summarize([value])[0].digest}"
+    return digests
 
 
 def logit_margin(value: Any) -> torch.Tensor | None:
