@@ -61,14 +61,14 @@ class Subject:
         In a forward, or in a generation of so many steps.
         """
         paths = [*nnsight_api.named_modules(self.model)]
-        watch = nnsight_api.Watch(paths, paths, lambda path, slot, value: None)
+        subscription = nnsight_api.Subscription(paths, paths, lambda path, slot, value: None)
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         invokes = [nnsight_api.Invoke(keywords=given)]
         if steps:
             settings = {"do_sample": False, **exactly(steps)}
-            nnsight_api.run_generate(self.model, invokes, settings, watch)
+            nnsight_api.run_generate(self.model, invokes, settings, subscription)
         else:
-            nnsight_api.run_trace(self.model, invokes, watch)
+            nnsight_api.run_trace(self.model, invokes, subscription)
 
     def generate(self, ids: torch.Tensor, steps: int) -> None:
         """Generate with the plain model, greedily."""

@@ -20,35 +20,36 @@ Parts = list[torch.Tensor]
 
 @dataclass(slots=True)
 class BatchSplitter:
-    """Pass each value on to one recorder a prompt, split into that prompt's own tokens.
+    """Pass the values of a batch on to one recorder for each prompt, without padding.
 
-    A prompt's row is found in the first dimension, also where the tokens of all rows are laid end
-    to end as in a mixture of experts. A dimension counts tokens where it is as long as the padded
-    prompt, or as the keys of a later step. A tensor that all rows share, such as positions, is cut
-    to the tokens of each.
+    The first dimension counts prompts, or the tokens of all prompts one after another as in a
+    mixture of experts. A dimension counts tokens where it is as long as the padded prompt, or as
+    the keys of a later step. A tensor that all prompts share, such as positions, is cut to the
+    tokens of each.
     """
 
     recorders: Sequence[Recorder]
     parameters: tuple[str, ...]
     mask: torch.Tensor | None = None
-    """``[rows, tokens]``, false for padding; as the model was given it last."""
+    """``[prompts, tokens]``, false for padding; from the model's last call."""
     width: int = 0
-    """Tokens of the padded prompt."""
-    unclear: str = ""
-    """Why a tensor could not be split with certainty; empty while all could be."""
+    """Number of tokens of the padded prompt."""
+    problem: str = ""
+    """Message about a tensor that could not be split with certainty; empty if there is none."""
     _queries: int = 0
-    _known: dict[int, tuple[weakref.ref[torch.Tensor], int, Parts]] = field(default_factory=dict)
+    _cache: dict[int, tuple[weakref.ref[torch.Tensor], int, Parts]] = field(default_factory=dict)
 
     def receive(self, path: str, slot: str, value: Any) -> None:
-        """Take one value of the whole batch."""
+        """Split one value of the batch, and pass the parts on."""
         if slot == "inputs" and (path == "" or self.mask is None):
             arguments, keywords = value  # an encoder may run before the model itself is called
             self._read_mask(by_name(arguments, keywords, self.parameters if path == "" else ()))
-        for row, recorder in enumerate(self.recorders):
-            recorder.receive(path, slot, map_tensors(value, lambda t, row=row: self._split(t)[row]))  # type: ignore[misc]
+        for index, recorder in enumerate(self.recorders):
+            part = map_tensors(value, lambda t, index=index: self._split(t)[index])  # type: ignore[misc]
+            recorder.receive(path, slot, part)
 
     def _read_mask(self, named: Mapping[str, Any]) -> None:
-        """Read which tokens of each row are padding, and how many are new in this step."""
+        """Read which tokens of each prompt are padding, and how many are new in this step."""
         ids, mask = named.get("input_ids"), named.get("attention_mask")
         ids = named.get("decoder_input_ids") if ids is None else ids
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
@@ -60,18 +61,16 @@ class BatchSplitter:
             self.width = self.width or self._queries
 
     def _split(self, tensor: torch.Tensor) -> Parts:
-        """Return the parts of a tensor; the same ones while it is not changed."""
+        """Return the parts of a tensor; the same tensors again while it is not changed."""
         version = version_of(tensor)
-        known = self._known.get(id(tensor))
-        if known is not None and known[0]() is tensor and known[1] == version >= 0:
-            return known[2]
+        cached = self._cache.get(id(tensor))
+        if cached is not None and cached[0]() is tensor and cached[1] == version >= 0:
+            return cached[2]
         parts = self._parts_of(tensor.detach())
-        forget = partial(self._forget, id(tensor))  # or the parts would hold every activation
-        self._known[id(tensor)] = (weakref.ref(tensor, forget), version, parts)
+        # Without the callback the cache would keep the parts of every activation.
+        forget = partial(lambda key, _: self._cache.pop(key, None), id(tensor))
+        self._cache[id(tensor)] = (weakref.ref(tensor, forget), version, parts)
         return parts
-
-    def _forget(self, key: int, _: object) -> None:
-        self._known.pop(key, None)
 
     def _parts_of(self, tensor: torch.Tensor) -> Parts:
         count, mask = len(self.recorders), self.mask
@@ -80,20 +79,21 @@ class BatchSplitter:
         keys, queries = mask.shape[1], self._queries or mask.shape[1]
         if tensor.shape[0] == count * queries != count and tensor.ndim < 4:
             tensor = tensor.reshape(count, queries, *tensor.shape[1:])
-            own = [_own_tokens(row, queries) for row in mask]
-            return [_select(tensor[row], 0, tokens) for row, tokens in enumerate(own)]
+            shown = [_shown_tokens(row, queries) for row in mask]
+            return [_select(tensor[index], 0, tokens) for index, tokens in enumerate(shown)]
         parts = [tensor] * count
         if tensor.shape[0] == count:
-            parts = [tensor[row : row + 1] for row in range(count)]
-        if tensor.ndim == 4 and _is_unclear(tensor, keys) and not bool(mask.all()):
-            self.unclear = self.unclear or (
+            parts = [tensor[index : index + 1] for index in range(count)]
+        is_ambiguous = tensor.ndim == 4 and tensor.shape[1] == tensor.shape[2] == keys
+        if is_ambiguous and tensor.shape[3] != keys and not bool(mask.all()):
+            self.problem = self.problem or (
                 f"a tensor {list(tensor.shape)} has as many heads as the padded prompt has tokens, "
-                "and cannot be cut; make the longest prompt a token longer"
+                "and cannot be split; make the longest prompt a token longer"
             )
         for dimension in _token_dimensions(parts[0], keys, queries):
             parts = [
-                _select(part, dimension, _own_tokens(mask[row], keys))
-                for row, part in enumerate(parts)
+                _select(part, dimension, _shown_tokens(mask[index], keys))
+                for index, part in enumerate(parts)
             ]
         return parts
 
@@ -101,12 +101,13 @@ class BatchSplitter:
 def _token_dimensions(tensor: torch.Tensor, keys: int, queries: int) -> list[int]:
     """Return the dimensions that count tokens.
 
-    ``[rows, tokens]`` of whole numbers, ``[rows, tokens, hidden]``, ``[rows, channels, tokens]`` of
-    a convolution, ``[rows, heads, tokens, head]``, ``[rows, heads, queries, keys]``.
+    They are dimension 1 of ``[prompts, tokens]`` of whole numbers and of ``[prompts, tokens,
+    hidden]``, 2 of ``[prompts, channels, tokens]`` of a convolution and of ``[prompts, heads,
+    tokens, head]``, and both last ones of ``[prompts, heads, queries, keys]``.
     """
     shape = tensor.shape
     if tensor.ndim in (2, 3) and shape[0] == shape[1] == keys:
-        return [0, 1]  # queries by keys, the same for all rows, such as a relative bias
+        return [0, 1]  # queries by keys, the same for all prompts, such as a relative bias
     if tensor.ndim == 1:
         return [0] if shape[0] == keys and not tensor.is_floating_point() else []
     if tensor.ndim == 2:
@@ -123,13 +124,8 @@ def _token_dimensions(tensor: torch.Tensor, keys: int, queries: int) -> list[int
     return []
 
 
-def _is_unclear(tensor: torch.Tensor, keys: int) -> bool:
-    """Tell whether heads cannot be told from tokens."""
-    return tensor.shape[1] == tensor.shape[2] == keys != tensor.shape[3]
-
-
-def _own_tokens(mask: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Return the indices of a row's own tokens among the last ``tokens``."""
+def _shown_tokens(mask: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return the indices, among the last ``tokens``, of those that are not padding."""
     return mask[-tokens:].nonzero().flatten()
 
 

@@ -1,4 +1,4 @@
-"""Measure the noise of a capture: how far it drifts under changes that should not matter."""
+"""Measure the noise of a capture: its drift under changes that should not matter."""
 
 from __future__ import annotations
 
@@ -19,64 +19,54 @@ from pytest_nnsight.run import Run, with_noise
 Change = Callable[[], AbstractContextManager[None]]
 
 
-def calibrate(model: Any, run: Run, again: Callable[[], Run], say: Callable[[str], None]) -> Run:
+def calibrate(
+    model: Any, run: Run, repeat: Callable[[], Run], report: Callable[[str], None]
+) -> Run:
     """Return ``run`` with the noise of each tensor: its largest drift under any benign change.
 
-    ``again`` repeats the capture, ``say`` prints progress.
+    ``repeat`` makes the capture again, ``report`` prints progress.
     """
     noise: dict[int, float] = {}
     changes = benign_changes(model)
-    say(f"\nnnsight: calibrating under {len(changes)} changes")
+    report(f"\nnnsight: calibrating under {len(changes)} changes")
     for name, change in changes.items():
         with change():
-            other = again()
+            other = repeat()
         comparison = compare(run, other)
         for (position, at), distance in comparison.values.items():
             leaves = run.calls[position].leaves
             summary = next(leaf.summary for leaf in leaves if leaf.at == at)
             if distance.rms < 1:
                 noise[id(summary)] = max(noise.get(id(summary), 0.0), distance.rms)
-        say(f" ... {name} {comparison.noise:.1e}")
-    say("\n")
+        report(f" ... {name} {comparison.noise:.1e}")
+    report("\n")
     calls = with_noise(run.calls, lambda _, leaf: float(f"{noise.get(id(leaf.summary), 0.0):.2g}"))
     return replace(run, calls=calls, calibration=tuple(changes))
 
 
 def benign_changes(model: Any) -> dict[str, Change]:
-    """Return the changes possible here that do not change what a model should compute."""
+    """Return the changes that this machine and model allow, and that should change no value."""
     module = nnsight_api.torch_module(model)
     changes: dict[str, Change] = {}
     current, cores = torch.get_num_threads(), os.cpu_count() or 1
     for threads in sorted({1, 2, cores} - {current}):
-        changes[f"{threads} thread{'s' if threads > 1 else ''}"] = partial(_threads, threads)
+        name = f"{threads} thread{'s' if threads > 1 else ''}"
+        changes[name] = partial(_changed, torch.set_num_threads, threads, current)
     attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
-    for other in {"sdpa": ("eager",), "eager": ("sdpa",)}.get(str(attention), ()):
-        if hasattr(module, "set_attn_implementation") and _supports(module, other):
-            changes[f"{other} attention"] = partial(_attention, module, other, str(attention))
+    set_attention = getattr(module, "set_attn_implementation", None)
+    has_sdpa = bool(getattr(module, "_supports_sdpa", False))
+    if set_attention is not None and (attention == "sdpa" or (attention == "eager" and has_sdpa)):
+        other = "eager" if attention == "sdpa" else "sdpa"
+        changes[f"{other} attention"] = partial(_changed, set_attention, other, attention)
     if attention == "sdpa":
         changes["math attention"] = partial(sdpa_kernel, SDPBackend.MATH)
     return changes
 
 
-def _supports(module: Any, attention: str) -> bool:
-    """Tell whether a model supports another attention implementation."""
-    return attention == "eager" or bool(getattr(module, "_supports_sdpa", False))
-
-
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def _changed(set_value: Callable[[Any], None], value: Any, before: Any) -> Iterator[None]:
+    set_value(value)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _attention(module: Any, other: str, before: str) -> Iterator[None]:
-    module.set_attn_implementation(other)
-    try:
-        yield
-    finally:
-        module.set_attn_implementation(before)
+        set_value(before)

@@ -10,9 +10,9 @@ from weakref import WeakSet
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
+from pytest_nnsight.capture.callbacks import GradientRequest, Objectives
 from pytest_nnsight.capture.collector import gc_paused
-from pytest_nnsight.capture.gradients import Gradients, Objectives
-from pytest_nnsight.capture.prompts import need_weights
+from pytest_nnsight.capture.prompts import can_generate, check_weights
 from pytest_nnsight.capture.recorder import ChangedInPlaceError
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest, Globs
@@ -30,13 +30,13 @@ class Capture:
     """Capture what every module of one model computes.
 
     ``modules`` and ``keep`` are globs over module paths (``transformer.h.*``, ``**.mlp``), or lists
-    of globs. ``keep`` (``keep=True`` for all) keeps the tensors themselves in the run, besides the
-    summaries. ``inputs`` are what a module is called with: they tell where a drift starts from what
-    follows from it. By default all are recorded, except in a generation, which after its first two
-    steps records only those that no other module gave; ``True`` records all at every step,
-    ``False`` none. ``operations`` are globs over what a module's forward calls:
-    ``transformer.h.*.attn.source.attention_interface``, with another ``.source.`` for what that
-    calls. ``intervene`` is called inside the trace with the model, and with the tracer where it
+    of globs. ``keep`` (``keep=True`` for all) keeps the tensors themselves in the run, in addition
+    to the summaries. ``inputs`` are the arguments of a module's call: they show where a drift
+    starts and where it only passes through. By default all are recorded, but after the first two
+    steps of a generation only those that no other module returned; ``True`` records all at every
+    step, ``False`` none. ``operations`` are globs over what a module's forward calls:
+    ``transformer.h.*.attn.source.attention_interface``, with another ``.source.`` for the calls
+    inside that. ``intervene`` is called inside the trace with the model, and with the tracer if it
     takes two arguments.
     """
 
@@ -44,13 +44,13 @@ class Capture:
     identify: Identify
     seed: int = 0
     calibrates: Callable[[str], None] | None = None
-    """Prints progress where each run is calibrated, see `calibration`; else ``None``."""
+    """Prints progress, if each run is calibrated (see `calibration`); else ``None``."""
     reached: Callable[[str], None] | None = None
-    """Is called with the path of each module whose value arrives."""
+    """Called with the path of each module whose value is received."""
     remote: Remote | None = None
     """Where the model runs, if not in this process."""
     changing: MutableSet[Any] = field(default_factory=WeakSet)
-    """The models that change outputs in place; their tensors are copied at once."""
+    """The models that change outputs in place; their tensors are copied when received."""
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
@@ -59,8 +59,8 @@ class Capture:
     def of(self, model: Any) -> Capture:
         """Return the capture of a copy of the model: one that was edited, or has other names.
 
-        Its runs compare with the model's own: paths are those of torch, whatever the names. Raise
-        `UsageError` for another model, whose goldens would lie among those of this one.
+        Runs of both can be compared, because paths are those of torch. Raise `UsageError` for
+        another model, whose goldens would be mixed with those of this one.
         """
         if not nnsight_api.is_copy(model, self.model):
             raise UsageError(
@@ -72,8 +72,7 @@ class Capture:
     @property
     def can_generate(self) -> bool:
         """Whether the model generates text, so that `generate` works."""
-        module = nnsight_api.torch_module(self.model)
-        return bool(getattr(module, "can_generate", lambda: False)())
+        return can_generate(nnsight_api.torch_module(self.model))
 
     def trace(
         self,
@@ -93,15 +92,15 @@ class Capture:
         dict of such functions by name. The gradient with respect to each module's output is
         captured as a call ``gradient.transformer.h.3`` (``gradient.NAME.transformer.h.3``). Raise
         `UsageError` for an empty or too long prompt, a glob that matches nothing, or an objective
-        that is no scalar.
+        that is not a scalar.
         """
         request = CaptureRequest(modules, inputs, keep, operations, intervene)
 
-        def take(request: CaptureRequest) -> list[Run]:
-            gradients = Gradients.of(gradient_of)  # its scalars belong to one run
+        def run(request: CaptureRequest) -> list[Run]:
+            gradients = GradientRequest.of(gradient_of)  # its scalars belong to one run
             return [self._session(replace(request, gradients=gradients)).trace(prompt)]
 
-        return self._calibrated(request, take)[0]
+        return self._calibrated(request, run)[0]
 
     def trace_each(
         self,
@@ -130,7 +129,7 @@ class Capture:
         inputs: bool | None = None,
         intervene: Intervene = None,
     ) -> Run:
-        """Return structure, shapes and dtypes of every module's output, computing nothing.
+        """Return structure, shapes and dtypes of every module's output, without computing them.
 
         Works without weights. Raise `UsageError` for a model whose code needs a number.
         """
@@ -160,7 +159,7 @@ class Capture:
         transformers' ``generate``.
         """
         settings = {"max_new_tokens": max_new_tokens, **generation}
-        request = CaptureRequest(modules, inputs, keep, operations, intervene).generating(
+        request = CaptureRequest(modules, inputs, keep, operations, intervene).for_generation(
             settings, self.seed if seed is None else seed, steps, intervene_at
         )
         return self._calibrated(request, lambda each: [self._session(each).generate(prompt)])[0]
@@ -185,7 +184,7 @@ class Capture:
         The arguments are those of `trace_each` and `generate`.
         """
         settings = {"max_new_tokens": max_new_tokens, **generation}
-        request = CaptureRequest(modules, inputs, keep, operations, intervene).generating(
+        request = CaptureRequest(modules, inputs, keep, operations, intervene).for_generation(
             settings, self.seed if seed is None else seed, steps, intervene_at
         )
         return self._calibrated(request, lambda each: self._session(each).generate_each(prompts))
@@ -193,34 +192,36 @@ class Capture:
     def _session(self, request: CaptureRequest) -> CaptureSession:
         module = nnsight_api.torch_module(self.model)
         is_training = any(part.training for part in module.modules())
-        holds = request.may_run_twice and not is_training and module not in self.changing
-        return CaptureSession(self.model, self.identify, request, self.reached, self.remote, holds)
+        holds_references = request.may_run_twice and not is_training and module not in self.changing
+        return CaptureSession(
+            self.model, self.identify, request, self.reached, self.remote, holds_references
+        )
 
     def _calibrated(
-        self, request: CaptureRequest, take: Callable[[CaptureRequest], list[Run]]
+        self, request: CaptureRequest, run: Callable[[CaptureRequest], list[Run]]
     ) -> list[Run]:
         """Run once; to calibrate, run again under every benign change."""
         if self.remote is None:
-            need_weights(self.model)
+            check_weights(self.model)
         with gc_paused():
-            first = self._captured(request, take)
+            first = self._captured(request, run)
         if self.calibrates is None:
             return first
 
-        def again(row: int) -> Run:
-            return self._captured(replace(request, keep=False), take)[row]
+        def repeat(index: int) -> Run:
+            return self._captured(replace(request, keep=False), run)[index]
 
         return [
-            calibrate(self.model, run, partial(again, row), self.calibrates)
-            for row, run in enumerate(first)
+            calibrate(self.model, each, partial(repeat, index), self.calibrates)
+            for index, each in enumerate(first)
         ]
 
     def _captured(
-        self, request: CaptureRequest, take: Callable[[CaptureRequest], list[Run]]
+        self, request: CaptureRequest, run: Callable[[CaptureRequest], list[Run]]
     ) -> list[Run]:
-        """Run once, and once more with copies where the model changes an output in place."""
+        """Run once, and again with copies if the model changes an output in place."""
         try:
-            return take(request)
+            return run(request)
         except ChangedInPlaceError:
             self.changing.add(nnsight_api.torch_module(self.model))
-            return take(request)
+            return run(request)

@@ -1,4 +1,4 @@
-"""Python's garbage collector, paused while very many objects are made."""
+"""Pause Python's garbage collector while very many objects are created."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import contextmanager
 def gc_paused() -> Iterator[None]:
     """Pause the garbage collector, and collect young objects at the end.
 
-    torch, transformers and nnsight hold over 200,000 objects. Loading a model or taking a capture
-    makes thousands more, which would start full collections of all of them. nnsight 0.7 needs the
-    collection at the end: only then it takes some of its hooks off a model.
+    torch, transformers and nnsight hold over 200,000 objects. Loading a model or running a capture
+    creates thousands more, which would start full collections of all of them. The collection at the
+    end can go with nnsight 0.7, which removes some of its hooks from a model only then.
     """
     was_enabled = gc.isenabled()
     gc.disable()

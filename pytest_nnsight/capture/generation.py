@@ -1,4 +1,4 @@
-"""Settings of a generation, and the record of the tokens that it returns."""
+"""Settings of a generation, and the record of its new tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.capture.model_inputs import pieces_of
+from pytest_nnsight.capture.values import pieces_of
 from pytest_nnsight.run import Generated
 
 
@@ -22,71 +22,91 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def quiet_greedy(module: torch.nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Unset a checkpoint's sampling defaults, of which transformers warns in a greedy call."""
-    quiet = dict(settings)
+def generate_settings(module: torch.nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings to call ``generate`` with.
+
+    In a greedy call they unset the checkpoint's defaults for sampling, of which transformers warns.
+    """
+    changed = dict(settings)
     if settings["do_sample"]:
-        return quiet
+        return changed
     defaults = getattr(module, "generation_config", None)
     for name in ("temperature", "top_p", "top_k", "typical_p", "min_p"):
-        if name not in quiet and getattr(defaults, name, None) is not None:
-            quiet[name] = None
-    return quiet
+        if name not in changed and getattr(defaults, name, None) is not None:
+            changed[name] = None
+    return changed
 
 
-def end_ids(module: torch.nn.Module, tokenizer: Any, settings: Mapping[str, Any]) -> set[int]:
-    """Return the end tokens that the test asks for, else those of the checkpoint and tokenizer."""
-    owners = (getattr(module, "generation_config", None), tokenizer)
-    defaults = [_as_set(getattr(owner, "eos_token_id", None)) for owner in owners]
-    return _as_set(settings.get("eos_token_id")) or set().union(*defaults)
+def _end_ids(module: torch.nn.Module, tokenizer: Any, settings: Mapping[str, Any]) -> set[int]:
+    """Return the end tokens that the test passes, else those of the checkpoint and tokenizer."""
+    ids = [settings.get("eos_token_id")]
+    if ids[0] in (None, [], ()):
+        owners = (getattr(module, "generation_config", None), tokenizer)
+        ids = [getattr(owner, "eos_token_id", None) for owner in owners]
+    lists = [each if isinstance(each, list | tuple) else [each] for each in ids]
+    return {token for each in lists for token in each if token is not None}
 
 
-def _as_set(value: Any) -> set[int]:
-    return set(value if isinstance(value, list | tuple) else () if value is None else (value,))
+def _start(
+    module: torch.nn.Module, ids: torch.Tensor, prompt_width: int, settings: Mapping[str, Any]
+) -> int:
+    """Return how many of the returned ids are not new: the prompt, or the decoder's start token.
+
+    Whisper returns no start token.
+    """
+    if not getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+        return prompt_width
+    start = _start_token(module, settings)
+    return int(start is None or bool(torch.isin(ids[:, 0], torch.as_tensor(start)).all()))
 
 
-def first_new(module: torch.nn.Module, rows: torch.Tensor) -> int:
-    """Return where the new ids of an encoder-decoder begin; Whisper returns no start token."""
-    start = getattr(getattr(module, "config", None), "decoder_start_token_id", None)
-    return int(start is None or bool((rows[:, 0] == start).all()))
+def _start_token(module: torch.nn.Module, settings: Mapping[str, Any]) -> Any:
+    """Return the id, or the id for each prompt, that a decoder starts with.
+
+    ``generate`` reads its own settings first, then the generation config, which is a file of its
+    own; that of the model only fills in where there is no such file.
+    """
+    config = settings.get("generation_config") or getattr(module, "generation_config", None)
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        token = settings.get(name, getattr(config, name, None))
+        if token is not None:
+            return token
+    return getattr(getattr(module, "config", None), "decoder_start_token_id", None)
 
 
-def until_end(row: list[int], ends: set[int]) -> list[int]:
-    """Drop the ids after the first end token: a batch pads its finished rows."""
-    stop = next((index for index, token in enumerate(row) if token in ends), len(row))
-    return row[: stop + 1]
-
-
-def generated(
+def generated_record(
     model: Any,
-    rows: Sequence[torch.Tensor] | None,
+    ids: torch.Tensor | None,
     margins: Sequence[torch.Tensor],
-    start: int,
+    prompt_width: int,
     settings: Mapping[str, Any],
     prompts: int,
 ) -> Generated:
-    """Return the record of the ids after the first ``start`` of each row, and of the margins.
+    """Return the record of the new ids among ``ids [prompts, tokens]``, with the logit margins.
 
-    ``margins`` has a tensor ``[rows]`` for each step; with beams it has more rows, and none is
-    kept. ``rows`` is ``None`` where an intervention stopped the run.
+    An id after the first end token is padding of a prompt that ended before the others.
+    ``margins`` has a tensor ``[prompts]`` for each step; with beams it has one for each beam, and
+    they are not recorded. ``ids`` is ``None`` where an intervention stopped the run.
     """
-    if rows is None:
-        return Generated(((),) * prompts, ("",) * prompts, pieces=((),) * prompts)
+    if ids is None:
+        return Generated(token_ids=((),) * prompts, text=("",) * prompts, pieces=((),) * prompts)
     module, tokenizer = nnsight_api.torch_module(model), getattr(model, "tokenizer", None)
-    ends = end_ids(module, tokenizer, settings)
-    token_ids = tuple(tuple(until_end(row[start:].tolist(), ends)) for row in rows)
+    ends = _end_ids(module, tokenizer, settings)
+    rows = ids[:, _start(module, ids, prompt_width, settings) :].tolist()
+    lengths = [next((i for i, token in enumerate(row, 1) if token in ends), None) for row in rows]
+    token_ids = tuple(tuple(row[:end]) for row, end in zip(rows, lengths, strict=True))
     texts = [
         tokenizer.decode(list(row), skip_special_tokens=True) if tokenizer is not None else ""
         for row in token_ids
     ]
-    steps = torch.stack(list(margins), 1).cpu() if margins else None
-    of_rows = steps is not None and steps.shape[0] == len(token_ids)
+    steps = torch.stack(list(margins), 1).cpu() if margins else torch.empty(0)
+    has_beams = len(steps) != len(token_ids)
     return Generated(
         token_ids=token_ids,
         text=tuple(texts),
         pieces=pieces_of(model, token_ids),
         margins=tuple(
-            row[: len(ids)].numpy().astype("<f4").tobytes()
-            for row, ids in zip(steps if steps is not None and of_rows else (), token_ids)  # noqa: B905
+            row[: len(new_ids)].numpy().astype("<f4").tobytes()
+            for row, new_ids in zip(() if has_beams else steps, token_ids, strict=False)
         ),
     )

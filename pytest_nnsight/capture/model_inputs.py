@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import inspect
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from pytest_nnsight.capture.callbacks import callback_name, code_digest
 from pytest_nnsight.capture.prompts import PreparedPrompt
+from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.values import TokenRows, pieces_of, rows_of, tensor_digests
 from pytest_nnsight.run import Prompt
-from pytest_nnsight.summary.summarizer import summarize
-
-if TYPE_CHECKING:
-    from pytest_nnsight.capture.recorder import Recorder
-
-TokenRows = tuple[tuple[int, ...], ...]
 
 
 def prompt_record(
@@ -29,7 +22,7 @@ def prompt_record(
     settings: Mapping[str, Any],
     intervene: Callable[..., Any] | None,
 ) -> Prompt:
-    """Return the record of a prompt, by what really entered the model."""
+    """Return the record of a prompt, from the tensors that reached the model."""
     entered = recorder.entered or {}
     token_ids = prompt_ids(entered, prepared)
     others = {name: tensor for name, tensor in entered.items() if name != "input_ids"}
@@ -40,17 +33,17 @@ def prompt_record(
         tensors={name: rows_of(tensor) for name, tensor in sorted(others.items())},
         digests=prompt_digests(recorder.digests, prepared),
         is_batch=prepared.is_batch,
-        generation=plain(settings),
-        intervention=intervention_name(intervene),
-        intervention_code=intervention_code(intervene),
+        generation=plain_settings(settings),
+        intervention=callback_name(intervene),
+        intervention_code=code_digest(intervene),
     )
 
 
 def prompt_ids(entered: Mapping[str, torch.Tensor], prepared: PreparedPrompt) -> TokenRows:
     """Return the ids that reached the model, row by row, without those that the mask hides.
 
-    An encoder-decoder that generates gives its prompt to the encoder alone; then they are the ids
-    that were asked for.
+    An encoder-decoder that generates passes its prompt to the encoder alone; then the ids are those
+    of the prepared prompt.
     """
     ids, mask = entered.get("input_ids"), entered.get("attention_mask")
     if ids is None:
@@ -64,9 +57,9 @@ def prompt_ids(entered: Mapping[str, torch.Tensor], prepared: PreparedPrompt) ->
 
 
 def with_prompt_ids(model: Any, prepared: PreparedPrompt, prompt: Prompt) -> Prompt:
-    """Return the record of a scan's prompt, whose ids are those that were asked for.
+    """Return the record of a scan's prompt, with the ids of the prepared prompt.
 
-    Tensors that enter a scanned model have no numbers to read ids from.
+    The tensors that reach a scanned model have no numbers to read ids from.
     """
     ids, texts = prepared.keywords.get("input_ids"), prepared.text
     rows = () if ids is None else rows_of(ids)
@@ -76,85 +69,22 @@ def with_prompt_ids(model: Any, prepared: PreparedPrompt, prompt: Prompt) -> Pro
     return replace(prompt, token_ids=rows, pieces=pieces_of(model, rows), tensors={})
 
 
-def prompt_width(entered: Mapping[str, torch.Tensor], prepared: PreparedPrompt) -> int:
-    """Return how many ids of each returned row are the prompt, padding included."""
-    ids = entered.get("input_ids")
-    return max(prepared.token_counts) if ids is None else int(ids.shape[1])
-
-
-def rows_of(tensor: torch.Tensor) -> TokenRows:
-    """Return a tensor of whole numbers in two dimensions as rows of numbers."""
-    return tuple(tuple(int(number) for number in row) for row in tensor.cpu().tolist())
-
-
-def pieces_of(model: Any, token_ids: TokenRows) -> tuple[tuple[str, ...], ...]:
-    """Return the text of each id; nothing where the model has no tokenizer."""
-    tokenizer = getattr(model, "tokenizer", None)
-    if tokenizer is None or not token_ids:
-        return ()
-    return tuple(tuple(tokenizer.batch_decode([[i] for i in row])) for row in token_ids)
-
-
 def prompt_digests(entered: Mapping[str, str], prepared: PreparedPrompt) -> dict[str, str]:
-    """Return the digests of all inputs that are no rows of whole numbers, such as pictures.
+    """Return the digests of all inputs that are not rows of whole numbers, such as pictures.
 
-    A model that generates may give a picture to one of its parts alone; then it is the digest of
-    what was asked for.
+    A model that generates may pass a picture to one of its parts alone; then the digest is that of
+    the prepared prompt.
     """
-    asked = {
+    requested = {
         name: value
         for name, value in prepared.keywords.items()
         if isinstance(value, torch.Tensor) and value.is_floating_point()
     }
-    return {**digests_of(asked), **entered}
+    return {**tensor_digests(requested), **entered}
 
 
-def digests_of(named: Mapping[str, Any]) -> dict[str, str]:
-    """Return dtype, shape and checksum of each tensor among some values, by name."""
-    tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
-    return {name: _digest(tensor) for name, tensor in sorted(tensors.items())}
-
-
-def _digest(tensor: torch.Tensor) -> str:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return f"{dtype} {list(tensor.shape)} {summarize([tensor])[0].digest}"
-
-
-def intervention_name(intervene: Callable[..., Any] | None) -> str | None:
-    """Return the name of an intervention as a record holds it."""
-    return None if intervene is None else getattr(intervene, "__name__", type(intervene).__name__)
-
-
-def intervention_code(intervene: Callable[..., Any] | None) -> str:
-    """Return a digest of what an intervention does; empty where its source is not available.
-
-    It is over the source without comments, and the plain values and tensors that it uses.
-    """
-    if intervene is None:
-        return ""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(intervene)))
-        around = inspect.getclosurevars(intervene)
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return ""
-    used = {**around.globals, **around.nonlocals}
-    values = [f"{name}={_as_text(value)}" for name, value in sorted(used.items())]
-    defaults = [_as_text(value) for value in getattr(intervene, "__defaults__", None) or ()]
-    text = "\n".join([ast.unparse(tree), *values, *defaults])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _as_text(value: Any) -> str:
-    """Write a value so that equal values give equal text in every process."""
-    if isinstance(value, torch.Tensor):
-        return f"{value.dtype} {tuple(value.shape)} {summarize([value])[0].digest}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_as_text, value))}]"
-    return repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as a record holds them; of an object, such as a streamer, its class."""
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a record holds them: plain values, and the class name of an object."""
     return {key: _as_plain(value) for key, value in sorted(settings.items())}
 
 

@@ -23,21 +23,10 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
             raise UsageError(f"{option}= takes globs over module paths, got {pattern!r}")
         matching = [path for path in paths if matches(path, pattern)]
         if not matching:
-            raise UsageError(
-                f"{option}={pattern!r} matches no module; nearest: {_nearest(pattern, paths)}"
-            )
+            nearest = suggest(pattern.replace("**.", "").replace("*", "0"), paths)
+            raise UsageError(f"{option}={pattern!r} matches no module; nearest: {nearest}")
         chosen.update(matching)
     return [path for path in paths if path in chosen]
-
-
-def check_called(requested: Iterable[str], called: Iterable[str]) -> None:
-    """Raise `UsageError` where none of the requested modules was called."""
-    if not {*called}:
-        names = ", ".join(sorted(requested)[:3])
-        raise UsageError(
-            f"nothing was captured: {names} not called before the run ended; a list of modules is "
-            'not called itself, what is in it is: modules="transformer.h.*"'
-        )
 
 
 def matches(path: str, glob: str) -> bool:
@@ -52,8 +41,3 @@ def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     if first == "**":
         return any(_matches(parts[skip:], rest) for skip in range(len(parts) + 1))
     return bool(parts) and fnmatch.fnmatchcase(parts[0], first) and _matches(parts[1:], rest)
-
-
-def _nearest(pattern: str, paths: Sequence[str]) -> str:
-    plain = pattern.replace("**.", "").replace("*", "0")
-    return suggest(plain, paths)

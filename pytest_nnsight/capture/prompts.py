@@ -1,4 +1,4 @@
-"""Turn a prompt as a test writes it into arguments of nnsight's ``trace``, and check it."""
+"""Turn a test's prompt into arguments of nnsight's ``trace``, and check it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class PreparedPrompt:
     text: Any
     is_batch: bool
     token_counts: list[int]
-    """Tokens of each prompt, without padding; 1 where it is no text."""
+    """Number of tokens of each prompt, without padding; 1 for inputs that are not tokens."""
 
     @property
-    def as_asked(self) -> Any:
-        """The prompt's text, or its ids, by which the record of another prompt names it."""
+    def text_or_ids(self) -> Any:
+        """The prompt's text, or its ids, as the records of other prompts of a batch name it."""
         ids = self.keywords.get("input_ids")
         return self.text if self.text is not None or ids is None else ids.tolist()
 
@@ -34,11 +34,11 @@ class PreparedPrompt:
 def prepare(model: Any, prompt: Any, generates: bool) -> PreparedPrompt:
     """Prepare text, texts, chat messages, token ids or a dict of tensors.
 
-    Text goes to nnsight as it is, so that its tokenizing, padding and positions are tested too;
-    anything else becomes tensors here. Models that are not causal always get tensors, because
-    nnsight's pipelines refuse or drop what does not suit their task. A module that takes no ids
-    gets a tensor as its first argument. Raise `UsageError` for an empty or too long prompt, and for
-    anything else.
+    Text is passed to nnsight unchanged, so that its tokenizing, padding and positions are tested
+    too; other prompts become tensors here. Models that are not causal always get tensors, because
+    nnsight's pipelines refuse or drop inputs that do not suit their task. A module without token
+    ids gets a tensor as its first argument. Raise `UsageError` for an empty or too long prompt, and
+    for a prompt of another type.
     """
     module, tokenizer = nnsight_api.torch_module(model), getattr(model, "tokenizer", None)
     if isinstance(prompt, Mapping):
@@ -46,10 +46,12 @@ def prepare(model: Any, prompt: Any, generates: bool) -> PreparedPrompt:
     elif isinstance(prompt, torch.Tensor) and not takes_ids(module):
         prepared = _positional(module, prompt)
     elif not takes_ids(module):
+        names, main = parameter_names(type(module)), main_input(module)
+        inputs = main if main in names else ", ".join(names[:3])
         raise UsageError(
-            f"{type(module).__name__} takes {_names(module)}, no text; give a dict of tensors"
+            f"{type(module).__name__} takes {inputs}, not text; give a dict of tensors"
         )
-    elif _is_chat(prompt):
+    elif _is_list_of(prompt, Mapping) and all("role" in message for message in prompt):
         prepared = _chat(tokenizer, list(prompt))
     elif isinstance(prompt, str) or _is_list_of(prompt, str):
         prepared = _text(module, tokenizer, prompt)
@@ -60,22 +62,16 @@ def prepare(model: Any, prompt: Any, generates: bool) -> PreparedPrompt:
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
-    return (
-        isinstance(value, list | tuple) and bool(value) and all(isinstance(v, kind) for v in value)
-    )
-
-
-def _is_chat(prompt: Any) -> bool:
-    return _is_list_of(prompt, Mapping) and all("role" in message for message in prompt)
+    is_list = isinstance(value, list | tuple) and bool(value)
+    return is_list and all(isinstance(item, kind) for item in value)
 
 
 def _text(module: torch.nn.Module, tokenizer: Any, prompt: Any) -> PreparedPrompt:
     _require(tokenizer, "text")
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
-    for index, text in enumerate(texts):
-        if not text:
-            where = "" if isinstance(prompt, str) else f" {index}"
-            raise UsageError(f"prompt{where} is empty; give at least one character, or token ids")
+    if "" in texts:
+        index = "" if isinstance(prompt, str) else f" {texts.index('')}"
+        raise UsageError(f"prompt{index} is empty; give at least one character, or token ids")
     counts = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
     is_batch = not isinstance(prompt, str)
     if nnsight_api.is_causal(module):
@@ -100,8 +96,9 @@ def _chat(tokenizer: Any, messages: list[Any]) -> PreparedPrompt:
 
 def _ids(prompt: Any) -> PreparedPrompt:
     try:
-        rows = prompt if isinstance(prompt, torch.Tensor) else _rows(prompt)
-        ids = torch.as_tensor(rows)
+        if not isinstance(prompt, torch.Tensor | Sequence):
+            raise TypeError(type(prompt).__name__)
+        ids = torch.as_tensor(prompt if isinstance(prompt, torch.Tensor) else list(prompt))
     except (TypeError, ValueError) as error:
         raise UsageError(
             "a prompt is text, a list of texts, chat messages, token ids (all of one length) or a "
@@ -117,43 +114,37 @@ def _ids(prompt: Any) -> PreparedPrompt:
     return PreparedPrompt((), tensors, None, is_batch, [ids.shape[1]] * ids.shape[0])
 
 
-def _rows(prompt: Any) -> Any:
-    if not isinstance(prompt, Sequence):
-        raise TypeError(type(prompt).__name__)
-    return list(prompt)
-
-
 def _tensors(module: torch.nn.Module, prompt: Mapping[str, Any]) -> PreparedPrompt:
-    given = {key: torch.as_tensor(value) for key, value in prompt.items()}
-    if not given:
+    values = {key: torch.as_tensor(value) for key, value in prompt.items()}
+    if not values:
         raise UsageError("prompt is empty; give at least one tensor, such as input_ids")
-    empty = next((name for name, tensor in given.items() if tensor.numel() == 0), None)
+    empty = next((name for name, tensor in values.items() if tensor.numel() == 0), None)
     if empty is not None:
         raise UsageError(f"prompt is empty; {empty} has no element")
     name = main_input(module)
     is_known = takes_ids(module) or hasattr(module, "main_input_name")
-    if is_known and not {name, "input_ids", "inputs_embeds"} & given.keys():
+    if is_known and not {name, "input_ids", "inputs_embeds"} & values.keys():
         raise UsageError(f"a dict of tensors needs {name}, got {', '.join(map(str, prompt))}")
-    tensors = {key: _as_weights_are(module, tensor) for key, tensor in given.items()}
+    tensors = {key: _like_weights(module, tensor) for key, tensor in values.items()}
     ids = tensors.get("input_ids", tensors.get("inputs_embeds"))
     if ids is not None and ids.ndim > 1:
         return PreparedPrompt((), tensors, None, ids.shape[0] > 1, [ids.shape[1]] * ids.shape[0])
     main = tensors.get(name, next(iter(tensors.values())))
-    rows = main.shape[0] if main.ndim > 1 else 1
-    return PreparedPrompt((), tensors, None, rows > 1, [1] * rows)
+    count = main.shape[0] if main.ndim > 1 else 1
+    return PreparedPrompt((), tensors, None, count > 1, [1] * count)
 
 
 def _positional(module: torch.nn.Module, tensor: torch.Tensor) -> PreparedPrompt:
     if tensor.numel() == 0:
         raise UsageError("prompt is empty; the tensor has no element")
-    rows = tensor.shape[0] if tensor.ndim > 1 else 1
-    return PreparedPrompt((_as_weights_are(module, tensor),), {}, None, rows > 1, [1] * rows)
+    count = tensor.shape[0] if tensor.ndim > 1 else 1
+    return PreparedPrompt((_like_weights(module, tensor),), {}, None, count > 1, [1] * count)
 
 
-def _as_weights_are(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+def _like_weights(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
     """Move a tensor to the device of the weights, and floats to their dtype, as pipelines do.
 
-    A module that is no transformers model gets floats as they are.
+    Floats keep their dtype in a module that is not a transformers model.
     """
     weight = next(module.parameters(), tensor)
     device = weight.device if weight.device.type != "meta" else tensor.device
@@ -175,12 +166,6 @@ def takes_ids(module: torch.nn.Module) -> bool:
     return "input_ids" in names or (not names and main_input(module) == "input_ids")
 
 
-def _names(module: torch.nn.Module) -> str:
-    """Return the input that a module must have, else its first three parameters."""
-    names = parameter_names(type(module))
-    return main_input(module) if main_input(module) in names else ", ".join(names[:3])
-
-
 def _require(tokenizer: Any, what: str) -> None:
     if tokenizer is None:
         raise UsageError(f"this model has no tokenizer for {what}; give token ids or tensors")
@@ -189,7 +174,7 @@ def _require(tokenizer: Any, what: str) -> None:
 def _check_length(module: torch.nn.Module, prepared: PreparedPrompt) -> None:
     longest = max(prepared.token_counts, default=0)
     if longest == 0:
-        raise UsageError("prompt is empty: the tokenizer makes no token of it")
+        raise UsageError("prompt is empty: the tokenizer returns no token for it")
     limit = position_limit(module)
     if limit is not None and longest > limit:
         raise UsageError(
@@ -198,11 +183,16 @@ def _check_length(module: torch.nn.Module, prepared: PreparedPrompt) -> None:
         )
 
 
-def check_budget(module: torch.nn.Module, prepared: PreparedPrompt, new_tokens: int) -> None:
-    """Raise `UsageError` where prompt and new tokens exceed what the model takes."""
+def check_generation(
+    module: torch.nn.Module, prompts: Sequence[PreparedPrompt], settings: Mapping[str, Any]
+) -> None:
+    """Raise `UsageError` if a model cannot generate, or too many tokens for its context length."""
+    if not can_generate(module):
+        raise UsageError(f"{type(module).__name__} cannot generate; use nnsight_capture.trace")
+    new_tokens, limit = settings["max_new_tokens"], position_limit(module)
     if not isinstance(new_tokens, int) or new_tokens < 1:
         raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
-    limit, longest = position_limit(module), max(prepared.token_counts)
+    longest = max(count for prompt in prompts for count in prompt.token_counts)
     if limit is not None and longest + new_tokens > limit:
         raise UsageError(
             f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "
@@ -210,8 +200,13 @@ def check_budget(module: torch.nn.Module, prepared: PreparedPrompt, new_tokens: 
         )
 
 
+def can_generate(module: torch.nn.Module) -> bool:
+    """Tell whether a model generates text."""
+    return bool(getattr(module, "can_generate", lambda: False)())
+
+
 def position_limit(module: torch.nn.Module) -> int | None:
-    """Return how many tokens a model takes, or ``None`` where its config does not say."""
+    """Return how many tokens a model takes, or ``None`` if its config has no limit."""
     config = getattr(module, "config", None)
     if config is not None and hasattr(config, "get_text_config"):
         config = config.get_text_config()
@@ -229,12 +224,12 @@ def _with_decoder_start(
     if {"decoder_input_ids", "decoder_inputs_embeds", "labels"} & set(prepared.keywords):
         return prepared
     start = getattr(config, "decoder_start_token_id", None)
-    rows = next(iter(prepared.keywords.values())).shape[0]
-    ids = torch.full((rows, 1), 0 if start is None else start, dtype=torch.long)
+    count = next(iter(prepared.keywords.values())).shape[0]
+    ids = torch.full((count, 1), 0 if start is None else start, dtype=torch.long)
     return replace(prepared, keywords=prepared.keywords | {"decoder_input_ids": ids})
 
 
-def need_weights(model: Any) -> None:
+def check_weights(model: Any) -> None:
     """Raise `UsageError` for a model without weights."""
     if nnsight_api.is_skeleton(model):
         raise UsageError(

@@ -1,15 +1,14 @@
-"""What a test asks of one capture: what to record, and what to do while the model runs."""
+"""The arguments of one capture: what to record, and what to do while the model runs."""
 
 from __future__ import annotations
 
 import fnmatch
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.capture.gradients import Gradients
+from pytest_nnsight.capture.callbacks import GradientRequest
 from pytest_nnsight.capture.paths import matches, select
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.steps import Steps, StepsArgument
@@ -26,8 +25,8 @@ INPUT_STEPS = 2
 class CaptureRequest:
     """The arguments of `Capture.trace` and `Capture.generate`, without the prompt.
 
-    ``settings`` go to transformers' ``generate``, ``seed`` is the one it samples with, ``at`` are
-    the steps at which ``intervene`` is called.
+    ``settings`` are passed to transformers' ``generate``, which samples with ``seed``.
+    ``intervene_steps`` are the steps at which ``intervene`` is called.
     """
 
     modules: Globs = "**"
@@ -35,31 +34,42 @@ class CaptureRequest:
     keep: Globs | bool = False
     operations: Globs = ()
     intervene: Any = None
-    at: Steps | None = None
+    intervene_steps: Steps | None = None
     steps: Steps | None = None
-    gradients: Gradients | None = None
+    gradients: GradientRequest | None = None
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def generating(
-        self, settings: Mapping[str, Any], seed: int | None, steps: StepsArgument, at: StepsArgument
+    def for_generation(
+        self,
+        settings: Mapping[str, Any],
+        seed: int | None,
+        steps: StepsArgument,
+        intervene_at: StepsArgument,
     ) -> CaptureRequest:
         """Return this request for a generation: greedy, or with a seed where it samples."""
-        if at is not None and self.intervene is None:
+        if intervene_at is not None and self.intervene is None:
             raise UsageError("intervene_at says when to intervene, and there is no intervene=")
-        chosen, times = Steps.of(steps, "steps"), Steps.of(at, "intervene_at")
         settings = {"do_sample": False, **settings}
-        used = seed if settings["do_sample"] else None
-        return replace(self, settings=settings, seed=used, steps=chosen, at=times)
+        return replace(
+            self,
+            settings=settings,
+            seed=seed if settings["do_sample"] else None,
+            steps=Steps.of(steps, "steps"),
+            intervene_steps=Steps.of(intervene_at, "intervene_at"),
+        )
 
     @property
     def may_run_twice(self) -> bool:
-        """Whether no code of the test runs within, which might count its calls."""
+        """Whether the run calls no function of the test, which could behave differently again."""
         values = [self.intervene, self.gradients, *self.settings.values()]
         return all(value is None or isinstance(value, int | float | str) for value in values)
 
     def recorder(self, model: Any, reached: Callable[[str], None] | None) -> Recorder:
-        """Return the recorder of one run. Raise `UsageError` for a glob that matches nothing."""
+        """Return the recorder of one run, which calls ``reached`` with the path of each value.
+
+        Raise `UsageError` for a glob that matches nothing.
+        """
         tree = nnsight_api.named_modules(model)
         classes = {path or ROOT: type(module).__name__ for path, module in tree.items()}
         names = {kind: parameter_names(kind) for kind in {type(module) for module in tree.values()}}
@@ -68,25 +78,26 @@ class CaptureRequest:
         if self.keep is True:
             kept = set(captured)
         else:
-            globs = [glob for glob in _listed(self.keep or ()) if not _is_operation(glob)]
+            globs = [glob for glob in _listed(self.keep or ()) if nnsight_api.SOURCE not in glob]
             kept = set(select(globs, list(classes), "keep")) if globs else set()
         recorder = Recorder(classes, parameters, captured | kept, self.has_inputs, kept, reached)
         recorder.steps, recorder.input_steps = self.steps, self.input_steps
+        recorder.keeps_operation = self.keeps_operation
         if self.gradients is not None:
             recorder.outputs = []
         return recorder
 
-    def watch(
-        self, model: Any, recorder: Recorder, receive: nnsight_api.Receive, *entered: str
-    ) -> nnsight_api.Watch:
-        """Watch the captured modules, the model itself, and the inputs of ``entered``."""
+    def subscription(
+        self, model: Any, recorder: Recorder, receive: nnsight_api.Receive, *more_inputs: str
+    ) -> nnsight_api.Subscription:
+        """Subscribe to the captured modules, to the model itself, and to ``more_inputs``."""
         captured = {"" if path == ROOT else path for path in recorder.captured}
         inputs = captured if self.has_inputs else set()
-        return nnsight_api.Watch(
+        return nnsight_api.Subscription(
             [*{*captured, ""}],
-            [*{*inputs, *entered, ""}],
+            [*{*inputs, *more_inputs, ""}],
             receive,
-            None if self.gradients is None else self._differentiate,
+            None if self.gradients is None else self.gradients.call,
             self._operations(model, receive),
         )
 
@@ -101,63 +112,59 @@ class CaptureRequest:
         is_default = self.inputs is None and self.steps is None
         return INPUT_STEPS if self.settings and is_default else None
 
-    def refuse_remotely(self) -> None:
-        """Raise `UsageError` for an argument whose result does not come back from a remote run."""
+    def check_remote(self) -> None:
+        """Raise `UsageError` for an argument that a remote run does not support."""
         tensors = {"keep": self.keep, "gradient_of": self.gradients, "operations": self.operations}
-        for name, value in {**tensors, "steps": self.steps, "intervene_at": self.at}.items():
+        steps = {"steps": self.steps, "intervene_at": self.intervene_steps}
+        for name, value in {**tensors, **steps}.items():
             if value:
                 raise UsageError(
-                    f"{name}= is not there with --nnsight-remote, which brings summaries back and "
-                    "no tensors; leave it out, or run on a model that is here"
+                    f"{name}= does not work with --nnsight-remote, which returns summaries and no "
+                    "tensors; leave it out, or run the test without --nnsight-remote"
                 )
 
     def recorded_settings(self) -> dict[str, Any]:
-        """Return what a record says of how a run was asked for."""
+        """Return the settings that a record holds: of the generation, gradients, seed and steps."""
         settings = dict(self.settings)
         if self.gradients is not None:
             settings |= self.gradients.settings()
-        own = {"seed": self.seed, "steps": self.steps, "intervene_at": self.at}
-        return settings | {name: value for name, value in own.items() if value is not None}
+        more = {"seed": self.seed, "steps": self.steps, "intervene_at": self.intervene_steps}
+        return settings | {name: value for name, value in more.items() if value is not None}
 
-    def keeps(self, operation: str) -> bool:
-        """Tell whether the values of an operation are kept."""
+    def keeps_operation(self, operation: str) -> bool:
+        """Tell whether the tensors of an operation are kept in the run."""
         if isinstance(self.keep, bool):
             return self.keep
         return any(fnmatch.fnmatchcase(operation, glob) for glob in _listed(self.keep))
 
     def check_operations(self, paths: Iterable[str]) -> None:
         """Raise `UsageError` for an operation that is in the source but did not run."""
-        ran = list(paths)
+        called = list(paths)
         for glob in _listed(self.operations):
-            if not any(_ran(path, glob) for path in ran):
+            if not any(_ran(path, glob) for path in called):
                 raise UsageError(
-                    f"operations={glob!r} is in the source, but did not run: another branch was "
-                    "taken, or nnsight could not step into it"
+                    f"operations={glob!r} is in the source, but did not run: the forward took "
+                    "another branch, or nnsight could not trace it"
                 )
-
-    def _differentiate(self, model: Any, tracer: Any) -> None:
-        assert self.gradients is not None
-        for name, objective in self.gradients.objectives.items():
-            self.gradients.scalars[name] = with_all_parameters(objective)(model, tracer, None)
 
     def _operations(self, model: Any, receive: nnsight_api.Receive) -> list[nnsight_api.Operation]:
         paths = list(nnsight_api.named_modules(model))
         found: list[nnsight_api.Operation] = []
         for glob in _listed(self.operations):
-            if not _is_operation(glob):
+            if nnsight_api.SOURCE not in glob:
                 raise UsageError(
                     f"operations={glob!r} names no operation; give a module and what it calls, as "
                     "in 'transformer.h.*.attn.source.attention_interface'"
                 )
-            module, _, inside = glob.partition(nnsight_api.STEP_INTO)
-            name, _, inner = inside.partition(nnsight_api.STEP_INTO)
+            module, _, inside = glob.partition(nnsight_api.SOURCE)
+            name, _, inner = inside.partition(nnsight_api.SOURCE)
             modules = select(module, paths, "operations")
             named = {path: nnsight_api.operation_names(model, path) for path in modules}
-            known = list(dict.fromkeys(n for names in named.values() for n in names))
-            if not any(fnmatch.fnmatchcase(n, name) for n in known):
+            all_names = list(dict.fromkeys(n for names in named.values() for n in names))
+            if not any(fnmatch.fnmatchcase(n, name) for n in all_names):
                 raise UsageError(
-                    f"operations={glob!r}: {name} is nothing that {modules[0]} calls; "
-                    f"nearest: {suggest(name, known)}"
+                    f"operations={glob!r}: {modules[0]} does not call {name}; "
+                    f"nearest: {suggest(name, all_names)}"
                 )
             found += [
                 nnsight_api.Operation(path, n, receive, self.has_inputs, inner)
@@ -172,22 +179,7 @@ def _listed(globs: Any) -> list[str]:
     return [globs] if isinstance(globs, str) else list(globs)
 
 
-def _is_operation(glob: str) -> bool:
-    return nnsight_api.STEP_INTO in glob
-
-
 def _ran(path: str, glob: str) -> bool:
-    steps, globs = path.split(nnsight_api.STEP_INTO), glob.split(nnsight_api.STEP_INTO)
-    same = len(steps) == len(globs) and matches(steps[0], globs[0])
-    return same and all(map(fnmatch.fnmatchcase, steps[1:], globs[1:]))
-
-
-def with_all_parameters(function: Callable[..., Any]) -> nnsight_api.Intervention:
-    """Return a function of model, tracer and barrier for one that takes only the first of them."""
-    count = parameter_count(function)
-    return lambda model, tracer, barrier: function(*(model, tracer, barrier)[:count])
-
-
-def parameter_count(function: Callable[..., Any]) -> int:
-    """Return how many of model, tracer and barrier a function takes."""
-    return max(1, min(3, len(inspect.signature(function).parameters)))
+    parts, globs = path.split(nnsight_api.SOURCE), glob.split(nnsight_api.SOURCE)
+    is_same_module = len(parts) == len(globs) and matches(parts[0], globs[0])
+    return is_same_module and all(map(fnmatch.fnmatchcase, parts[1:], globs[1:]))

@@ -1,4 +1,4 @@
-"""Steps of a generation as a test writes them: ``3``, ``[0, 3]``, ``slice(2, 8)``."""
+"""The argument of a test that selects steps of a generation: ``3``, ``[0, 3]``, ``slice(2, 8)``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ StepsArgument = int | Sequence[int] | slice | None
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Some steps of a generation; step 0 is the prompt."""
+    """A selection of steps of a generation; step 0 is the prompt."""
 
     chosen: slice | tuple[int, ...]
 
     @classmethod
     def of(cls, argument: StepsArgument, option: str) -> Steps | None:
-        """Read a number, a list or a slice; ``None`` is all. Raise `UsageError` for others."""
+        """Read a number, a list or a slice; ``None`` selects all. Raise `UsageError` for others."""
         if argument is None:
             return None
         numbers = [argument] if isinstance(argument, int) else argument
@@ -27,16 +27,16 @@ class Steps:
             parts: list[Any] = [numbers.start, numbers.stop, numbers.step]
         else:
             parts = list(numbers) if isinstance(numbers, Sequence) else [numbers]
-        is_right = all(p is None or (type(p) is int and p >= 0) for p in parts)
-        if not is_right or not parts or (isinstance(numbers, slice) and numbers.step == 0):
+        is_valid = all(p is None or (type(p) is int and p >= 0) for p in parts)
+        if not is_valid or not parts or (isinstance(numbers, slice) and numbers.step == 0):
             raise UsageError(
-                f"{option}={argument!r} is no step of a generation; give numbers from 0 on, as in "
-                "3, [0, 3] or slice(2, 8)"
+                f"{option}={argument!r} is not a step of a generation; give numbers from 0 on, as "
+                "in 3, [0, 3] or slice(2, 8)"
             )
         return cls(numbers if isinstance(numbers, slice) else tuple(sorted({*parts})))
 
     def __contains__(self, step: int) -> bool:
-        """Tell whether a step is among them."""
+        """Tell whether a step is selected."""
         if isinstance(self.chosen, tuple):
             return step in self.chosen
         start, every = self.chosen.start or 0, self.chosen.step or 1
@@ -44,21 +44,24 @@ class Steps:
         return step >= start and is_before and (step - start) % every == 0
 
     def __str__(self) -> str:
-        """Return them as an index: ``0:8:2`` or ``[0, 3]``."""
+        """Write the selection as an index: ``0:8:2`` or ``[0, 3]``."""
         if isinstance(self.chosen, tuple):
             return str(list(self.chosen))
         ends = [self.chosen.start, self.chosen.stop]
         parts = [*ends, self.chosen.step] if self.chosen.step is not None else ends
         return ":".join("" if part is None else str(part) for part in parts)
 
-    def for_nnsight(self, most: int) -> slice | list[int]:
-        """Return an index for nnsight's ``tracer.iter[...]``, which ignores a stride."""
+    def for_nnsight(self, count: int) -> slice | list[int]:
+        """Return an index for nnsight's ``tracer.iter[...]``, which ignores a stride.
+
+        ``count`` is how many steps there are at most.
+        """
         if isinstance(self.chosen, slice) and self.chosen.step not in (None, 1):
-            return [step for step in range(most) if step in self]
+            return [step for step in range(count) if step in self]
         return self.chosen if isinstance(self.chosen, slice) else list(self.chosen)
 
     def check(self, ran: int, option: str) -> None:
-        """Raise `UsageError` where a step that was given by number did not run."""
+        """Raise `UsageError` if one of the numbered steps did not run; ``ran`` is how many did."""
         if isinstance(self.chosen, tuple) and self.chosen[-1] >= ran:
             raise UsageError(
                 f"{option}={self} asks for step {self.chosen[-1]}, but {ran} steps ran: the model "

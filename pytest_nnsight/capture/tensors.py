@@ -1,4 +1,4 @@
-"""Turn a test's own dict of tensors into a run that can be compared with a golden."""
+"""Turn a dict of tensors that a test computed into a run that can be compared with a golden."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ def run_of_tensors(values: Mapping[str, Any], model: ModelRecord, environment: E
 
     Values may be tensors, numpy arrays, numbers, text, outputs of modules, and dicts and lists of
     them, whose items get names such as ``hidden.layers[3]``. Raise `UsageError` for an empty dict,
-    a name that is no text or is used twice, and for any other value.
+    for a name that is not text or is used twice, and for any other value.
     """
     if not values:
         raise UsageError("the dict of tensors is empty; there is nothing to compare")
-    for name in values:
-        if not isinstance(name, str):
-            raise UsageError(f"the names of tensors are text, got {name!r}")
+    if wrong := [name for name in values if not isinstance(name, str)]:
+        raise UsageError(f"the names of tensors must be text, got {wrong[0]!r}")
     named = [pair for name, value in values.items() for pair in _named(name, value)]
     names = [name for name, _ in named]
     if len(set(names)) < len(names):
@@ -35,7 +34,7 @@ def run_of_tensors(values: Mapping[str, Any], model: ModelRecord, environment: E
 
 
 def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the items of dicts and lists with their names; an empty one is a value itself.
+    """Yield the items of dicts and lists with their names; an empty one is itself a value.
 
     A module's output stays whole, so that a tuple can be compared with the tensor in it.
     """
@@ -58,7 +57,7 @@ def _call(name: str, value: Any) -> Call:
 
 
 def _as_tensors(name: str, value: Any) -> Any:
-    """Return a value with its numbers as tensors. Raise `UsageError` where it cannot be."""
+    """Return a value with its numbers as tensors. Raise `UsageError` for other types."""
     if isinstance(value, torch.Tensor | str | Mapping):
         return value
     if isinstance(value, np.ndarray | np.generic | float | int | bool):

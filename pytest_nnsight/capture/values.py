@@ -1,4 +1,4 @@
-"""Walk the nested containers of a module's value: its structure as text, and its tensors."""
+"""Read the inputs and outputs of modules: structure, tensors, token ids, logits, digests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Any
 
 import torch
 
+from pytest_nnsight.summary.summarizer import summarize
+
+TokenRows = tuple[tuple[int, ...], ...]
+"""One row of ids for each prompt."""
+
 
 def parameter_names(module_class: type[torch.nn.Module]) -> tuple[str, ...]:
-    """Return the names of the parameters of ``forward`` that may be given by position."""
+    """Return the names of the parameters of ``forward`` that may be passed by position."""
     try:
         parameters = list(inspect.signature(module_class.forward).parameters.values())[1:]
-    except (TypeError, ValueError):  # a forward that is no Python function
+    except (TypeError, ValueError):  # forward is not a Python function
         return ()
     named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return tuple(parameter.name for parameter in parameters if parameter.kind in named)
@@ -26,11 +31,11 @@ def by_name(
 ) -> dict[str, Any]:
     """Return the arguments of a call by the names of the parameters.
 
-    An argument given by position gets the name it would have as a keyword; beyond ``names`` its
+    An argument passed by position gets the name it would have as a keyword; beyond ``names`` its
     name is its position.
     """
-    places = [*names, *map(str, range(len(names), len(arguments)))]
-    return {**dict(zip(places, arguments, strict=False)), **keywords}
+    all_names = [*names, *map(str, range(len(names), len(arguments)))]
+    return {**dict(zip(all_names, arguments, strict=False)), **keywords}
 
 
 def describe(value: Any, at: str = "out") -> tuple[str, list[tuple[str, torch.Tensor]]]:
@@ -74,7 +79,7 @@ def _describe(value: Any, at: str, tensors: list[tuple[str, torch.Tensor]]) -> s
 def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """Return ``value`` with ``function`` applied to every tensor.
 
-    Containers are kept; a mapping that is no model output becomes a plain dict.
+    Containers keep their type, but a mapping that is not a model output becomes a plain dict.
     """
     if isinstance(value, torch.Tensor):
         return function(value)
@@ -100,7 +105,7 @@ def rebuild(container: tuple[Any, ...] | list[Any], items: list[Any]) -> Any:
 
 
 def whole_numbers(named: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Copy the ids, masks and positions among the inputs of a model to the host."""
+    """Return the ids, masks and positions among the inputs of a model, copied to the host."""
     return {
         name: value.detach().cpu().clone()
         for name, value in named.items()
@@ -108,10 +113,33 @@ def whole_numbers(named: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     }
 
 
-def margin_of(value: Any) -> torch.Tensor | None:
-    """Return how far the two highest logits of each row's last token are apart, ``[rows]``.
+def rows_of(tensor: torch.Tensor) -> TokenRows:
+    """Return a tensor of whole numbers in two dimensions as rows of numbers."""
+    return tuple(tuple(int(number) for number in row) for row in tensor.cpu().tolist())
 
-    On the device of the logits; ``None`` for an output without logits ``[rows, tokens, words]``.
+
+def pieces_of(model: Any, token_ids: TokenRows) -> tuple[tuple[str, ...], ...]:
+    """Return the text of each id; nothing where the model has no tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None or not token_ids:
+        return ()
+    return tuple(tuple(tokenizer.batch_decode([[i] for i in row])) for row in token_ids)
+
+
+def tensor_digests(named: Mapping[str, Any]) -> dict[str, str]:
+    """Return dtype, shape and checksum of each tensor among some values, by name."""
+    digests = {}
+    for name, value in sorted(named.items()):
+        if isinstance(value, torch.Tensor):
+            dtype = str(value.dtype).removeprefix("torch.")
+            digests[name] = f"{dtype} {list(value.shape)} {summarize([value])[0].digest}"
+    return digests
+
+
+def logit_margin(value: Any) -> torch.Tensor | None:
+    """Return the difference of the two highest logits of each prompt's last token, ``[prompts]``.
+
+    On the device of the logits; ``None`` for an output without logits ``[prompts, tokens, words]``.
     """
     logits = value.get("logits") if hasattr(value, "get") else None
     if logits is None and isinstance(value, tuple) and value:

@@ -136,7 +136,7 @@ def _restore_hooks(owner: Any, before: dict[str, dict[Any, Any]]) -> bool:
         if name not in _HOOK_OPTIONS:
             added = [hook for key, hook in new.items() if key not in expected]
             is_removed = bool(expected.keys() - now.keys())
-            has_changed |= is_removed or not all(map(nnsight_api.is_own_hook, added))
+            has_changed |= is_removed or not all(map(nnsight_api.is_nnsight_hook, added))
         if now != expected:
             now.clear()
             now.update(expected)
@@ -145,7 +145,7 @@ def _restore_hooks(owner: Any, before: dict[str, dict[Any, Any]]) -> bool:
 
 def _restore_forward(module: torch.nn.Module, before: Any) -> bool:
     now = vars(module).get("forward")
-    if now is before or nnsight_api.is_own_forward(now):
+    if now is before or nnsight_api.is_nnsight_forward(now):
         return False
     vars(module).pop("forward", None)
     if before is not None:

@@ -1,58 +1,60 @@
-"""The border to nnsight: the only module that knows its versions.
+"""Load and run models under nnsight; the only subpackage that knows nnsight's versions.
 
-Known are 0.5.15 to 0.8. What differs between them:
+In: paths, torch modules, prompts. Out: nnsight models, and their values while a model runs. Must
+not import any other subpackage, nor pytest. Supported are 0.5.15 to 0.8, which differ in:
 
-- loading: 0.8 opens ``TransformersModel(path, task=...)``, before it was ``LanguageModel(path)``,
-  which leaves the padding of a tokenizer that it is given alone;
-- inputs: 0.5 takes tensors as one positional dict, 0.6 and later as keywords too;
-- modules: before 0.8 a ``generator`` of nnsight's own hangs in the torch model;
-- the cache: 0.8 hands a value over in ``Cache.observe_selected``, before it was ``Cache.add``;
-  0.7 leaves the cache's hooks on the model;
-- source: 0.8 numbers assignments among the calls of a forward, and lists its operations anew;
+- loading: since 0.8 ``TransformersModel(path, task=...)``, before ``LanguageModel(path)``, which
+  does not set the padding of a tokenizer that it is given;
+- inputs: 0.5 takes tensors as one positional dict, 0.6 and later also as keywords;
+- modules: before 0.8 nnsight adds a module ``generator`` to the torch model;
+- cache: 0.8 passes a value to ``Cache.observe_selected``, earlier versions to ``Cache.add``; 0.7
+  leaves the cache's hooks on the model;
+- source: 0.8 numbers assignments together with the calls of a forward;
 - iteration: 0.5 opens ``with tracer.iter[...]``, since 0.6 it is a loop;
-- forwards: 0.8 sets one for ``.source``, of a class of its own; before, every module had one, a
-  plain function, and 0.5 sets another for ``.source``;
-- edits: 0.8 keeps them in ``model._edits``, before it was ``model._default_mediators``.
+- forwards: 0.8 replaces a module's ``forward`` for ``.source``, by an object of its own class.
+  Before, every module has a plain function of nnsight's, and 0.5 sets another for ``.source``;
+- edits: 0.8 stores them in ``model._edits``, earlier versions in ``model._default_mediators``.
 
-Everything here is ``Any``: nnsight has no types of its own.
+nnsight has no types, so its models, tracers and envoys are ``Any`` here, and so are values of
+modules, which can be of any type.
 """
 
-from pytest_nnsight.nnsight_api.invokes import Intervention, Invoke, Steps
-from pytest_nnsight.nnsight_api.leftovers import (
+from pytest_nnsight.nnsight_api.attachments import (
     edits,
-    is_own_forward,
-    is_own_hook,
+    is_nnsight_forward,
+    is_nnsight_hook,
     remove_cache_hooks,
     set_edits,
 )
-from pytest_nnsight.nnsight_api.mistakes import explain
-from pytest_nnsight.nnsight_api.model_class import is_causal, load, wrap
+from pytest_nnsight.nnsight_api.execution import run_generate, run_scan, run_trace
+from pytest_nnsight.nnsight_api.explanations import explain
+from pytest_nnsight.nnsight_api.invokes import Intervention, Invoke, StepIndex
+from pytest_nnsight.nnsight_api.module_tree import is_copy, named_modules, torch_module
 from pytest_nnsight.nnsight_api.ndif import (
     RemoteJob,
     readable_failures,
     run_remote,
 )
-from pytest_nnsight.nnsight_api.operations import STEP_INTO, Operation, operation_names
-from pytest_nnsight.nnsight_api.runs import Receive, Watch, run_generate, run_trace
-from pytest_nnsight.nnsight_api.scan import is_skeleton, run_scan, wrap_skeleton
-from pytest_nnsight.nnsight_api.tree import is_copy, named_modules, torch_module
+from pytest_nnsight.nnsight_api.operations import SOURCE, Operation, operation_names
+from pytest_nnsight.nnsight_api.subscription import Receive, Subscription
 from pytest_nnsight.nnsight_api.version import version
+from pytest_nnsight.nnsight_api.wrappers import is_causal, is_skeleton, load, wrap, wrap_skeleton
 
 __all__ = [
-    "STEP_INTO",
+    "SOURCE",
     "Intervention",
     "Invoke",
     "Operation",
     "Receive",
     "RemoteJob",
-    "Steps",
-    "Watch",
+    "StepIndex",
+    "Subscription",
     "edits",
     "explain",
     "is_causal",
     "is_copy",
-    "is_own_forward",
-    "is_own_hook",
+    "is_nnsight_forward",
+    "is_nnsight_hook",
     "is_skeleton",
     "load",
     "named_modules",

@@ -1,7 +1,7 @@
-"""Several prompts in one run, and steps of a generation: nnsight's invokes and its ``iter``.
+"""Run several prompts in one trace, and steps of a generation: nnsight's invokes and its ``iter``.
 
-Each invoke stands in a function of its own. Before 0.8 nnsight shares the variables of the frame
-between the invokes that are opened in it, a loop's among them.
+Each invoke is opened in a function of its own: before 0.8 all invokes of one frame share the
+variables of that frame, those of a loop among them. Can become a loop without nnsight 0.7.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from pytest_nnsight.errors import text_of
 from pytest_nnsight.nnsight_api.operations import Operation
 from pytest_nnsight.nnsight_api.version import version
 
-Steps = slice | list[int]
+StepIndex = slice | list[int]
+"""Steps of a generation, as ``tracer.iter[...]`` takes them."""
 Intervention = Callable[[Any, Any, Any], Any]
-"""Takes the model, the tracer, and the barrier of those invokes that wait, or ``None``."""
+"""Takes the model, the tracer, and the barrier of the invokes that wait for it, or ``None``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """A prompt as nnsight takes it, and what is done while it runs.
+    """One prompt as nnsight takes it, and the intervention that runs with it.
 
-    ``at`` are the steps of a generation at which ``intervene`` is called; without, it is called
+    ``steps`` are those of a generation at which ``intervene`` is called; without, it is called
     once. ``waits`` says that it calls the barrier. An invoke without arguments has no prompt: it
     sees the batch of all others.
     """
@@ -31,7 +32,7 @@ class Invoke:
     arguments: tuple[Any, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
     intervene: Intervention | None = None
-    at: Steps | None = None
+    steps: StepIndex | None = None
     waits: bool = False
 
 
@@ -39,18 +40,22 @@ def run_invokes(
     model: Any,
     tracer: Any,
     invokes: Sequence[Invoke],
-    begin: Callable[[Any, Any], None],
+    body: Callable[[Any, Any], None],
     operations: Sequence[Operation],
     ids: list[Any] | None = None,
 ) -> None:
-    """Open the invokes of a trace without a prompt of its own; append to ``ids`` what it gives."""
+    """Open all invokes in a trace that has no prompt of its own.
+
+    After those of the prompts, ``body`` runs in an invoke that sees the whole batch. Append the
+    generated ids to ``ids``, if given.
+    """
     waiting = sum(invoke.waits for invoke in invokes)
     barrier = tracer.barrier(waiting) if waiting else None
     for invoke in invokes:
         _open(model, tracer, invoke, barrier)
-    _open_with(model, tracer, begin)
+    _open_body(model, tracer, body)
     for operation in operations:
-        _open_for(model, tracer, operation)
+        _open_operation(model, tracer, operation)
     if ids is not None:
         _open_result(tracer, ids)
 
@@ -60,22 +65,22 @@ def _open(model: Any, tracer: Any, invoke: Invoke, barrier: Any) -> None:
         intervene_in(model, tracer, invoke, barrier)
 
 
-def _open_with(model: Any, tracer: Any, begin: Callable[[Any, Any], None]) -> None:
+def _open_body(model: Any, tracer: Any, body: Callable[[Any, Any], None]) -> None:
     with tracer.invoke():
-        begin(model, tracer)
+        body(model, tracer)
 
 
-def _open_for(model: Any, tracer: Any, operation: Operation) -> None:
+def _open_operation(model: Any, tracer: Any, operation: Operation) -> None:
     with tracer.invoke():
         _read_if_called(tracer, operation.reader(model))
 
 
 def _read_if_called(tracer: Any, read: Callable[[], None]) -> None:
-    """Read at every step; nothing where the forward took another branch."""
+    """Call ``read`` at every step; ignore an operation that the forward does not reach."""
     try:
         _at_steps(tracer, slice(None), read)
     except Exception as error:
-        if not _did_not_come(error):
+        if not _is_missing_value(error):
             raise
 
 
@@ -85,39 +90,39 @@ def _open_result(tracer: Any, ids: list[Any]) -> None:
 
 
 def read_result(tracer: Any, ids: list[Any]) -> None:
-    """Wait for the ids; there are none where an intervention stops the run."""
+    """Append the generated ids to ``ids``; append nothing where an intervention stops the run."""
     try:
         ids.append(tracer.result.save())
     except Exception as error:
-        if not _did_not_come(error):
+        if not _is_missing_value(error):
             raise
 
 
-def _did_not_come(error: Exception) -> bool:
-    """Tell whether a value was waited for that the run did not reach.
+def _is_missing_value(error: Exception) -> bool:
+    """Tell whether an error says that the run ended before a value was computed.
 
-    The class has another place in each version of nnsight; 0.5 and 0.6 raise a ``ValueError``.
+    The class is defined elsewhere in each version of nnsight; 0.5 and 0.6 raise a ``ValueError``.
     """
-    named = type(error).__name__ in ("OutOfOrderError", "MissedProviderError")
-    return named or text_of(error).startswith("Execution complete but")
+    is_named = type(error).__name__ in ("OutOfOrderError", "MissedProviderError")
+    return is_named or text_of(error).startswith("Execution complete but")
 
 
 def intervene_in(model: Any, tracer: Any, invoke: Invoke, barrier: Any = None) -> None:
-    """Call what intervenes in an invoke, at its steps."""
+    """Call the intervention of an invoke, at its steps."""
     intervene = invoke.intervene
     if intervene is None:
         return
-    if invoke.at is None:
+    if invoke.steps is None:
         intervene(model, tracer, barrier)
         return
-    _at_steps(tracer, invoke.at, lambda: intervene(model, tracer, barrier))
+    _at_steps(tracer, invoke.steps, lambda: intervene(model, tracer, barrier))
 
 
-def _at_steps(tracer: Any, steps: Steps, do: Callable[[], Any]) -> None:
-    """Call ``do`` at every one of some steps; what comes behind it in an invoke may not run."""
+def _at_steps(tracer: Any, steps: StepIndex, function: Callable[[], Any]) -> None:
+    """Call ``function`` at each of some steps; nnsight may not run code after it in an invoke."""
     if version() < (0, 6):
         with tracer.iter[steps]:
-            do()
+            function()
         return
     for _ in tracer.iter[steps]:
-        do()
+        function()

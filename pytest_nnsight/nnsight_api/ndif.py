@@ -1,4 +1,4 @@
-"""One forward pass or one generation where the model is: on NDIF, or here as if it were there."""
+"""Run one forward pass or one generation on NDIF, or rehearse it here with ``remote="local"``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight.errors import NnsightPluginError, RemoteError, one_line
-from pytest_nnsight.nnsight_api.tree import envoys, torch_module, torch_paths
+from pytest_nnsight.nnsight_api.module_tree import torch_module
 from pytest_nnsight.nnsight_api.version import import_nnsight
 
 _PACKAGE = __name__.partition(".")[0]
@@ -23,9 +23,9 @@ _PACKAGE = __name__.partition(".")[0]
 
 @dataclass(frozen=True, slots=True)
 class RemoteJob:
-    """What a remote trace does: ``begin`` and ``end`` run in its body, with ``plan``.
+    """The body of a remote trace: ``begin`` and ``end`` run on the server, with ``plan``.
 
-    All three are sent there, and so is what ``modules`` hold as far as they use it.
+    All three are sent to the server, with those functions of ``modules`` that they use.
     """
 
     begin: Callable[[Any, Any, dict[str, Any]], dict[str, Any]]
@@ -38,39 +38,39 @@ def run_remote(
     model: Any,
     arguments: tuple[Any, ...],
     keywords: Mapping[str, Any],
-    errand: RemoteJob,
+    job: RemoteJob,
     where: bool | str,
     verbose: bool,
     generates: bool,
 ) -> Any:
-    """Run the errand; return what it brings back, ``None`` where the trace ended before its end.
+    """Run a job; return the value of its ``end``, or ``None`` where the trace stopped before it.
 
-    ``where`` is as nnsight takes it: ``True`` for the host it is configured for, a host, ``local``.
-    nnsight reads the source of its ``with``, which therefore stands on a line of its own.
+    ``where`` is nnsight's ``remote=``: ``True`` for the configured host, a host, or ``local``.
+    nnsight reads the source of each ``with``, which therefore stands on a line of its own.
     """
     nnsight = import_nnsight()
-    for module in (_PACKAGE, *errand.modules):
+    for module in (_PACKAGE, *job.modules):
         nnsight.register(module)
-    save, begin, end, plan = nnsight.save, errand.begin, errand.end, errand.plan
+    save, begin, end, plan = nnsight.save, job.begin, job.end, job.plan
     options = {**keywords, "remote": where, "verbose": verbose}
-    brought = None
-    with _as_before():
+    returned = None
+    with _remote_context():
         if generates:
             with model.generate(*arguments, **options) as tracer:
                 found = begin(model, tracer, plan)
-                brought = save(end(model, found, tracer.result))
+                returned = save(end(model, found, tracer.result))
         else:
             with model.trace(*arguments, **options) as tracer:
                 found = begin(model, tracer, plan)
-                brought = save(end(model, found, tracer.result))
-    return brought
+                returned = save(end(model, found, tracer.result))
+    return returned
 
 
 @contextmanager
-def _as_before() -> Iterator[None]:
-    """Run without gradients, and put the import path back in its order.
+def _remote_context() -> Iterator[None]:
+    """Turn gradients off, and restore the order of the import path afterwards.
 
-    ``remote="local"`` hides what is not installed and appends it at the end.
+    ``remote="local"`` removes folders of packages that are not installed, and then appends them.
     """
     path = list(sys.path)
     try:
@@ -81,40 +81,8 @@ def _as_before() -> Iterator[None]:
         sys.path[:] = path
 
 
-def tap(
-    model: Any,
-    tracer: Any,
-    outputs: Sequence[str],
-    inputs: Sequence[str],
-    receive: Callable[[str, str, Any], None],
-) -> None:
-    """Let ``receive`` see every value that ``tracer.cache`` would keep; see `running.begin`.
-
-    Runs on the server: it knows nnsight 0.8 alone, and nothing of the versions here.
-    """
-    paths = torch_paths(model)
-    for wanted, slot in ((outputs, "output"), (inputs, "inputs")):
-        if not wanted:
-            continue
-        view = tracer.cache(
-            modules=envoys(model, paths, wanted),
-            device=None,
-            detach=False,
-            include_output=slot == "output",
-            include_inputs=slot == "inputs",
-        )
-
-        def observe(selected: tuple[str, str], value: Any) -> None:
-            receive(paths[selected[0]], selected[1], value)
-
-        view._cache.observe_selected = observe
-
-
-def surroundings(model: Any) -> dict[str, str]:
-    """Say what the server computes with, as far as its rules let it be known.
-
-    Runs on the server.
-    """
+def server_environment(model: Any) -> dict[str, str]:
+    """Return what the server computes with, as far as it may be read there. Runs on the server."""
     import transformers
 
     module = torch_module(model)
@@ -136,9 +104,9 @@ def surroundings(model: Any) -> dict[str, str]:
 
 @contextmanager
 def readable_failures(where: bool | str) -> Iterator[None]:
-    """Turn whatever goes wrong on the way to the server and back into one `RemoteError`.
+    """Turn each failure of a remote run into a `RemoteError` of one line.
 
-    What the test's own function raises in a rehearsal stays as it is.
+    An error that the test's own function raises in a rehearsal stays as it is.
     """
     try:
         yield
@@ -152,7 +120,7 @@ def readable_failures(where: bool | str) -> Iterator[None]:
 
 
 def _reason(error: Exception, where: bool | str) -> str | None:
-    if _is_of_packing(error):
+    if _is_from_pickling(error):
         return (
             f"the trace cannot be sent ({_brief(error)}): an intervening function may use torch, "
             "numpy, plain values, and functions of its own file"
@@ -176,10 +144,10 @@ def _reason(error: Exception, where: bool | str) -> str | None:
     )
 
 
-def _is_of_packing(error: Exception) -> bool:
-    """Tell whether an error came from writing or reading what is sent.
+def _is_from_pickling(error: Exception) -> bool:
+    """Tell whether an error comes from pickling or unpickling the trace.
 
-    nnsight takes its own frames out of a traceback, not those of the pickler.
+    nnsight removes its own frames from a traceback, not those of the pickler.
     """
     if isinstance(error, pickle.PickleError):
         return True
@@ -193,9 +161,9 @@ def _brief(error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """Return the last line of what a server tells, which is a traceback as text."""
+    """Return the last line of a server's error, which is a traceback as text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return one_line(Exception(lines[-1] if lines else "without a word"), 200)
+    return one_line(Exception(lines[-1] if lines else "no message"), 200)
 
 
 def _host() -> str:

@@ -1,9 +1,10 @@
-"""Operations inside of a module's forward: nnsight's ``.source``, by names that every version has.
+"""Read operations inside a module's forward (nnsight's ``.source``), by the same names everywhere.
 
-An operation is called by the function that is called, as it stands in the source: ``softmax`` of
-``nn.functional.softmax(...)`` is ``nn_functional_softmax``, a second call of it
-``nn_functional_softmax.1``. nnsight itself adds a number, which on 0.8 counts assignments as well:
-what was ``attention_interface_0`` is ``attention_interface_1`` there.
+An operation is a call in the source, named after the function: ``nn.functional.softmax(...)`` is
+``nn_functional_softmax``, and its second call ``nn_functional_softmax.1``. nnsight's own labels end
+in a number, which differs between versions: since 0.8 assignments are counted too
+(https://github.com/ndif-team/nnsight/pull/686), so that ``attention_interface_0`` has become
+``attention_interface_1``.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from functools import partial
 from typing import Any
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.nnsight_api.tree import envoys, torch_paths
+from pytest_nnsight.nnsight_api.module_tree import envoys, torch_paths
 from pytest_nnsight.nnsight_api.version import version
 
-STEP_INTO = ".source."
+SOURCE = ".source."
+"""Stands between a module's path and an operation's name, and before each inner operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Operations of one module, to be read: ``name`` is one of its own, ``inner`` a glob below it.
+    """An operation to read: ``name`` in the forward of ``module``, or those that it calls.
 
-    ``receive`` is handed (path of the operation, ``inputs`` or ``output``, value).
+    ``inner`` is a glob over the operations inside ``name``; if given, these are read instead.
+    ``receive`` is called with (path of the operation, ``inputs`` or ``output``, value).
     """
 
     module: str
@@ -40,14 +43,14 @@ class Operation:
     @property
     def path(self) -> str:
         """The operation's path, ``transformer.h.0.attn.source.attention_interface``."""
-        return f"{self.module}{STEP_INTO}{self.name}"
+        return f"{self.module}{SOURCE}{self.name}"
 
     def reader(self, model: Any) -> Callable[[], None]:
-        """Return what reads the values of one visit, in the body of a trace."""
+        """Return a function that reads the values of one visit, in the body of a trace."""
         source = _envoy(model, self.module).source
         node = getattr(source, labels(source)[self.name])
         if self.inner:
-            return partial(self._read_inside, self.path, node, self.inner.split(STEP_INTO))
+            return partial(self._read_inside, self.path, node, self.inner.split(SOURCE))
         return partial(self._read, self.path, node)
 
     def _read(self, path: str, node: Any) -> None:
@@ -56,29 +59,29 @@ class Operation:
         self.receive(path, "output", node.output)
 
     def _read_inside(self, path: str, node: Any, globs: list[str]) -> None:
-        """Read what a function that is called does inside: known once it is called."""
+        """Read operations inside a called function, whose source is found only when it runs."""
         first, *rest = globs
         source = node.source
-        known = labels(source)
-        found = [name for name in known if fnmatch.fnmatchcase(name, first)]
+        named = labels(source)
+        found = [name for name in named if fnmatch.fnmatchcase(name, first)]
         if not found:
-            raise UsageError(f"{path}{STEP_INTO}{first} is not there; there are {', '.join(known)}")
+            raise UsageError(f"{path}{SOURCE}{first} is not there; there are {', '.join(named)}")
         for name in found:
-            inner, inside = getattr(source, known[name]), f"{path}{STEP_INTO}{name}"
+            inner_node, inner_path = getattr(source, named[name]), f"{path}{SOURCE}{name}"
             if rest:
-                self._read_inside(inside, inner, rest)
+                self._read_inside(inner_path, inner_node, rest)
             else:
-                self._read(inside, inner)
+                self._read(inner_path, inner_node)
 
 
 def operation_names(model: Any, module: str) -> list[str]:
     """Return the names of the operations in a module's forward, in the order of the source.
 
-    Raise `UsageError` where nnsight finds no source of it.
+    Raise `UsageError` where nnsight cannot read its source.
     """
     try:
         return list(labels(_envoy(model, module).source))
-    except Exception as error:  # nnsight has an error of its own in each version
+    except Exception as error:  # another class in each version of nnsight
         raise UsageError(f"{module} has no source that nnsight can read ({error!s:.80})") from error
 
 
@@ -104,7 +107,7 @@ def _calls(source: Any) -> list[str]:
 
 
 def _assignments(source: Any) -> list[str]:
-    """Return the labels of assignments, which only 0.8 has among its operations."""
+    """Return the labels of assignments, which are operations since nnsight 0.8."""
     if version() < (0, 8):
         return []
     from nnsight.intervention.source import BIND, OP, Instrument

@@ -1,4 +1,4 @@
-"""Which nnsight is installed, and how it is imported."""
+"""Find out which nnsight is installed, and import it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def version() -> tuple[int, int]:
 def import_nnsight() -> Any:
     """Import nnsight without breaking anyio.
 
-    nnsight 0.8 mounts ``save`` on ``object``, which anyio's typed attributes take for one of their
-    own unless they were created before. Goes when nnsight no longer mounts on ``object``.
+    nnsight 0.8 adds ``save`` to ``object``. anyio takes it for one of its typed attributes, unless
+    their classes were created before. Can go when nnsight no longer adds to ``object``.
     """
     try:
         import anyio.abc
@@ -31,7 +31,7 @@ def import_nnsight() -> Any:
             (anyio.streams.file, "FileStreamAttribute"),
         ):
             getattr(owner, name)
-    except (ImportError, TypeError):  # not installed, or nnsight was imported first by a test
+    except (ImportError, TypeError):  # not installed, or a test has imported nnsight before
         pass
     import nnsight
 

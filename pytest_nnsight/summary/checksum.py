@@ -1,11 +1,11 @@
 """Compute a checksum of a tensor's bits, which tells whether two tensors are equal bit by bit.
 
-Each 64-bit word is multiplied by a weight of its position and added up, so that neither a changed
-bit nor values that change places leave the sum as it was. Integers add up the same in any order:
-threads and devices do not matter. It is no protection against malice.
+Each 64-bit word is multiplied by a weight of its position, and the products are added up. A changed
+bit changes the sum, and so do values that change places. Integers add up the same in any order, so
+threads and devices do not matter. It does not protect against manipulation.
 
-Of a large tensor, 32 words that stand 251 apart share a weight: they are added up first, in one
-pass over memory. 251 is a prime, so that no tokens, heads or channels can change places unseen.
+In a large tensor, 32 words at distances of 251 share a weight and are added up first, in one pass.
+251 is a prime, so that tokens, heads or channels that change places still change the sum.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def checksums(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def partial_sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Read ``values [tensors, elements]`` once; return what `total` needs of them."""
+    """Return the sums of ``values [tensors, elements]`` that `total` needs."""
     if values.dtype == np.float32 and values.shape[1] % 2:
         values = np.pad(values, ((0, 0), (0, 1)))
     return _add_words(values.view(np.int64))
 
 
 def total(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return, as `checksums`, those of all tensors of which these are the `partial_sums`."""
+    """Return the checksums of all tensors from their `partial_sums`, in the form of `checksums`."""
     sums, rest = (np.concatenate(each) for each in zip(*parts, strict=True))
     cpu = torch.device("cpu")
     weights = [_weights(sums.shape[1], 1, cpu).numpy(), _weights(rest.shape[1], 3, cpu).numpy()]

@@ -24,7 +24,7 @@ def weights_fingerprint(parameters: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SavedTensors(Mapping[str, torch.Tensor]):
-    """Tensors by name; one that accelerate keeps in memory or on disk is read when asked for."""
+    """Tensors by name; an offloaded one is read from accelerate when it is looked up."""
 
     tensors: Mapping[str, torch.Tensor]
     offloaded: Mapping[str, Mapping[str, torch.Tensor]]
@@ -48,7 +48,7 @@ class SavedTensors(Mapping[str, torch.Tensor]):
 def saved_tensors(model: torch.nn.Module) -> SavedTensors:
     """Return the parameters and saved buffers; tied ones once, under the first of their names.
 
-    Quantised weights are no parameters; a checkpoint holds them packed, several in one entry.
+    Quantised weights are not parameters; a checkpoint stores several of them packed in one entry.
     """
     saved = model.state_dict(keep_vars=True)
     tensors: dict[str, torch.Tensor] = dict(model.named_parameters())

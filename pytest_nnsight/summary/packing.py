@@ -1,8 +1,8 @@
 """Pack the norms and projections of a tensor's tokens into bytes, and unpack them.
 
-A norm only scales, so it is kept as bfloat16. A number of a projection takes three bytes: a whole
-number of steps. A step is the token's packed norm times a power of two, the smallest of the tensor
-with which its largest number fits. Needs neither torch nor pytest, for goldens are read without.
+A norm is only a scale, so it is stored as bfloat16. A number of a projection takes three bytes: it
+is a whole number of steps. A step is the token's packed norm times a power of two, the smallest one
+that fits the largest number of the tensor. Goldens are read without torch, so it is not used here.
 `docs/decisions/0006-three-bytes-for-a-number-of-a-sketch.md` has the reasons.
 """
 
@@ -22,7 +22,7 @@ Packed = tuple[bytes, bytes]
 
 
 def sketch_size(numbers: int) -> int:
-    """Return how many bytes a sketch of so many numbers takes."""
+    """Return the size in bytes of a sketch with that many numbers."""
     return 1 + 3 * numbers
 
 
@@ -92,12 +92,12 @@ def _pack(norms: np.ndarray, numbers: np.ndarray) -> Iterator[Packed]:
     for byte in range(3):  # the fourth repeats the sign
         sketches[:, 1 + byte :: 3] = counts[:, :, byte]
     data, size, norms_size = sketches.tobytes(), sketches.shape[1], 2 * norms.shape[1]
-    for row, is_kept in enumerate(fits):
-        own_norms = packed_norms[row * norms_size : (row + 1) * norms_size]
-        yield (own_norms, data[row * size : (row + 1) * size]) if is_kept else (b"", b"")
+    for row, is_stored in enumerate(fits):
+        token_norms = packed_norms[row * norms_size : (row + 1) * norms_size]
+        yield (token_norms, data[row * size : (row + 1) * size]) if is_stored else (b"", b"")
 
 
 def _scales(norms: np.ndarray) -> np.ndarray:
-    """Return what the numbers of each token are relative to."""
+    """Return the scale of each token, by which its numbers are divided."""
     scales: np.ndarray = np.maximum(norms, _SMALLEST_SCALE * norms.max(1, keepdims=True))
     return scales

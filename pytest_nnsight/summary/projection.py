@@ -5,9 +5,8 @@ element ``i`` is added to bucket ``i mod 61`` with a random sign. The buckets of
 mixed into fewer numbers by random signs (Johnson and Lindenstrauss 1984), so that a tensor keeps 61
 numbers, or one a token where it has more than 61 tokens.
 
-The squared length of a token's projection is an unbiased estimate of its squared norm. The
-projection is linear, so the same holds for the difference of two tensors.
-
+The squared length of a token's projection is an unbiased estimate of its squared norm, and that of
+the difference of two projections estimates the difference of the tensors: projections are linear.
 From 61 tokens on, the sign of an element depends on its token and on ``i div 61``, which makes the
 sum one matrix product. With fewer tokens each element has a sign of its own.
 """
@@ -34,7 +33,7 @@ def project(values: torch.Tensor) -> torch.Tensor:
     tokens, width = values.shape[-2:]
     numbers = numbers_per_token(tokens)
     if numbers > 1:
-        return _fold_and_mix(values, numbers)
+        return _mix(_fold(values), numbers)
     stack = values.reshape(-1, tokens, width)
     table = sign_table(tokens, width, values.dtype) if values.is_cpu else None
     if table is None:
@@ -53,14 +52,13 @@ def sign_table(tokens: int, width: int, dtype: torch.dtype) -> np.ndarray | None
     padded = _power_of_two(tokens)
     if width > _NARROW_WIDTH and padded * width > _TABLE_ELEMENTS:
         return None
-    table: np.ndarray = _table(padded, width, dtype)[:tokens].numpy()
-    return table
+    return _table(padded, width, dtype)[:tokens].numpy()
 
 
 def row_products(rows: np.ndarray, others: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Return the dot product of each row with its other.
+    """Return the dot product of each of ``rows`` with the one of ``others`` at the same index.
 
-    By numpy in a single thread: the order of a sum, and so its last bit, is always the same.
+    numpy uses a single thread here: the order of a sum, and so its last bit, is always the same.
     """
     products: np.ndarray = np.vecdot(rows[..., :_DOT_WIDTH], others[..., :_DOT_WIDTH], out=out)
     for start in range(_DOT_WIDTH, rows.shape[-1], _DOT_WIDTH):
@@ -69,18 +67,25 @@ def row_products(rows: np.ndarray, others: np.ndarray, out: np.ndarray | None = 
     return products
 
 
-def _fold_and_mix(values: torch.Tensor, numbers: int) -> torch.Tensor:
-    """Add each token's elements up in 61 buckets, and mix these into ``numbers``."""
+def _fold(values: torch.Tensor) -> torch.Tensor:
+    """Add up the elements of each token in 61 buckets, each element with a sign of its own."""
     tokens, width = values.shape[-2:]
     signed = values * _signs(tokens, width, values.dtype, values.device)
     rows, tail = divmod(width, BUCKETS)
-    buckets = signed[..., : rows * BUCKETS].view(*values.shape[:-1], rows, BUCKETS).sum(-2)
+    main = signed[..., : rows * BUCKETS]
+    buckets = main.view(*values.shape[:-1], rows, BUCKETS).sum(-2)
     if tail:
         buckets[..., :tail] += signed[..., rows * BUCKETS :]
+    return buckets
+
+
+def _mix(buckets: torch.Tensor, numbers: int) -> torch.Tensor:
+    """Mix the 61 buckets of each token into ``numbers``."""
     if numbers == BUCKETS:
         return buckets
-    mixing = _mixing(tokens, numbers, values.dtype, values.device)
-    return torch.matmul(buckets[..., None, :], mixing.mT)[..., 0, :].mul_(numbers**-0.5)
+    mixing = _mixing(buckets.shape[-2], numbers, buckets.dtype, buckets.device)
+    mixed = torch.matmul(buckets[..., None, :], mixing.mT)[..., 0, :]
+    return mixed.mul_(numbers**-0.5)
 
 
 def _fold_by_product(tensor: torch.Tensor) -> torch.Tensor:

@@ -30,9 +30,7 @@ def tokens_of(tensor: torch.Tensor) -> torch.Tensor:
     """View ``tensor`` as ``[tokens, width]``: axes 0 and -2 count tokens."""
     if tensor.ndim < 2:
         return tensor.reshape(1, -1)
-    if tensor.ndim == 2:
-        return tensor
-    if tensor.ndim == 3:
+    if tensor.ndim <= 3:
         return tensor.reshape(-1, tensor.shape[-1])
     moved = tensor.movedim(-2, 1)
     return moved.reshape(moved.shape[0] * moved.shape[1], -1)
@@ -58,8 +56,10 @@ def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor 
         return None, tensor
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
-    if tensor.dtype == torch.float64 and not _fits_float32(tensor):
-        return None, tensor
+    if tensor.dtype == torch.float64:
+        largest = float(torch.where(tensor.isfinite(), tensor, 0.0).abs().max())
+        if largest != 0 and not 1e-30 < largest < 1e30:  # norms are stored with float32's range
+            return None, tensor
     return tokens_of(tensor), None
 
 
@@ -68,7 +68,7 @@ def measure(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
 
     Each of ``stacks`` is ``[tensors, tokens, width]`` in float32 or float64. A row holds the
     `STATISTICS`, the norm of each token, then the projections token by token. numpy measures on a
-    CPU, torch on any other device, and what needs care on a CPU too. Autocast has no effect.
+    CPU, torch on other devices and where float32 is not enough. Autocast has no effect.
     """
     device = stacks[0].device.type
     if torch.is_autocast_enabled(device):
@@ -80,14 +80,13 @@ def measure(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _measure_on_cpu(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Measure by numpy, in half of torch's time; where float32 is not enough, by torch with care.
+    """Measure by numpy, in half of torch's time; by `measure_carefully` if float32 is not enough.
 
     One stack goes through all operations before the next: only the first reads it from memory.
     """
     ends = np.cumsum([len(stack) for stack in stacks]).tolist()
     count, (tokens, width), first = ends[-1], stacks[0].shape[1:], stacks[0].numpy()
-    has_table = numbers_per_token(tokens) == 1
-    signs = sign_table(tokens, width, stacks[0].dtype) if has_table else None
+    signs = sign_table(tokens, width, stacks[0].dtype) if numbers_per_token(tokens) == 1 else None
     ones, partial = np.ones(width, first.dtype), []
     low, high = np.empty((2, count), first.dtype)
     sums, squares, projected = np.empty((3, count, tokens), first.dtype)
@@ -118,7 +117,7 @@ def _measure_on_cpu(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _is_sound(head: np.ndarray, elements: int) -> np.ndarray:
-    """Tell of each tensor whether float32 was enough.
+    """Tell for each tensor whether float32 was enough.
 
     It is not for NaN and Inf, for squares out of range, and for a mean far above the deviation.
     """
@@ -153,9 +152,3 @@ def _with_marks(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     mark = torch.where(largest > 0, largest, 1.0)
     marked = torch.where(values.isinf(), mark * values.double().sign(), known)
     return torch.where(values.isnan(), 2 * mark, marked)
-
-
-def _fits_float32(tensor: torch.Tensor) -> bool:
-    """Tell whether the numbers of a float64 tensor survive as float32, as norms are kept."""
-    largest = float(torch.where(tensor.isfinite(), tensor, 0.0).abs().max())
-    return largest == 0 or 1e-30 < largest < 1e30

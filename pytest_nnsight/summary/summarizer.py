@@ -1,12 +1,11 @@
-"""Summarise tensors: every tensor of a capture ends up in `Summarizer.add`.
+"""Summarise tensors: every tensor of a capture is passed to `Summarizer.add`.
 
-- Floating-point tensors wait in a group of their shape, which `statistics.measure` measures at
-  once: on a CPU an operation on a small tensor costs its dispatch, and the first use of an
-  operation after a matrix product of the model costs more than the tensor.
-- Whole numbers, booleans, and float64 out of the range of float32, are compared exactly.
-- Of empty and meta tensors only shape and dtype are kept.
+- Floating-point tensors of one shape wait in a group, which `statistics.measure` measures at once:
+  on a CPU the dispatch of an operation on a small tensor costs more than its arithmetic.
+- Whole numbers, booleans, and float64 out of the range of float32 are compared exactly.
+- Empty and meta tensors have only shape and dtype.
 
-`Summarizer.finish` brings all numbers to the host, one transfer a device, and builds `Summary`s.
+`Summarizer.finish` copies all numbers to the host, in one transfer for each device.
 """
 
 from __future__ import annotations
@@ -45,18 +44,17 @@ class Measured:
 
 @dataclass(slots=True)
 class Summarizer:
-    """Summarise tensors that come one by one, without waiting for their device.
+    """Summarise tensors that are added one by one, without waiting for their device.
 
-    With ``holds`` small tensors wait themselves instead of copies; ``has_lost`` then tells whether
-    one of them was changed in place before it was measured, so that its summary is wrong. Without
+    With ``holds_references`` a tensor is measured later without a copy; ``was_overwritten`` then
+    tells whether one was changed in place before, so that its summary is wrong. Without
     ``has_numbers`` only shapes and dtypes are recorded.
     """
 
     has_numbers: bool = True
-    holds: bool = False
-    has_lost: bool = False
+    holds_references: bool = False
+    was_overwritten: bool = False
     count: int = 0
-    """How many tensors were added."""
     _groups: dict[Hashable, _Group] = field(default_factory=dict)
     _measured: list[Measured] = field(default_factory=list)
     _exact: dict[int, tuple[tuple[int, ...], str, torch.Tensor]] = field(default_factory=dict)
@@ -64,9 +62,9 @@ class Summarizer:
     _held: int = 0
 
     def add(self, tensor: torch.Tensor, version: int = -1) -> int:
-        """Take a tensor as it is now, and return the index of its summary.
+        """Add a tensor with its current values, and return the index of its summary.
 
-        A copy waits unless ``version`` is its `version_of`. Call it under ``torch.no_grad()``.
+        It is copied unless ``version`` is its `version_of`. Call it under ``torch.no_grad()``.
         """
         index = self.count
         self.count += 1
@@ -79,13 +77,12 @@ class Summarizer:
         return index
 
     def finish(self) -> list[Summary]:
-        """Measure what still waits, and return the summary of each tensor in order."""
+        """Measure the waiting tensors, and return the summary of each tensor in order."""
         with torch.no_grad():
             self._measure(self._groups.values())
         numbers = [each.numbers for each in self._measured]
         host = iter(on_host([*numbers, *(each[2] for each in self._exact.values())]))
-        measured = [replace(each, numbers=next(host)) for each in self._measured]
-        summaries = summaries_of(measured)
+        summaries = summaries_of([replace(each, numbers=next(host)) for each in self._measured])
         for index, (shape, dtype, _) in self._exact.items():
             summaries[index] = exact_summary(shape, dtype, next(host))
         summaries |= self._bare
@@ -100,7 +97,7 @@ class Summarizer:
         return group
 
     def _add_other(self, index: int, tensor: torch.Tensor) -> None:
-        """Take a tensor of any dtype, layout and device."""
+        """Add a tensor of any dtype, layout and device."""
         shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
         values, exact = measurable(tensor) if self.has_numbers else (None, None)
         if exact is not None:
@@ -109,14 +106,12 @@ class Summarizer:
             self._bare[index] = Summary(shape, dtype)
         else:
             key = (shape, tensor.dtype, values.dtype, values.device)
-            group = self._groups.get(key)
-            if group is None:
-                group = self._groups[key] = _Group(shape, dtype, values)
+            group = self._groups.setdefault(key, _Group(shape, dtype, values))
             self._wait(group, index, values, version_of(values))
 
     def _wait(self, group: _Group, index: int, tensor: torch.Tensor, version: int) -> None:
         """Put a tensor, or a copy of it, into its group."""
-        if group.most > 1 and not (self.holds and version >= 0 and _owns_memory(tensor)):
+        if group.most > 1 and not (self.holds_references and version >= 0 and _owns_memory(tensor)):
             tensor, version = tensor.clone(), -1
         group.waiting.append((index, tensor, version))
         self._held += group.nbytes
@@ -126,16 +121,16 @@ class Summarizer:
             self._measure(self._groups.values())
 
     def _measure(self, groups: Iterable[_Group]) -> None:
-        """Measure what waits in some groups."""
+        """Measure the waiting tensors of some groups."""
         for group in groups:
             waiting, group.waiting = group.waiting, []
             self._held -= len(waiting) * group.nbytes
-            self.has_lost |= any(then >= 0 and then != t._version for _, t, then in waiting)
+            self.was_overwritten |= any(then >= 0 and then != t._version for _, t, then in waiting)
             for start in range(0, len(waiting), group.most):
                 indices, tensors, _ = zip(*waiting[start : start + group.most], strict=True)
                 numbers = measure(group.stacks(tensors))
-                kind = (group.shape, group.dtype, group.form[0])
-                self._measured.append(Measured(*kind, indices, numbers))
+                tokens = group.form[0]
+                self._measured.append(Measured(group.shape, group.dtype, tokens, indices, numbers))
 
 
 class _Group:
@@ -159,7 +154,7 @@ class _Group:
 
 def summarize(tensors: Iterable[torch.Tensor]) -> list[Summary]:
     """Return the summary of each tensor."""
-    summarizer = Summarizer(holds=True)
+    summarizer = Summarizer(holds_references=True)
     with torch.no_grad():
         for tensor in tensors:
             summarizer.add(tensor, version_of(tensor))
@@ -167,18 +162,17 @@ def summarize(tensors: Iterable[torch.Tensor]) -> list[Summary]:
 
 
 def version_of(tensor: torch.Tensor) -> int:
-    """Return how often a tensor was changed in place; -1 in inference mode, where none counts."""
+    """Return how often a tensor was changed in place; -1 in inference mode, without a count."""
     return -1 if tensor.is_inference() else tensor._version
 
 
 def _owns_memory(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor may wait itself: it is no small part of a far larger one.
+    """Tell whether a tensor may wait without a copy: it is not a small part of a far larger one.
 
-    On an accelerator copies are cheap, and other libraries' kernels write without torch counting.
+    An accelerator copies fast, and kernels of other libraries do not count their changes there.
     """
-    if not tensor.is_cpu:
-        return False
-    return tensor._base is None or tensor.untyped_storage().nbytes() <= 2 * tensor.nbytes
+    is_large_part = tensor.untyped_storage().nbytes() <= 2 * tensor.nbytes
+    return tensor.is_cpu and (tensor._base is None or is_large_part)
 
 
 def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -214,9 +208,9 @@ def summaries_of(measured: Sequence[Measured]) -> dict[int, Summary]:
 
 
 def _build(tokens: int, measured: Sequence[Measured]) -> Iterator[Summary]:
-    """Build the summaries of tensors that have as many tokens.
+    """Build the summaries of tensors with the same count of tokens.
 
-    Without a Python call for each: a short generation has ten thousand.
+    There is no Python call for each: a short generation has ten thousand.
     """
     elements = np.repeat(
         [math.prod(each.shape) << each.dtype.startswith("complex") for each in measured],
@@ -247,7 +241,7 @@ def _build(tokens: int, measured: Sequence[Measured]) -> Iterator[Summary]:
 
 
 def exact_summary(shape: tuple[int, ...], dtype: str, exact: torch.Tensor) -> Summary:
-    """Summarise a tensor that is compared exactly: a digest, and bounds and mean to read."""
+    """Summarise a tensor that is compared exactly: a digest, and bounds and mean for reports."""
     data = exact.contiguous().reshape(-1).view(torch.uint8).numpy()
     digest = hashlib.sha256(data.tobytes()).hexdigest()[:16]
     numbers = exact.double()

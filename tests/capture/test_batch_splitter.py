@@ -92,16 +92,16 @@ def test_a_tensor_that_was_not_changed_is_cut_once() -> None:
     assert made._split(value)[0] is not before
     key = id(value)
     del value
-    assert key not in made._known  # else every activation of a run would be held
+    assert key not in made._cache  # else every activation of a run would be held
 
 
 def test_as_many_heads_as_tokens_are_unclear() -> None:
     made = rows(LEFT)
     made._split(torch.zeros(2, 5, 5, 16))
-    assert made.unclear.startswith("a tensor [2, 5, 5, 16] has as many heads as")
+    assert made.problem.startswith("a tensor [2, 5, 5, 16] has as many heads as")
     padded = rows(torch.ones(2, 5))
     padded._split(torch.zeros(2, 5, 5, 16))
-    assert padded.unclear == ""
+    assert padded.problem == ""
 
 
 @pytest.mark.parametrize(

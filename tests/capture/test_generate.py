@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,24 @@ def test_new_tokens_alone_equal_transformers_own(capture_of: CaptureOf, family: 
     assert run.token_ids == ids[start:].tolist()
     assert run.text == tokenizer.decode(ids[start:], skip_special_tokens=True)
     assert run.prompt.token_ids == (tuple(encoded["input_ids"][0].tolist()),)
+
+
+@pytest.mark.parametrize("start", ["config", "settings", "bos"])
+def test_the_decoders_start_token_is_not_among_the_new_tokens(
+    capture_of: CaptureOf, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    """``generate`` reads its settings first, then the generation config; never config.json."""
+    capture = capture_of("tiny:t5")
+    module: Any = nnsight_api.torch_module(capture.model)
+    settings = {"decoder_start_token_id": 5} if start == "settings" else {}
+    monkeypatch.setattr(module.config, "decoder_start_token_id", 7)
+    if start == "bos":
+        monkeypatch.setattr(module.generation_config, "decoder_start_token_id", None)
+        monkeypatch.setattr(module.generation_config, "bos_token_id", 9)
+    run = capture.generate(PROMPT, max_new_tokens=4, min_new_tokens=4, **settings)
+    first = {"config": 0, "settings": 5, "bos": 9}[start]
+    assert run.prompt.tensors["decoder_input_ids"] == ((first,),)
+    assert len(run.token_ids) == 4
 
 
 def test_every_step_of_every_module_is_kept(gpt2: Capture) -> None:

@@ -98,8 +98,8 @@ def assert_in_a_trace(m: Any) -> None:
         (tuple_written_to, "the value is a tuple, the tensor is its first element: .output[0]"),
         (
             meta_tensor,
-            "a tensor on the meta device has no numbers: a weight that accelerate has put off, or "
-            "a model that is not dispatched",
+            "a tensor on the meta device has no numbers: a weight that accelerate has offloaded, "
+            "or a model that is not dispatched",
         ),
         (no_such_module, "no module is called mpl; nearest: mlp"),
         (
@@ -110,7 +110,7 @@ def assert_in_a_trace(m: Any) -> None:
         ),
         (
             assert_in_a_trace,
-            "an assert inside a trace, of which pytest shows no values"
+            "an assert inside a trace failed, where pytest cannot show its values"
             + ("" if BEFORE_0_8 else ": hidden.numel() is 320"),
         ),
     ],
@@ -139,7 +139,7 @@ def test_what_stands_behind_an_open_iteration(gpt2: Capture) -> None:
     told = nnsight_api.explain(raised.value, gpt2.model, late)
     if nnsight_api.version() >= (0, 8):
         assert told == (
-            "logits stands behind an iteration over all steps, where nothing runs any more; "
+            "logits is assigned after an iteration over all steps, where nnsight runs no code; "
             "give the iteration an end, or put what follows into an invoke of its own"
         )
     elif nnsight_api.version() < (0, 6):
@@ -171,8 +171,8 @@ def test_more_steps_than_were_generated(gpt2: Capture, mistake: Callable[[Any], 
     with pytest.raises(NameError) as raised:
         mistake(gpt2.model)
     assert nnsight_api.explain(raised.value, gpt2.model, mistake) == (
-        "ids has no value: the iteration asks for more steps than were generated, and was cut "
-        "short there; ask for steps that run (max_new_tokens, or the model ended earlier)"
+        "ids has no value: the iteration asks for more steps than were generated, and nnsight "
+        "stopped it there; ask for steps that run (max_new_tokens, or the model ended earlier)"
     )
 
 

@@ -37,7 +37,7 @@ def test_wishes(wish: Any, chosen: list[int], text: str) -> None:
 )
 def test_what_is_no_step_is_one_line(wish: Any) -> None:
     with pytest.raises(
-        UsageError, match=r"steps=.* is no step of a generation; give numbers from 0"
+        UsageError, match=r"steps=.* is not a step of a generation; give numbers from 0"
     ):
         Steps.of(wish, "steps")
 

@@ -124,7 +124,7 @@ def test_numbers_are_brought_to_the_type_of_the_weights(nnsight_capture: Any) ->
 @pytest.mark.nnsight(model="tiny:vit")
 @pytest.mark.feature("models", "vision: what the model does not take is one line")
 def test_what_the_model_does_not_take(nnsight_capture: Any) -> None:
-    takes = "ViTForImageClassification takes pixel_values, no text; give a dict of tensors"
+    takes = "ViTForImageClassification takes pixel_values, not text; give a dict of tensors"
     for prompt in ("a picture of a bird", [5, 6], [{"role": "user", "content": "hi"}]):
         with pytest.raises(UsageError) as told:
             nnsight_capture.trace(prompt)

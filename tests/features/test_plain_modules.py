@@ -97,7 +97,7 @@ def _as_filled(weight: torch.Tensor) -> Any:
 
 @pytest.mark.feature("models", "plain module: what it does not take is one line")
 def test_what_it_does_not_take(nnsight_capture: Any) -> None:
-    takes = r"^Weather takes days, station, no text; give a dict of tensors$"
+    takes = r"^Weather takes days, station, not text; give a dict of tensors$"
     for prompt in ("rain tomorrow?", [1, 2, 3]):
         with pytest.raises(UsageError, match=takes):
             nnsight_capture.trace(prompt)

@@ -117,9 +117,9 @@ def test_kilobytes_come_back(away: Capture, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.feature("remote", "what would bring tensors back is refused")
 @pytest.mark.nnsight(model="tiny:gpt2")
 def test_tensors_are_refused(away: Capture) -> None:
-    with pytest.raises(UsageError, match="keep= is not there with --nnsight-remote, which brings"):
+    with pytest.raises(UsageError, match="keep= does not work with --nnsight-remote, which"):
         away.trace(CITY, keep=True)
-    with pytest.raises(UsageError, match="gradient_of= is not there with --nnsight-remote"):
+    with pytest.raises(UsageError, match="gradient_of= does not work with --nnsight-remote"):
         away.trace(CITY, gradient_of=lambda model: model.lm_head.output.sum())
 
 

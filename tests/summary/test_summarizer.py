@@ -140,31 +140,31 @@ LARGE = (300, 576)
 def test_a_held_tensor_that_is_changed_while_it_waits_is_lost(shape: tuple[int, ...]) -> None:
     """Which is told; one that has been measured, or was not held, is not lost."""
     for holds in (True, False):
-        summarizer = Summarizer(holds=holds)
+        summarizer = Summarizer(holds_references=holds)
         tensor = normal(*shape)
         before = summarize(tensor)
         summarizer.add(tensor, version_of(tensor))
         tensor[0].mul_(2)
         found = summarizer.finish()
-        assert summarizer.has_lost == (holds and found != [before])
+        assert summarizer.was_overwritten == (holds and found != [before])
     assert found == [before]
 
 
 def test_what_is_held_is_no_copy() -> None:
     tensor = normal(*LARGE)
     reference = weakref.ref(tensor)
-    summarizer = Summarizer(holds=True)
+    summarizer = Summarizer(holds_references=True)
     summarizer.add(tensor, version_of(tensor))
     del tensor
     assert reference() is not None
     (summary,), there = summarizer.finish(), reference()
-    assert (there, summarizer.has_lost, summary) == (None, False, summarize(normal(*LARGE)))
+    assert (there, summarizer.was_overwritten, summary) == (None, False, summarize(normal(*LARGE)))
 
 
 def test_a_small_part_of_a_large_tensor_does_not_hold_it() -> None:
     whole = normal(500, 600)
     reference = weakref.ref(whole.untyped_storage())
-    summarizer = Summarizer(holds=True)
+    summarizer = Summarizer(holds_references=True)
     part = whole[3:5]
     expected = summarize(part)
     summarizer.add(normal(2, 600), 0)
@@ -176,13 +176,13 @@ def test_a_small_part_of_a_large_tensor_does_not_hold_it() -> None:
 
 def test_a_tensor_of_inference_mode_is_copied() -> None:
     """It does not count its changes."""
-    summarizer = Summarizer(holds=True)
+    summarizer = Summarizer(holds_references=True)
     with torch.inference_mode():
         tensor = normal(40, 8) + 1
         before = summarize(tensor)
         summarizer.add(tensor, version_of(tensor))
         tensor.zero_()
-    assert (summarizer.finish(), summarizer.has_lost) == ([before], False)
+    assert (summarizer.finish(), summarizer.was_overwritten) == ([before], False)
 
 
 def test_tensors_of_every_kind_are_measured_as_each_alone() -> None:
@@ -192,12 +192,12 @@ def test_tensors_of_every_kind_are_measured_as_each_alone() -> None:
     tensors += [large, normal(1, 8, 64)[:, 3:4], normal(1, 64, 1).mT, small * math.nan]
     tensors += [torch.empty(1, 0, 64), normal(1, 1, 64, seed=3), large, torch.arange(5)]
     tensors += [normal(*LARGE[::-1]).mT.clone()]  # in the order of its strides, and no view
-    summarizer = Summarizer(holds=True)
+    summarizer = Summarizer(holds_references=True)
     places = [summarizer.add(each, version_of(each)) for each in tensors]
     assert places == [*range(len(tensors))]
     together, alone = summarizer.finish(), [summarize(each) for each in tensors]
     assert repr(together) == repr(alone)  # in which a NaN equals another
-    assert not summarizer.has_lost
+    assert not summarizer.was_overwritten
 
 
 def test_a_large_tensor_with_an_odd_number_of_values_has_the_digest_of_a_small_one() -> None:
@@ -214,7 +214,7 @@ def test_all_that_waits_is_measured_once_it_is_too_much(monkeypatch: pytest.Monk
     expected = [summarize(tensor) for tensor in tensors]
     given = [tensor.clone() for tensor in tensors]
     references = [weakref.ref(tensor) for tensor in given]
-    summarizer = Summarizer(holds=True)
+    summarizer = Summarizer(holds_references=True)
     for tensor in given:
         summarizer.add(tensor, 0)
     del tensor, given

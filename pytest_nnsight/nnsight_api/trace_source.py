@@ -1,4 +1,4 @@
-"""What the source of a test says of its traces: what is read, what is saved, what comes late."""
+"""Read in the source of a test what its traces do: which values they read, assign and save."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 _OPENS = ("trace", "generate", "invoke", "session", "scan", "edit")
-_OVER_ALL = r"\.iter\[[^\]]*:\]|\.all\(\)"
-_OVER_STEPS = r"\.iter\[|\.all\(\)"
+_OPEN_ITERATION = r"\.iter\[[^\]]*:\]|\.all\(\)"
+_ITERATION = r"\.iter\[|\.all\(\)"
 _READS = ("output", "input", "inputs")
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """The statements of a test function, with the lines of its file."""
+class TraceSource:
+    """The source of a test function, and its first line in the file."""
 
     tree: ast.AST
     first_line: int
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> Body | None:
-        """Read a function's source; ``None`` where it is not at hand."""
+    def of(cls, function: Callable[..., Any]) -> TraceSource | None:
+        """Parse a function's source; return ``None`` where it cannot be read."""
         try:
             lines, start = inspect.getsourcelines(inspect.unwrap(function))
             return cls(ast.parse(textwrap.dedent("".join(lines))), start)
@@ -46,12 +46,12 @@ class Body:
                 yield node
 
     def nests_invokes(self) -> bool:
-        """Tell whether an invoke is opened inside of another."""
+        """Tell whether an invoke is opened inside another one."""
         invokes = [w for w in self.traces() if any(_opens(i, ("invoke",)) for i in w.items)]
         return any(inner in ast.walk(w) for w in invokes for inner in invokes if inner is not w)
 
-    def unsaved(self, name: str) -> bool:
-        """Tell whether a name is given a value inside a trace, and never saved."""
+    def is_assigned_and_unsaved(self, name: str) -> bool:
+        """Tell whether a variable is assigned inside a trace, and never saved."""
         values = [
             ast.unparse(node.value)
             for trace in self.traces()
@@ -60,27 +60,28 @@ class Body:
         ]
         return bool(values) and not any("save(" in value for value in values)
 
-    def comes_late(self, name: str) -> bool:
-        """Tell whether a name is given a value behind an iteration without an end."""
-        return any(name in _given(after) for _, after in self._iterations(_OVER_ALL))
+    def is_assigned_after_open_iteration(self, name: str) -> bool:
+        """Tell whether a variable is assigned after an iteration over all steps."""
+        return any(name in _assigned(after) for _, after in self._iterations(_OPEN_ITERATION))
 
-    def may_be_cut_short(self, name: str) -> bool:
-        """Tell whether a name is given a value in an iteration over steps, or behind one."""
-        return any(name in _given([it, *after]) for it, after in self._iterations(_OVER_STEPS))
+    def may_miss_steps(self, name: str) -> bool:
+        """Tell whether a variable is assigned in an iteration over steps, or after one."""
+        iterations = self._iterations(_ITERATION)
+        return any(name in _assigned([loop, *after]) for loop, after in iterations)
 
-    def _iterations(self, kind: str) -> Iterator[tuple[ast.stmt, list[ast.stmt]]]:
-        """Yield each iteration of a kind in a trace, and the statements that follow it."""
+    def _iterations(self, pattern: str) -> Iterator[tuple[ast.stmt, list[ast.stmt]]]:
+        """Yield each iteration in a trace whose subject matches, and the statements after it."""
         for trace in self.traces():
-            for place, statement in enumerate(trace.body):
-                if re.search(kind, _over(statement)):
-                    yield statement, trace.body[place + 1 :]
+            for index, statement in enumerate(trace.body):
+                if re.search(pattern, _iterated(statement)):
+                    yield statement, trace.body[index + 1 :]
 
     def assertion(self, line: int) -> ast.Assert | None:
-        """Return the ``assert`` inside a trace that stands on a line of the file."""
+        """Return the ``assert`` inside a trace that begins on a line of the file."""
         for trace in self.traces():
             for node in ast.walk(trace):
-                at = getattr(node, "lineno", 0) + self.first_line - 1
-                if isinstance(node, ast.Assert) and at == line:
+                line_in_file = getattr(node, "lineno", 0) + self.first_line - 1
+                if isinstance(node, ast.Assert) and line_in_file == line:
                     return node
         return None
 
@@ -98,13 +99,13 @@ def _names(statement: ast.Assign) -> list[str]:
     return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
 
 
-def _given(statements: Sequence[ast.stmt]) -> set[str]:
-    """Return the names that some statements give a value to."""
+def _assigned(statements: Sequence[ast.stmt]) -> set[str]:
+    """Return the names of variables in the assignments among some statements."""
     nodes = [node for statement in statements for node in ast.walk(statement)]
     return {name for n in nodes if isinstance(n, ast.Assign) for name in _names(n)}
 
 
-def _over(statement: ast.stmt) -> str:
+def _iterated(statement: ast.stmt) -> str:
     """Return what a statement iterates over, as text."""
     if isinstance(statement, ast.For):
         return ast.unparse(statement.iter)

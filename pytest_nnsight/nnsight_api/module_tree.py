@@ -1,4 +1,4 @@
-"""The torch modules of an nnsight model, by path, and nnsight's envoys of them."""
+"""Find the torch modules of an nnsight model by path, and nnsight's envoys of them."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ def named_modules(model: Any) -> dict[str, torch.nn.Module]:
 
 def torch_paths(model: Any) -> dict[str, str]:
     """Map nnsight's module paths to torch's (the empty string for the model itself)."""
-    names = {id(module): name for name, module in named_modules(model).items()}
+    paths = {id(module): path for path, module in named_modules(model).items()}
     return {
-        envoy.path: names[id(envoy._module)]
+        envoy.path: paths[id(envoy._module)]
         for envoy in model.modules()
-        if id(envoy._module) in names
+        if id(envoy._module) in paths
     }
 
 
-def envoys(model: Any, names: dict[str, str], paths: Sequence[str]) -> list[Any]:
-    """Return nnsight's envoys of the modules at torch ``paths``, given `torch_paths`.
+def envoys(model: Any, paths: dict[str, str], selected: Sequence[str]) -> list[Any]:
+    """Return nnsight's envoys of the modules at the ``selected`` torch paths.
 
-    One for each module: 0.7 reports a module that has several names once for each of them.
+    ``paths`` is the result of `torch_paths`. There is one envoy for each module, because nnsight
+    0.7 reports a module that has several names once for each name.
     """
-    wanted = set(paths)
-    found = [envoy for envoy in model.modules() if names.get(envoy.path) in wanted]
+    wanted = set(selected)
+    found = [envoy for envoy in model.modules() if paths.get(envoy.path) in wanted]
     return list({id(envoy._module): envoy for envoy in found}.values())

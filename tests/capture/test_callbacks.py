@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_nnsight.capture.model_inputs import intervention_code
+from pytest_nnsight.capture.callbacks import code_digest
 
 
 def steering(direction: Any) -> Callable[[Any], None]:
@@ -31,12 +31,12 @@ def steering(direction: Any) -> Callable[[Any], None]:
     ids=["sparse", "meta", "complex", "bfloat16", "bool", "empty"],
 )
 def test_any_tensor_may_steer(tensor: torch.Tensor) -> None:
-    assert intervention_code(steering(tensor)) == intervention_code(steering(tensor.clone()))
+    assert code_digest(steering(tensor)) == code_digest(steering(tensor.clone()))
 
 
 def test_another_size_or_direction_is_another_intervention() -> None:
     direction = torch.zeros(5000)
     moved = direction.clone()
     moved[-1] = 1e-6
-    codes = [intervention_code(steering(value)) for value in (1.0, 2.0, direction, moved)]
+    codes = [code_digest(steering(value)) for value in (1.0, 2.0, direction, moved)]
     assert len({*codes}) == 4

@@ -1,0 +1,59 @@
+"""Find and remove what nnsight and its users attach to a model: edits, hooks, forwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pytest_nnsight.nnsight_api.module_tree import torch_module
+from pytest_nnsight.nnsight_api.version import import_nnsight, version
+
+
+def remove_cache_hooks(model: Any) -> None:
+    """Remove the hooks of finished caches, which would go on storing values in every later run.
+
+    Only nnsight 0.7 leaves them: it removes them after a trace that failed, not after one that
+    succeeded. They are the hooks with the index infinity, which run last. Can go with nnsight 0.7.
+    """
+    if version() != (0, 7):
+        return
+    for module in torch_module(model).modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if getattr(hook, "mediator_idx", None) == float("inf"):
+                    del hooks[key]
+
+
+def _edits_attribute(model: Any) -> str:
+    return "_edits" if hasattr(model, "_edits") else "_default_mediators"
+
+
+def edits(model: Any) -> list[Any]:
+    """Return the persistent edits of a model (``model.edit(inplace=True)``)."""
+    return list(getattr(model, _edits_attribute(model), ()))
+
+
+def set_edits(model: Any, new_edits: list[Any]) -> None:
+    """Replace all persistent edits of a model."""
+    model.clear_edits()
+    setattr(model, _edits_attribute(model), list(new_edits))
+
+
+def is_nnsight_hook(hook: Any) -> bool:
+    """Tell whether nnsight registered a torch hook."""
+    function = getattr(hook, "func", hook)
+    return str(getattr(function, "__module__", "")).startswith("nnsight.")
+
+
+def is_nnsight_forward(forward: Any) -> bool:
+    """Tell whether nnsight set the ``forward`` of a module; nnsight does not work without it.
+
+    0.8 sets an object of a class of its own. Before, it sets a function with the name and the
+    module of the wrapped one, but with code from nnsight's files, or on 0.5 compiled for
+    ``.source``.
+    """
+    if version() >= (0, 8):
+        return type(forward).__module__.startswith("nnsight.")
+    code = getattr(getattr(forward, "__func__", forward), "__code__", None)
+    file = getattr(code, "co_filename", "")
+    return file == "<nnsight>" or Path(file).is_relative_to(Path(import_nnsight().__file__).parent)
