@@ -22,6 +22,7 @@ from pytest_nnsight.capture.values import (
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.summary.summarizer import Summarizer, version_of
 
+Summaries = Mapping[int, Summary] | Sequence[Summary]
 Leaves = list[tuple[str, int]]
 """The tensors of a value: the location of each in its containers, and the index of its summary."""
 
@@ -166,7 +167,9 @@ class Recorder:
     def _record_output(self, state: _ModuleState, value: Any) -> None:
         step = self.step
         if state.path == ROOT:
-            self._end_step(value)
+            self.step += 1
+            if (margin := logit_margin(value)) is not None:
+                self.margins.append(margin)
         if not state.is_captured:
             return
         visit = state.visits
@@ -218,11 +221,6 @@ class Recorder:
         self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
         return index
 
-    def _end_step(self, value: Any) -> None:
-        self.step += 1
-        if (margin := logit_margin(value)) is not None:
-            self.margins.append(margin)
-
     def finish(self, steps: int | None = None) -> tuple[Call, ...]:
         """Measure what is left, and return the calls in execution order.
 
@@ -266,8 +264,6 @@ class _PendingCall(NamedTuple):
     inputs: str | None
     step: int = 0
 
-    def close(
-        self, classes: Mapping[str, str], summaries: Mapping[int, Summary] | Sequence[Summary]
-    ) -> Call:
+    def close(self, classes: Mapping[str, str], summaries: Summaries) -> Call:
         leaves = tuple([Leaf(at, summaries[index]) for at, index in self.leaves])
         return Call(self.path, self.visit, classes[self.path], self.output, leaves, self.inputs)

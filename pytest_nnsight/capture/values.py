@@ -137,7 +137,7 @@ def tensor_digests(named: Mapping[str, Any]) -> dict[str, str]:
 
 
 def logit_margin(value: Any) -> torch.Tensor | None:
-    """Return the difference of the two highest logits of each prompt's last token, ``[prompts]``.
+    """Return the difference of the two highest logits of each last token, ``[prompts]``.
 
     On the device of the logits; ``None`` for an output without logits ``[prompts, tokens, words]``.
     """

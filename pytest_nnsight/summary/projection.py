@@ -45,7 +45,7 @@ def project(values: torch.Tensor) -> torch.Tensor:
 
 
 def sign_table(tokens: int, width: int, dtype: torch.dtype) -> np.ndarray | None:
-    """Return the sign ``[tokens, width]`` of each element, or ``None`` where it would be too large.
+    """Return the signs of all elements ``[tokens, width]``, or ``None`` if they are too many.
 
     Only for tensors of 61 tokens or more, which have one number a token.
     """

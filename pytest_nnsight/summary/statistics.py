@@ -64,7 +64,7 @@ def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor 
 
 
 def measure(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the numbers ``[tensors, 9 + tokens + projections]`` of tensors of one shape, float64.
+    """Return the numbers of tensors of one shape: float64 ``[tensors, 9 + tokens + projections]``.
 
     Each of ``stacks`` is ``[tensors, tokens, width]`` in float32 or float64. A row holds the
     `STATISTICS`, the norm of each token, then the projections token by token. numpy measures on a
@@ -80,7 +80,7 @@ def measure(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _measure_on_cpu(stacks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Measure by numpy, in half of torch's time; by `measure_carefully` if float32 is not enough.
+    """Measure by numpy in half of torch's time, and where float32 is not enough by torch.
 
     One stack goes through all operations before the next: only the first reads it from memory.
     """

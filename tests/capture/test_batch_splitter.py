@@ -1,4 +1,4 @@
-"""A batch cut into the rows of its prompts: which dimensions count tokens, and which do not."""
+"""`BatchSplitter`: which dimensions of a tensor count prompts and tokens."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ LEFT = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
 HOLES = torch.tensor([[1, 0, 1, 0, 1], [1, 1, 1, 1, 1]])
 
 
-def rows(mask: torch.Tensor, queries: int | None = None) -> BatchSplitter:
-    """Return what cuts a batch of two prompts with this mask."""
+def splitter_of(mask: torch.Tensor, queries: int | None = None) -> BatchSplitter:
+    """Return the splitter of a batch of two prompts with this mask."""
     recorders = [Recorder({}, {}, set(), True, set()) for _ in mask]
-    made = BatchSplitter(recorders, ("input_ids",))
+    splitter = BatchSplitter(recorders, ("input_ids",))
     ids = torch.zeros(2, queries or mask.shape[1], dtype=torch.long)
-    made.receive("", "inputs", ((ids,), {"attention_mask": mask}))
-    return made
+    splitter.receive("", "inputs", ((ids,), {"attention_mask": mask}))
+    return splitter
 
 
 def shapes(
-    made: BatchSplitter, *shape: int, dtype: torch.dtype = torch.float32
+    splitter: BatchSplitter, *shape: int, dtype: torch.dtype = torch.float32
 ) -> list[tuple[int, ...]]:
-    return [tuple(row.shape) for row in made._split(torch.zeros(shape, dtype=dtype))]
+    return [tuple(row.shape) for row in splitter._split(torch.zeros(shape, dtype=dtype))]
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def shapes(
         ((), torch.float32, ()),
     ],
 )
-def test_first_row_has_its_own_two_tokens(
+def test_the_first_prompt_keeps_its_two_tokens(
     shape: tuple[int, ...], dtype: torch.dtype, first: tuple[int, ...]
 ) -> None:
-    cut = shapes(rows(LEFT), *shape, dtype=dtype)
+    cut = shapes(splitter_of(LEFT), *shape, dtype=dtype)
     whole = tuple(1 if i == 0 and shape[0] == 2 else n for i, n in enumerate(shape))
     assert cut[0] == first
     assert cut[1] == ((5, 3) if shape == (10, 3) else whole)
@@ -67,39 +67,39 @@ def test_first_row_has_its_own_two_tokens(
 
 def test_tokens_are_those_that_the_mask_shows() -> None:
     value = torch.arange(10.0).reshape(2, 5, 1)
-    assert rows(LEFT)._split(value)[0].flatten().tolist() == [3, 4]
-    assert rows(HOLES)._split(value)[0].flatten().tolist() == [0, 2, 4]
-    assert rows(HOLES)._split(value)[1].flatten().tolist() == [5, 6, 7, 8, 9]
+    assert splitter_of(LEFT)._split(value)[0].flatten().tolist() == [3, 4]
+    assert splitter_of(HOLES)._split(value)[0].flatten().tolist() == [0, 2, 4]
+    assert splitter_of(HOLES)._split(value)[1].flatten().tolist() == [5, 6, 7, 8, 9]
 
 
-def test_a_later_step_keeps_its_one_query_and_cuts_the_keys() -> None:
-    made = rows(LEFT, queries=1)
-    assert shapes(made, 2, 1, 5)[0] == (1, 1, 5)  # hidden states of five features
-    assert shapes(made, 2, 4, 1, 5)[0] == (1, 4, 1, 2)
-    assert shapes(made, 2, 4, 5, 16)[0] == (1, 4, 2, 16)
+def test_a_later_step_has_one_query_and_splits_the_keys() -> None:
+    splitter = splitter_of(LEFT, queries=1)
+    assert shapes(splitter, 2, 1, 5)[0] == (1, 1, 5)  # hidden states of five features
+    assert shapes(splitter, 2, 4, 1, 5)[0] == (1, 4, 1, 2)
+    assert shapes(splitter, 2, 4, 5, 16)[0] == (1, 4, 2, 16)
 
 
-def test_tokens_end_to_end_are_the_last_ones_of_each_row() -> None:
-    made = rows(LEFT, queries=3)  # of a prompt that comes in parts
-    assert made._split(torch.arange(6.0).reshape(6, 1))[0].flatten().tolist() == [1, 2]
+def test_concatenated_tokens_are_the_last_ones_of_each_prompt() -> None:
+    splitter = splitter_of(LEFT, queries=3)  # of a prompt that comes in parts
+    assert splitter._split(torch.arange(6.0).reshape(6, 1))[0].flatten().tolist() == [1, 2]
 
 
-def test_a_tensor_that_was_not_changed_is_cut_once() -> None:
-    made, value = rows(LEFT), torch.zeros(2, 5, 8)
-    assert made._split(value)[0] is made._split(value)[0]
-    before = made._split(value)[0]
+def test_an_unchanged_tensor_is_split_once() -> None:
+    splitter, value = splitter_of(LEFT), torch.zeros(2, 5, 8)
+    assert splitter._split(value)[0] is splitter._split(value)[0]
+    before = splitter._split(value)[0]
     value += 1
-    assert made._split(value)[0] is not before
+    assert splitter._split(value)[0] is not before
     key = id(value)
     del value
-    assert key not in made._cache  # else every activation of a run would be held
+    assert key not in splitter._cache  # else every activation of a run would be held
 
 
-def test_as_many_heads_as_tokens_are_unclear() -> None:
-    made = rows(LEFT)
-    made._split(torch.zeros(2, 5, 5, 16))
-    assert made.problem.startswith("a tensor [2, 5, 5, 16] has as many heads as")
-    padded = rows(torch.ones(2, 5))
+def test_as_many_heads_as_tokens_are_a_problem() -> None:
+    splitter = splitter_of(LEFT)
+    splitter._split(torch.zeros(2, 5, 5, 16))
+    assert splitter.problem.startswith("a tensor [2, 5, 5, 16] has as many heads as")
+    padded = splitter_of(torch.ones(2, 5))
     padded._split(torch.zeros(2, 5, 5, 16))
     assert padded.problem == ""
 
@@ -112,14 +112,14 @@ def test_as_many_heads_as_tokens_are_unclear() -> None:
         (["a", "b"], {"intervene": [None]}, "intervene has 1 functions for 2 prompts"),
     ],
 )
-def test_wrong_wishes_are_one_line(
+def test_wrong_arguments_are_one_line(
     gpt2: Capture, prompts: Any, arguments: Any, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         gpt2.trace_each(prompts, **arguments)
 
 
-def test_heads_that_cannot_be_told_from_tokens_are_one_line(gpt2: Capture) -> None:
+def test_as_many_heads_as_tokens_are_one_line(gpt2: Capture) -> None:
     with pytest.raises(UsageError, match="make the longest prompt a token longer"):
         gpt2.trace_each(["Four", "it"], operations="**.attn.source.attention_interface")
 

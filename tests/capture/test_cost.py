@@ -1,4 +1,4 @@
-"""What watching costs, counted rather than timed: passes over memory, and operations called.
+"""The cost of a capture, counted rather than timed: passes over memory and called operations.
 
 A change that reads every value once more, or dispatches more for each call, fails here on any
 machine. `make bench` has the times.
@@ -25,7 +25,7 @@ VIEWS |= {"unsafe_view", "expand", "transpose", "permute", "alias", "t", "unbind
 
 
 class Counted(TorchDispatchMode):
-    """Counts the operations of torch, and of numpy on what was a tensor, and what they read."""
+    """Count operations of torch, those of numpy on tensors, and the bytes that they read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Counted(TorchDispatchMode):
 
 
 class Read(np.ndarray):
-    """Was a tensor; what numpy reads of it is counted."""
+    """An array with the memory of a tensor; counts what numpy reads of it."""
 
     found: Counted | None = None
 
@@ -132,7 +132,7 @@ def test_a_call_of_a_generation_costs_a_few_operations(gpt2: Capture) -> None:
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
-def test_the_collector_waits_until_a_capture_is_taken(gpt2: Capture, is_enabled: bool) -> None:
+def test_the_garbage_collector_is_paused_during_a_capture(gpt2: Capture, is_enabled: bool) -> None:
     """Set off by thousands of records, it would go through all of torch each time."""
     ran: list[int] = []
 

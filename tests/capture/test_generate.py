@@ -27,7 +27,7 @@ def version_of(package: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
-def test_new_tokens_alone_equal_transformers_own(capture_of: CaptureOf, family: str) -> None:
+def test_new_tokens_equal_those_of_transformers(capture_of: CaptureOf, family: str) -> None:
     capture = capture_of(f"tiny:{family}")
     run = capture.generate(PROMPT, max_new_tokens=6)
     tokenizer, module = capture.model.tokenizer, nnsight_api.torch_module(capture.model)
@@ -62,7 +62,7 @@ def test_the_decoders_start_token_is_not_among_the_new_tokens(
     assert len(run.token_ids) == 4
 
 
-def test_every_step_of_every_module_is_kept(gpt2: Capture) -> None:
+def test_every_step_of_every_module_is_recorded(gpt2: Capture) -> None:
     run = gpt2.generate(PROMPT, max_new_tokens=4, keep="transformer.h.*")
     visits = [call.visit for call in run.calls if call.path == "transformer.h.1.mlp"]
     assert visits == [0, 1, 2, 3]
@@ -75,7 +75,7 @@ def steps_with_inputs(run: Run, path: str = "transformer.h.1.mlp") -> list[int]:
 
 
 def test_inputs_are_recorded_at_the_first_two_steps_unless_asked_for(gpt2: Capture) -> None:
-    """The prompt's own step, and the first that reads the key-value cache."""
+    """These are the step of the prompt, and the first step that reads the key-value cache."""
     settings = {"max_new_tokens": 4, "min_new_tokens": 4}
     assert steps_with_inputs(gpt2.generate(PROMPT, **settings)) == [0, 1]
     assert steps_with_inputs(gpt2.generate(PROMPT, inputs=True, **settings)) == [0, 1, 2, 3]
@@ -86,8 +86,8 @@ def test_inputs_are_recorded_at_the_first_two_steps_unless_asked_for(gpt2: Captu
         assert len([call for call in run.calls if call.path == "lm_head"]) == 4
 
 
-def test_inputs_that_no_other_module_gave_are_recorded_at_every_step(gpt2: Capture) -> None:
-    """What goes into the projection behind attention shows whether attention itself went wrong."""
+def test_inputs_that_no_other_module_returned_are_recorded_at_every_step(gpt2: Capture) -> None:
+    """The input of the projection after attention shows whether attention itself is wrong."""
     run = gpt2.generate(PROMPT, max_new_tokens=4, min_new_tokens=4)
     assert steps_with_inputs(run, "transformer.h.1.attn.c_proj") == [0, 1, 2, 3]
     full = gpt2.generate(PROMPT, max_new_tokens=4, min_new_tokens=4, inputs=True)
@@ -124,7 +124,7 @@ def test_a_batch_gives_lists(gpt2: Capture) -> None:
     version_of("transformers") < (5,) and version_of("nnsight") >= (0, 8),
     reason="nnsight 0.8 with transformers 4 passes a padded batch the same positions every step",
 )
-def test_a_padded_prompt_goes_on_as_it_does_alone(gpt2: Capture) -> None:
+def test_a_padded_prompt_generates_the_same_as_alone(gpt2: Capture) -> None:
     batch = gpt2.generate([PROMPT, "Hi"], max_new_tokens=3)
     alone = gpt2.generate("Hi", max_new_tokens=3)
     assert batch.token_ids[1] == alone.token_ids

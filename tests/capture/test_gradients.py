@@ -1,4 +1,4 @@
-"""Gradients of a scalar with respect to what every module gives."""
+"""Gradients of a scalar with respect to the output of every module."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_they_are_those_of_plain_torch(gpt2: Capture, path: str) -> None:
     assert leaf.rms == pytest.approx(found.output.square().mean().sqrt().item(), rel=1e-4)
 
 
-def test_the_last_module_comes_first_and_what_has_none_is_left_out(gpt2: Capture) -> None:
+def test_gradients_start_at_the_last_module_and_skip_those_without(
+    gpt2: Capture,
+) -> None:
     run = gpt2.trace(PROMPT, gradient_of=highest_logit)
     paths = [path for path in run.paths if path.startswith("gradient")]
     assert paths[:2] == ["gradient", "gradient.lm_head"]
@@ -85,7 +87,7 @@ def test_several_scalars_of_one_pass(gpt2: Capture) -> None:
 
 
 def test_a_drift_of_gradients_alone_starts_where_it_starts(gpt2: Capture) -> None:
-    """In the backward pass: what runs earlier in the model drifts later."""
+    """In the backward pass, modules that run early in the model drift late."""
 
     def bent_by(factor: float) -> Callable[[Any], None]:
         def bent(model: Any) -> None:
@@ -131,7 +133,7 @@ def test_another_objective_is_another_request(gpt2: Capture) -> None:
         ({"a b": highest_logit}, "gradient_of takes a function of the model"),
     ],
 )
-def test_what_is_no_scalar_is_refused(gpt2: Capture, wrong: Any, told: str) -> None:
+def test_objectives_that_are_not_scalars_are_refused(gpt2: Capture, wrong: Any, told: str) -> None:
     with pytest.raises(UsageError, match=told.replace("(", r"\(")):
         gpt2.trace(PROMPT, gradient_of=wrong)
 

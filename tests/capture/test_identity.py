@@ -1,4 +1,4 @@
-"""What a golden says about a model and the machine."""
+"""The record of the model and the machine in a golden."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def wrapped(module: torch.nn.Module) -> Any:
 
 
 def test_offloaded_and_quantised_weights_do_not_decide_the_variant() -> None:
-    """Weights on meta and integers stand for what accelerate and quantisers leave behind."""
+    """Weights on meta and integers stand for offloaded and quantised weights."""
     module = torch.nn.Module()
     module.offloaded = torch.nn.Parameter(torch.zeros(2, device="meta", dtype=torch.bfloat16))
     module.packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)

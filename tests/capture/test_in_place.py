@@ -1,4 +1,4 @@
-"""Values wait until there are enough to measure: what changes them meanwhile must not be seen."""
+"""Tensors wait until many are measured together: a change in place meanwhile must not show."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def instead(module: Any, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
 
 @pytest.fixture
 def fresh(capture_of: Callable[..., Capture]) -> Capture:
-    """A model of which it is not known yet whether it changes what it gave."""
+    """A model that no capture has yet found to change outputs in place."""
     return replace(capture_of("tiny:gpt2", attn="eager"), changing=WeakSet())
 
 
@@ -123,7 +123,7 @@ def test_a_model_in_training_runs_once(fresh: Capture) -> None:
         part.eval()
 
 
-def test_gradients_are_taken_once(fresh: Capture) -> None:
+def test_gradients_are_computed_once(fresh: Capture) -> None:
     def top(model: Any) -> Any:
         return model.lm_head.output[0, -1].max()
 

@@ -1,4 +1,4 @@
-"""nnsight's usual mistakes, each with the line that names it and the way out."""
+"""Common mistakes with nnsight, each with the line that explains it and how to fix it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def assert_in_a_trace(m: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "told"),
+    ("mistake", "hint"),
     [
         (
             out_of_order,
@@ -116,12 +116,12 @@ def assert_in_a_trace(m: Any) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_mistake_is_named(gpt2: Capture, mistake: Callable[[Any], Any], told: str) -> None:
+def test_a_mistake_is_explained(gpt2: Capture, mistake: Callable[[Any], Any], hint: str) -> None:
     with pytest.raises(BaseException) as raised:  # noqa: PT011 - a class of its own each
         mistake(gpt2.model)
     found = nnsight_api.explain(raised.value, gpt2.model, mistake)
     assert found is not None
-    assert found.partition(", m")[0] == told
+    assert found.partition(", m")[0] == hint
 
 
 def late(m: Any) -> Any:
@@ -133,23 +133,23 @@ def late(m: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:.*was never reached")
-def test_what_stands_behind_an_open_iteration(gpt2: Capture) -> None:
+def test_code_after_an_open_iteration(gpt2: Capture) -> None:
     with pytest.raises(BaseException) as raised:  # noqa: PT011 - a class of its own each
         late(gpt2.model)
-    told = nnsight_api.explain(raised.value, gpt2.model, late)
+    hint = nnsight_api.explain(raised.value, gpt2.model, late)
     if nnsight_api.version() >= (0, 8):
-        assert told == (
+        assert hint == (
             "logits is assigned after an iteration over all steps, where nnsight runs no code; "
             "give the iteration an end, or put what follows into an invoke of its own"
         )
     elif nnsight_api.version() < (0, 6):
-        assert told == "nnsight 0.5 iterates with `with tracer.iter[...]:`, not with a for loop"
+        assert hint == "nnsight 0.5 iterates with `with tracer.iter[...]:`, not with a for loop"
     else:
-        assert told is not None
-        assert "lm_head" in told
+        assert hint is not None
+        assert "lm_head" in hint
 
 
-def behind_too_many_steps(m: Any) -> Any:
+def after_too_many_steps(m: Any) -> Any:
     with m.generate("Hello", max_new_tokens=2, do_sample=False) as tracer:
         for _ in tracer.iter[0:5]:
             m.lm_head.output.save()
@@ -166,7 +166,7 @@ def of_a_step_that_never_came(m: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:.*was (never reached|not provided)")
 @pytest.mark.skipif(nnsight_api.version() < (0, 6), reason="0.5 iterates by a with block")
-@pytest.mark.parametrize("mistake", [behind_too_many_steps, of_a_step_that_never_came])
+@pytest.mark.parametrize("mistake", [after_too_many_steps, of_a_step_that_never_came])
 def test_more_steps_than_were_generated(gpt2: Capture, mistake: Callable[[Any], Any]) -> None:
     with pytest.raises(NameError) as raised:
         mistake(gpt2.model)
@@ -178,8 +178,8 @@ def test_more_steps_than_were_generated(gpt2: Capture, mistake: Callable[[Any], 
 
 def test_a_model_without_a_tokenizer(gpt2: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpt2.model, "tokenizer", None)
-    told = nnsight_api.explain(AttributeError("'NoneType' object"), gpt2.model, no_input)
-    assert told == (
+    hint = nnsight_api.explain(AttributeError("'NoneType' object"), gpt2.model, no_input)
+    assert hint == (
         "the model has no tokenizer: give token ids, or tokenizer= where the model is wrapped"
     )
 
@@ -187,17 +187,17 @@ def test_a_model_without_a_tokenizer(gpt2: Capture, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "error", [ValueError("plainly"), AssertionError("1 == 2"), NameError("name 'x' is not defined")]
 )
-def test_what_is_no_known_mistake_is_left_alone(gpt2: Capture, error: Exception) -> None:
+def test_other_errors_are_not_explained(gpt2: Capture, error: Exception) -> None:
     assert nnsight_api.explain(error, gpt2.model, no_input) is None
 
 
-def test_an_error_that_names_a_value_is_not_one_of_a_missing_value(gpt2: Capture) -> None:
+def test_an_error_that_only_names_a_variable_is_not_explained(gpt2: Capture) -> None:
     error = ValueError("name 'hidden' is taken")
     assert nnsight_api.explain(error, gpt2.model, not_saved) is None
 
 
 def test_the_model_is_left_as_it_was(gpt2: Capture) -> None:
-    """Finding the order runs it once more, with hooks of our own."""
+    """To find the order of modules the model runs once more, with hooks."""
     with pytest.raises(BaseException) as raised:  # noqa: PT011 - a class of its own each
         out_of_order(gpt2.model)
     module = nnsight_api.torch_module(gpt2.model)

@@ -1,4 +1,4 @@
-"""What is recorded where steps of a generation differ, or a value changes after its arrival."""
+"""`Recorder`: steps of a generation that differ, and values that change after they are received."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def before(capture: Capture, path: str, change: Callable[..., Any]) -> Iterator[
 
 @pytest.fixture
 def fresh(capture_of: Callable[..., Capture]) -> Capture:
-    """A model of which it is not known yet whether it changes what it gave."""
+    """A model that no capture has yet found to change outputs in place."""
     return replace(capture_of("tiny:gpt2"), changing=WeakSet())
 
 
@@ -174,7 +174,7 @@ def test_a_list_that_is_filled_later_is_recorded_as_it_arrived(gpt2: Capture, ch
 
 
 @pytest.mark.skipif(nnsight_api.version() < (0, 8), reason="it comes before nnsight's own hook")
-def test_what_comes_behind_the_last_step_is_recorded(gpt2: Capture) -> None:
+def test_modules_called_after_the_last_step_are_recorded(gpt2: Capture) -> None:
     module = nnsight_api.torch_module(gpt2.model)
 
     def more(_: Any, __: Any, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""Scans: a change of architecture is found without a weight; what has no weights is not traced."""
+"""Scans: a changed architecture is found without weights; only a scan works without them."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_gguf_file_has_no_config(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     nnsight_api.version() < (0, 8), reason="nnsight 0.7 and before take one side of the question"
 )
-def test_a_model_that_looks_at_numbers_is_told(
+def test_a_model_that_needs_numbers_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = modeling_llama.LlamaMLP.forward

@@ -12,7 +12,7 @@ from pytest_nnsight.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("wish", "chosen", "text"),
+    ("argument", "chosen", "text"),
     [
         (3, [3], "[3]"),
         ([4, 0, 4], [0, 4], "[0, 4]"),
@@ -23,8 +23,8 @@ from pytest_nnsight.errors import UsageError
         (slice(None, 5, 3), [0, 3], ":5:3"),
     ],
 )
-def test_wishes(wish: Any, chosen: list[int], text: str) -> None:
-    steps = Steps.of(wish, "steps")
+def test_selected_steps(argument: Any, chosen: list[int], text: str) -> None:
+    steps = Steps.of(argument, "steps")
     assert steps is not None
     assert [step for step in range(6) if step in steps] == chosen
     assert str(steps) == text
@@ -33,13 +33,13 @@ def test_wishes(wish: Any, chosen: list[int], text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish", [-1, [], [0, -2], "3", [1.5], True, slice(-2, None), slice(0, 4, 0)]
+    "argument", [-1, [], [0, -2], "3", [1.5], True, slice(-2, None), slice(0, 4, 0)]
 )
-def test_what_is_no_step_is_one_line(wish: Any) -> None:
+def test_wrong_steps_are_one_line(argument: Any) -> None:
     with pytest.raises(
         UsageError, match=r"steps=.* is not a step of a generation; give numbers from 0"
     ):
-        Steps.of(wish, "steps")
+        Steps.of(argument, "steps")
 
 
 def test_steps_without_an_intervention_are_one_line(gpt2: Capture) -> None:

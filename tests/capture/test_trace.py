@@ -1,4 +1,4 @@
-"""``trace``: what is captured, in which order, from which prompts."""
+"""``trace``: captured modules, their order, and the kinds of prompts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def output(call: Call) -> Summary:
 
 
 def hooked(module: torch.nn.Module) -> list[tuple[int, int]]:
-    """Count the hooks of each module before and behind its forward."""
+    """Count the hooks of each module before and after its forward."""
     return [(len(part._forward_pre_hooks), len(part._forward_hooks)) for part in module.modules()]
 
 
@@ -56,7 +56,7 @@ def executed(capture: Capture, run: Callable[[], Any]) -> list[str]:
 
 
 def given(capture: Capture, path: str) -> dict[str, Any]:
-    """Return what a module is called with, by the names of its forward, by plain torch."""
+    """Return the arguments of a module's call by parameter name, with plain torch."""
     seen: dict[str, Any] = {}
 
     def see(module: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ def test_what_entered_the_model_is_kept(gpt2: Capture) -> None:
 
 
 def test_an_operation_in_place_does_not_change_what_was_seen(gpt2: Capture) -> None:
-    """The MLP's output is its dropout's very tensor: only what came after the change shows it."""
+    """The MLP's output is its dropout's very tensor: only later values show the change."""
 
     def zero(model: Any) -> None:
         model.transformer.h[0].mlp.output[:] = 0
@@ -202,7 +202,7 @@ def test_an_operation_in_place_does_not_change_what_was_seen(gpt2: Capture) -> N
 
 
 def test_an_edit_in_place_is_where_a_drift_starts(gpt2: Capture) -> None:
-    """Its module's output was the very tensor of its last child."""
+    """The module's output was the very tensor of its last child."""
 
     def scale(model: Any) -> None:
         model.transformer.h[1].mlp.output[:] *= 1.01
@@ -222,7 +222,7 @@ def test_an_intervention_may_take_the_tracer(gpt2: Capture) -> None:
 
 
 def test_nothing_is_left_on_the_model(gpt2: Capture) -> None:
-    """Before 0.8 nnsight hangs hooks of its own on what it wraps; there are no more than those."""
+    """Before 0.8 nnsight registers hooks when it wraps a model; there are no others."""
     module = nnsight_api.torch_module(gpt2.model)
     gpt2.generate(PROMPT, max_new_tokens=2)
     assert all(parameter.grad is None for parameter in module.parameters())
@@ -245,7 +245,7 @@ def test_other_dtypes_are_near_float32(capture_of: CaptureOf, dtype: str) -> Non
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_masks_as_low_as_can_be_are_kept_in_a_golden(capture_of: CaptureOf, dtype: str) -> None:
-    """Eager attention is given a float mask; in float64, sums of it are infinite."""
+    """Eager attention gets a float mask; in float64, sums of it are infinite."""
     run = capture_of("tiny:llama", dtype, "eager").trace([PROMPT, "Hi"])
     masks = [places(call).get("in.attention_mask") for call in run.calls]
     lowest = min(mask.minimum for mask in masks if mask is not None and mask.dtype == dtype)

@@ -112,7 +112,7 @@ def test_any_two_tokens_or_channels_in_each_others_place_show(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_value_that_moves_to_another_place_shows(dtype: torch.dtype) -> None:
-    """Over several rows of 1,024 values, whose sums may not stand in for each other."""
+    """There are several blocks of 1,024 values, whose sums must not be interchangeable."""
     size = 3100
     summaries = summarize_all(list(torch.eye(size, dtype=dtype).view(size, 1, size)))
     for step in (1, 2, 3, 61, 122, 244, 512, 1024, 2048):

@@ -152,7 +152,7 @@ def test_threads_do_not_matter(threads: int) -> None:
 
 
 def test_weights_are_not_copied() -> None:
-    """They are mapped from files: a copy would be a process' own memory."""
+    """They are mapped from files: a copy would use memory of the process."""
     x, views = weights(4000, 577)[1:], 0
 
     class Watch(TorchDispatchMode):

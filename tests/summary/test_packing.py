@@ -84,8 +84,8 @@ def test_a_step_is_far_below_what_float32_drifts(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 61, 256])
-def test_a_small_drift_is_told_as_well_as_without_rounding(tokens: int) -> None:
-    """Of 1e-5, which is what float32 is allowed."""
+def test_a_small_drift_is_estimated_as_well_as_without_rounding(tokens: int) -> None:
+    """The drift is 1e-5, the default tolerance of float32."""
     x = normal(1, tokens, 576, seed=1)
     y = x + 1e-5 * normal(1, tokens, 576, seed=2)
     numbers = [project(tokens_of(each).double()).numpy() for each in (x, y)]
@@ -122,7 +122,7 @@ def test_zeros_are_zero_bytes_in_a_sketch() -> None:
     assert packed((np.zeros(5), np.zeros(5 * 13))) == (bytes(10), bytes(1 + 3 * 65))
 
 
-def test_a_token_whose_squares_float32_has_lost_is_kept_beside_others() -> None:
+def test_a_token_whose_squares_underflow_is_packed_with_others() -> None:
     """Its norm is zero, its numbers are not; the other tokens lose nothing by it."""
     norms, numbers = np.array([3.0, 0.0]), np.array([1.0, -2.0, 1e-7, -2e-9])
     kept, sketch = packed((norms, numbers))

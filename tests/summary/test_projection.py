@@ -149,7 +149,7 @@ def test_rows_of_any_width_are_multiplied(width: int) -> None:
 
 @pytest.mark.parametrize("width", [1, 61, 64, 192, 512, 513, 1031, 1536])
 def test_a_projection_of_one_number_a_token_has_a_sign_for_each_element(width: int) -> None:
-    """Whichever way it is taken, its square is right on average."""
+    """However it is computed, its square is right on average."""
     tokens = normal(400, width)
     numbers = project(tokens[None])[0, :, 0]
     assert float(numbers.square().sum() / tokens.square().sum()) == pytest.approx(1, abs=0.45)

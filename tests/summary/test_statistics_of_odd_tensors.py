@@ -129,7 +129,7 @@ def test_huge_values_keep_finite_statistics(shape: tuple[int, ...], dtype: torch
 @pytest.mark.parametrize("scale", [1e19, 3e37, 3e38])
 @pytest.mark.parametrize("tokens", [1, 9, 100])
 def test_a_change_of_huge_values_is_seen(tokens: int, scale: float) -> None:
-    """Their squares, and sums of a few of them, are beyond float32; then no size is told."""
+    """Their squares, and sums of a few, exceed float32; then there is no norm and no sketch."""
     x = torch.full((1, tokens, 64), scale)
     x[..., ::3] *= -1
     turned = x.clone()
@@ -140,7 +140,7 @@ def test_a_change_of_huge_values_is_seen(tokens: int, scale: float) -> None:
 
 @pytest.mark.parametrize("hidden", [torch.finfo(torch.float32).min, -math.inf], ids=["min", "inf"])
 def test_a_mask_that_hides_other_places_drifts(hidden: float) -> None:
-    """A float mask is zero or as low as can be; what moves in it moves no statistic."""
+    """A float mask is zero or the lowest number; exchanged values change no statistic."""
     causal = torch.triu(torch.full((9, 9), hidden), 1)[None, None]
     moved = causal.roll(1, -1)
     assert not apart(causal, moved).is_same
@@ -195,7 +195,7 @@ def test_huge_sum_that_overflows_float32_keeps_its_mean() -> None:
         (1e-300, torch.float64),
     ],
 )
-def test_very_small_and_very_large_numbers_are_told_apart(scale: float, dtype: torch.dtype) -> None:
+def test_very_small_and_very_large_numbers_differ(scale: float, dtype: torch.dtype) -> None:
     x = scale * normal(2, 70, dtype=dtype)
     assert apart(x, x.clone()).is_same
     assert apart(x, x * 1.001).rms > 5e-4
@@ -235,7 +235,7 @@ def test_odd_layouts_are_measured_by_their_values(
 def test_any_view_is_measured_as_its_copy(
     before: int, after: int, tokens: int, width: int, dtype: torch.dtype
 ) -> None:
-    """Cut out of a larger tensor at any offset, of any width."""
+    """It is a part of a larger tensor, at any offset and of any width."""
     whole = (10 * normal(1, tokens, before + width + after)).to(dtype)
     view = whole[:, :, before : before + width]
     assert summarize(view) == summarize(view.clone(memory_format=torch.contiguous_format))

@@ -1,4 +1,4 @@
-"""Tensors -> summaries: the same however they are measured, and what waits in memory."""
+"""`Summarizer`: equal summaries in every order of measuring, and how much memory waits."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ LARGE = (300, 576)
 
 @pytest.mark.parametrize("shape", [(40, 8), LARGE, (2, 3, 5, 4)])
 def test_a_held_tensor_that_is_changed_while_it_waits_is_lost(shape: tuple[int, ...]) -> None:
-    """Which is told; one that has been measured, or was not held, is not lost."""
+    """`was_overwritten` says so; a tensor that was measured or copied before is not affected."""
     for holds in (True, False):
         summarizer = Summarizer(holds_references=holds)
         tensor = normal(*shape)
@@ -207,7 +207,7 @@ def test_a_large_tensor_with_an_odd_number_of_values_has_the_digest_of_a_small_o
 
 
 def test_all_that_waits_is_measured_once_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all shapes at one time; nothing that was given is held any longer."""
+    """All shapes are measured at once; afterwards no tensor is referenced."""
     monkeypatch.setattr("pytest_nnsight.summary.summarizer._MOST_HELD", 40 * 256)
     tensors = [normal(1, 1, 64, seed=seed) for seed in range(30)]
     tensors += [normal(1, 1, 32, seed=seed) for seed in range(21)]
@@ -222,8 +222,8 @@ def test_all_that_waits_is_measured_once_it_is_too_much(monkeypatch: pytest.Monk
     assert summarizer.finish() == expected
 
 
-def test_all_that_is_on_an_accelerator_comes_over_as_one() -> None:
-    """There is none here: what would come from it is put together and taken apart alike."""
+def test_all_tensors_of_an_accelerator_are_copied_in_one_transfer() -> None:
+    """Runs on the CPU, where tensors are joined and split in the same way."""
     tensors = [
         torch.arange(7, dtype=torch.int8),
         normal(3, 5).double().t(),
