@@ -14,7 +14,7 @@ from pytest_nnsight import __version__
 from pytest_nnsight.errors import GoldenError, NnsightPluginError, UsageError, visible
 
 if TYPE_CHECKING:
-    from pytest_nnsight.upgrade.upgrade_run import Bench
+    from pytest_nnsight.upgrade.upgrade_run import UpgradeRunner
 
 
 _BESIDE = Path("")
@@ -156,9 +156,9 @@ def _report(chosen: argparse.Namespace, rest: list[str]) -> int:
             beside = chosen.report.with_suffix(".html")
             _write_page(document, beside if chosen.html == _BESIDE else chosen.html)
         elif document["kind"] == "upgrade":
-            from pytest_nnsight.upgrade.table import table_lines, upgrade_runs_of
+            from pytest_nnsight.upgrade.table import read_upgrade_runs, table_lines
 
-            for text in table_lines(upgrade_runs_of(document)):
+            for text in table_lines(read_upgrade_runs(document)):
                 print(text)
         else:
             for line in session_lines(document, 1, sys.stdout.encoding):
@@ -251,29 +251,29 @@ def _bisect(chosen: argparse.Namespace, rest: list[str]) -> int:
         requirements = (f"{chosen.package}=={release}", *chosen.requirements)
         return bench.run(requirements, f"{chosen.package} {release}")
 
-    found = bisect(releases, run, bench.say)
+    found = bisect(releases, run, bench.progress)
     day = release_date(chosen.package, found.first)
     what = "changes the goldens" if found.is_worse else "gives what the goldens hold"
     when = f", of {day}," if day else ""
     between = f" ({', '.join(found.skipped)} between cannot be installed)" if found.skipped else ""
     print(f"{chosen.package} {found.first}{when} is the first that {what}{between};")
     print(f"with {found.first if found.is_worse else found.before}:")
-    for line in result_lines(found.trial):
+    for line in result_lines(found.upgrade_run):
         print(line)
     return 0
 
 
-def _bench(chosen: argparse.Namespace, rest: list[str], varied: set[str]) -> Bench:
+def _bench(chosen: argparse.Namespace, rest: list[str], varied: set[str]) -> UpgradeRunner:
     from platformdirs import user_cache_path
 
     from pytest_nnsight.upgrade.pins import find_pins, read_pins
-    from pytest_nnsight.upgrade.upgrade_run import Bench
+    from pytest_nnsight.upgrade.upgrade_run import UpgradeRunner
 
     folder = Path.cwd()
     path = chosen.constraint or find_pins(folder)
     pins = read_pins(path, varied) if path is not None else []
     cache = chosen.cache or user_cache_path("pytest-nnsight") / "environments"
-    return Bench(folder, rest, pins, cache, _say)
+    return UpgradeRunner(folder, rest, pins, cache, _say)
 
 
 def _say(text: str) -> None:
