@@ -135,10 +135,11 @@ def _show(chosen: argparse.Namespace, rest: list[str]) -> int:
         raise GoldenError(f"there is no file {chosen.golden}")
     run = decode(text, str(chosen.golden))
     if chosen.html is not None:
-        from pytest_nnsight.report.detail import detail
+        from pytest_nnsight.report.detail import build_detail
 
         _write_page(
-            {"kind": "golden", "golden": chosen.golden.name, "detail": detail(run)}, chosen.html
+            {"kind": "golden", "golden": chosen.golden.name, "detail": build_detail(run)},
+            chosen.html,
         )
         return 0
     for line in golden_lines(run):
@@ -169,9 +170,9 @@ def _report(chosen: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _write_page(document: dict[str, Any], path: Path) -> None:
-    from pytest_nnsight.report.page import page_of
+    from pytest_nnsight.report.page import render_page
 
-    text = page_of(document)
+    text = render_page(document)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

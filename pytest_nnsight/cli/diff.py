@@ -82,7 +82,7 @@ class Difference:
 
     def test(self) -> dict[str, Any]:
         """Return it as a report has a test."""
-        from pytest_nnsight.report.detail import detail
+        from pytest_nnsight.report.detail import build_detail
         from pytest_nnsight.report.outcomes import FAILED, PASSED
         from pytest_nnsight.report.record import record_of_failure, record_of_match
 
@@ -94,7 +94,7 @@ class Difference:
             record = record_of_match(finding)
         else:
             record = {**record_of_failure(finding, self.diagnosis), "line": line}
-        found = detail(finding.golden, finding.received, finding.comparison)
+        found = build_detail(finding.golden, finding.received, finding.comparison)
         return {
             "test": self.title,
             "outcome": PASSED if self.diagnosis is None else FAILED,
@@ -114,7 +114,7 @@ def differences(
     from pytest_nnsight.compare.alignment import align
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
-    from pytest_nnsight.report.failure import diagnosed
+    from pytest_nnsight.report.failure import diagnose_finding
 
     (before, old), (now, new) = (_runs(side, prompts, new_tokens, say) for side in sides)
     for number, (golden, received) in enumerate(zip(before, now, strict=True)):
@@ -129,7 +129,7 @@ def differences(
             golden_weights=old,
             received_weights=alignment.parameters(new),
         )
-        yield Difference(title, finding, alignment, diagnosed(finding))
+        yield Difference(title, finding, alignment, diagnose_finding(finding))
 
 
 def report_of(found: Sequence[Difference], models: Sequence[str]) -> dict[str, Any]:

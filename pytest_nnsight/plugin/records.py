@@ -44,11 +44,11 @@ def note_failure(
 def _keep(item: pytest.Item, record: dict[str, Any], finding: Finding) -> None:
     item.user_properties.append((RECORD, json.dumps(record, allow_nan=False)))
     if _KEPT in item.stash:
-        from pytest_nnsight.report.detail import detail
+        from pytest_nnsight.report.detail import build_detail
 
         golden, found = finding.golden, None
         if golden is not None:
-            found = detail(golden, finding.received, finding.comparison)
+            found = build_detail(golden, finding.received, finding.comparison)
         item.stash[_KEPT].append(json.dumps(found, allow_nan=False))
 
 
