@@ -56,7 +56,7 @@ class _Group:
 
 
 def session_lines(report: dict[str, Any], verbosity: int, encoding: str) -> Iterator[Line]:
-    """Yield the lines about a session; none if it compared no golden and no test hung or crashed.
+    """Yield the lines about a session; none if no golden was compared and no test died.
 
     ``encoding`` is the one of the terminal.
     """

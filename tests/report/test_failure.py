@@ -99,12 +99,13 @@ def test_worst_rows_come_first() -> None:
 def test_row_names_the_error_the_worst_token_and_the_changed_statistic() -> None:
     received = make_run(make_call(summary=make_summary(noise=5e-3)))
     drift = compare(make_run(), received).failures[0]
-    apart = drift.distance
+    distance = drift.distance
     assert report(make_run(), received)[1] == (
-        f"h.0: rel {format_size(apart.rms)} \u00b1{apart.error:.0%}, worst token {apart.token} "
-        f"{format_size(apart.worst)}, {drift.expected} -> {drift.received}"
+        f"h.0: rel {format_size(distance.rms)} \u00b1{distance.error:.0%}, "
+        f"worst token {distance.token} {format_size(distance.worst)}, "
+        f"{drift.expected} -> {drift.received}"
     )
-    assert 0.05 < apart.error < 0.2
+    assert 0.05 < distance.error < 0.2
 
 
 def test_row_shows_the_drift_of_the_token_that_it_names() -> None:
@@ -131,8 +132,8 @@ def test_row_shows_the_drift_of_the_token_that_it_names() -> None:
     assert pooled
     rows = {row.split(":")[0]: row for row in report(golden, received, detailed=True)[1:]}
     for drift in pooled:
-        apart = drift.distance
-        text = f"worst token {apart.pooled_token} {format_size(apart.pooled)},"
+        distance = drift.distance
+        text = f"worst token {distance.pooled_token} {format_size(distance.pooled)},"
         assert text in rows[drift.label]
 
 

@@ -28,11 +28,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(cache: Path, folder: Path, releases: tuple[str, ...], *arguments: str) -> str:
     python = make_environment(releases, [], cache, print) if releases else sys.executable
-    known = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("PYTEST_")}
+    inherited = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("PYTEST_")}
     done = subprocess.run(
         [str(python), "-m", "pytest", *SUITE, *arguments],
         cwd=folder,
-        env=known | {"HF_HUB_OFFLINE": "1"},
+        env=inherited | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -76,8 +76,8 @@ def test_upgrade(project: Path, tmp_path: Path) -> None:
     assert lines[3].startswith("drifty==1.5  pytest did not run: ")
     assert lines[4].startswith("drifty==9.9  cannot be installed: Could not find a version")
     assert lines[-3:] == ["drifty==1.3:", "  drift: test_it.py::test_golden", f"    {DRIFT}"]
-    trials = json.loads((project / "up.json").read_text())["trials"]
-    assert [trial["worst"] for trial in trials] == ["same", "drift", "error", "not installed"]
+    entries = json.loads((project / "up.json").read_text())["trials"]
+    assert [entry["worst"] for entry in entries] == ["same", "drift", "error", "not installed"]
     assert done.stderr.startswith("1/4 drifty==1.0: installing drifty==1.0 ... running ... ")
     again = run(project, "upgrade", "--with=drifty==1.0", cache, *PYTEST)
     assert again.returncode == 0
