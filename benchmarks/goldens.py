@@ -12,7 +12,7 @@ from benchmarks.turns import ratio, take_turns
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.golden.document import decode, encode
-from pytest_nnsight.report.failure import diagnosed
+from pytest_nnsight.report.failure import diagnose_finding
 from pytest_nnsight.run import Run
 from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
@@ -58,7 +58,7 @@ def judging(subject: Subject, rounds: int) -> Iterator[Row]:
 
 def judge(golden: Run, received: Run) -> None:
     """Find where a drift starts and why."""
-    assert diagnosed(
+    assert diagnose_finding(
         Finding("golden", golden=golden, received=received, comparison=compare(golden, received))
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
-SHORT = "#trial=0&test=nnsight-suite%3A%3Atest_short_prompt"
+SHORT = "#session=0&test=nnsight-suite%3A%3Atest_short_prompt"
 CHANGE = """
 import os, pytest
 

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
         requirements = (f"{package}=={release}", *options.requirements)
         return bench.run(requirements, f"{package} {release}")
 
-    found = bisect(releases_between(package, options.good, options.bad), try_release, bench.say)
+    found = bisect(releases_between(package, options.good, options.bad), try_release, bench.progress)
     date = release_date(package, found.first)
     dated = f"{package} {found.first}, of {date}," if date else f"{package} {found.first}"
     effect = "changes the goldens" if found.is_worse else "gives what the goldens hold"
@@ -50,6 +50,6 @@ def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     gap = f" ({skipped} between cannot be installed)" if skipped else ""
     print(f"{dated} is the first that {effect}{gap};")
     print(f"with {found.first if found.is_worse else found.before}:")
-    for line in result_lines(found.trial):
+    for line in result_lines(found.upgrade_run):
         print(line)
     return 0

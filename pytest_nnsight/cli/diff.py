@@ -139,7 +139,7 @@ class Difference:
 
     def as_test(self) -> dict[str, Any]:
         """Return the difference as an entry of a report's ``tests``."""
-        from pytest_nnsight.report.detail import detail
+        from pytest_nnsight.report.detail import build_detail
         from pytest_nnsight.report.outcomes import FAILED, PASSED
         from pytest_nnsight.report.record import record_of_failure, record_of_match
 
@@ -151,7 +151,7 @@ class Difference:
             record = record_of_match(finding)
         else:
             record = {**record_of_failure(finding, self.diagnosis), "line": verdict}
-        details = detail(finding.golden, finding.received, finding.comparison)
+        details = build_detail(finding.golden, finding.received, finding.comparison)
         return {
             "test": self.title,
             "outcome": PASSED if self.diagnosis is None else FAILED,
@@ -175,7 +175,7 @@ def differences(
     from pytest_nnsight.compare.alignment import align
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
-    from pytest_nnsight.report.failure import diagnosed
+    from pytest_nnsight.report.failure import diagnose_finding
 
     first, second = (_capture_runs(side, prompts, new_tokens, say) for side in sides)
     for number, (golden, received) in enumerate(zip(first[0], second[0], strict=True)):
@@ -190,7 +190,7 @@ def differences(
             golden_weights=first[1],
             received_weights=alignment.parameters(second[1]),
         )
-        yield Difference(title, finding, alignment, diagnosed(finding))
+        yield Difference(title, finding, alignment, diagnose_finding(finding))
 
 
 def report_of(found: Sequence[Difference], models: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_nnsight.cli.output import print_progress
 
 if TYPE_CHECKING:
-    from pytest_nnsight.upgrade.upgrade_run import Bench
+    from pytest_nnsight.upgrade.upgrade_run import UpgradeRunner
 
 
 def add_environment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_environment_arguments(parser: argparse.ArgumentParser) -> None:
 
 def make_bench(
     options: argparse.Namespace, pytest_arguments: list[str], varied: Sequence[str]
-) -> Bench:
+) -> UpgradeRunner:
     """Return the bench that runs the tests of the current folder in other environments.
 
     ``varied`` are the requirements to try; the pins of their packages are ignored.
@@ -41,11 +41,11 @@ def make_bench(
 
     from pytest_nnsight.upgrade.combination import package_of
     from pytest_nnsight.upgrade.pins import find_pins, read_pins
-    from pytest_nnsight.upgrade.upgrade_run import Bench
+    from pytest_nnsight.upgrade.upgrade_run import UpgradeRunner
 
     folder = Path.cwd()
     path = options.constraint or find_pins(folder)
     packages = {package_of(requirement) for requirement in varied}
     pins = read_pins(path, packages) if path is not None else []
     cache = options.cache or user_cache_path("pytest-nnsight") / "environments"
-    return Bench(folder, pytest_arguments, pins, cache, print_progress)
+    return UpgradeRunner(folder, pytest_arguments, pins, cache, print_progress)

@@ -19,9 +19,9 @@ def check_output_file(option: str, path: Path | None) -> None:
 
 def write_page(document: dict[str, Any], path: Path) -> None:
     """Write a report, or the details of a golden, as one HTML page."""
-    from pytest_nnsight.report.page import page_of
+    from pytest_nnsight.report.page import render_page
 
-    text = page_of(document)
+    text = render_page(document)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -41,9 +41,9 @@ def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
             default = options.report.with_suffix(".html")
             write_page(document, default if options.html == _SAME_NAME else options.html)
         elif document["kind"] == "upgrade":
-            from pytest_nnsight.upgrade.table import table_lines, upgrade_runs_of
+            from pytest_nnsight.upgrade.table import read_upgrade_runs, table_lines
 
-            for text in table_lines(upgrade_runs_of(document)):
+            for text in table_lines(read_upgrade_runs(document)):
                 print(text)
         else:
             for line in session_lines(document, 1, sys.stdout.encoding):

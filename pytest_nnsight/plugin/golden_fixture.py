@@ -68,9 +68,9 @@ def _explained(item: pytest.Item, loaded_model: LoadedModel, finding: Finding) -
 
     Where a test has changed the model unseen, that is said first, so that no library is blamed.
     """
-    from pytest_nnsight.report.failure import diagnosed, failure_lines
+    from pytest_nnsight.report.failure import diagnose_finding, failure_lines
 
-    diagnosis = diagnosed(finding)
+    diagnosis = diagnose_finding(finding)
     test = "::".join(location_of(item.nodeid, item.path, item.config.rootpath))
     refresh = f"{command_of(item.config, test)} --snapshot-update"
     first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))

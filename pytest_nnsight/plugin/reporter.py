@@ -69,9 +69,9 @@ class Reporter:
         records = every[self._outdated.get(name, 0) :]
         test["goldens"] = records or test["goldens"]
         if records and report.when == "call" and self._config.pluginmanager.hasplugin("html"):
-            from pytest_nnsight.report.extras import extras_of
+            from pytest_nnsight.report.extras import pytest_html_extras
 
-            report.extras = [*getattr(report, "extras", ()), *extras_of(records)]  # type: ignore[attr-defined]
+            report.extras = [*getattr(report, "extras", ()), *pytest_html_extras(records)]  # type: ignore[attr-defined]
         test.setdefault("details", []).extend(getattr(report, DETAILS, ()))
         if str(report.outcome) == "rerun":  # by pytest-rerunfailures: only the last attempt counts
             self._outdated[name] = len(every)
@@ -84,9 +84,9 @@ class Reporter:
         document = self.document(detailed=True) if self._paths else {}
         for path in self._paths:
             if path.suffix == ".html":
-                from pytest_nnsight.report.page import page_of
+                from pytest_nnsight.report.page import render_page
 
-                text = page_of(document)
+                text = render_page(document)
             else:
                 text = json.dumps(document, indent=1, allow_nan=False) + "\n"
             path.write_text(text, encoding="utf-8")

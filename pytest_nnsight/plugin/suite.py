@@ -63,11 +63,11 @@ def _differences(first: Any, second: Any) -> list[str]:
     """Compare two runs of one prompt; return the lines of a failure, none if they match."""
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
-    from pytest_nnsight.report.failure import comparison_lines, diagnosed
+    from pytest_nnsight.report.failure import comparison_lines, diagnose_finding
 
     comparison = compare(first, second)
     finding = Finding("first run", golden=first, received=second, comparison=comparison)
-    return [] if comparison.matches else comparison_lines(finding, diagnosed(finding))
+    return [] if comparison.matches else comparison_lines(finding, diagnose_finding(finding))
 
 
 def _takes_text(model: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Records of a test -> what pytest-html shows beside it."""
+"""Show the comparisons of a test in the report of pytest-html."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_nnsight.report.terminal import sparkline, versions_moved
+from pytest_nnsight.report.terminal import environment_changes, sparkline
 
 
-def extras_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return extras as pytest-html takes them: the verdict as HTML, and the record as JSON."""
+def pytest_html_extras(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return extras for pytest-html: each verdict as HTML, and each record as JSON."""
     from pytest_html import extras
 
     found = []
     for record in records:
-        told = [record["verdict"], record.get("line", ""), ", ".join(versions_moved(record))]
+        changes = ", ".join(environment_changes(record))
+        lines = [record["verdict"], record.get("line", ""), changes]
         if record.get("depth"):
-            told.append(f"drift over depth {sparkline(record['depth'])}")
-        lines = "<br>".join(html.escape(line) for line in told if line)
-        found.append(extras.html(f"<p>{lines}</p>"))
+            lines.append(f"drift over depth {sparkline(record['depth'])}")
+        text = "<br>".join(html.escape(line) for line in lines if line)
+        found.append(extras.html(f"<p>{text}</p>"))
         found.append(extras.json(json.dumps(record, indent=1), name=f"nnsight {record['golden']}"))
     return found

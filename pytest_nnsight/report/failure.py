@@ -1,4 +1,4 @@
-"""A failed comparison -> the lines of its assertion: verdict, worst calls, what to run next."""
+"""Describe a failed comparison: the verdict, the worst calls, the command to run next."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pytest_nnsight.run import Run
 
 MOST_ROWS = 20
 LONGEST_EVIDENCE = 200
-_SHARPER = ["half types drift far on other kernels; the sharp check is --nnsight-dtype float32"]
 PYTEST_LINES, PYTEST_CHARACTERS = 8, 640
-"""What pytest shows of an assertion without -vv; more than that it cuts, the last lines first."""
+"""The size that pytest shows of an assertion without -vv; it cuts off the lines after that."""
+_HALF_TYPE_HINT = "half types drift far between kernels; --nnsight-dtype float32 is a sharper check"
 
 
-def diagnosed(finding: Finding) -> Diagnosis | None:
-    """Say where and why a failed comparison drifts; ``None`` for another, or for none at all."""
+def diagnose_finding(finding: Finding) -> Diagnosis | None:
+    """Return the diagnosis of a failed comparison, ``None`` if there is none or it matches."""
     comparison, golden, received = finding.comparison, finding.golden, finding.received
     if comparison is None or comparison.matches or golden is None or received is None:
         return None
@@ -31,10 +31,10 @@ def diagnosed(finding: Finding) -> Diagnosis | None:
 def failure_lines(
     finding: Finding, diagnosis: Diagnosis | None, refresh: str, detailed: bool
 ) -> list[str]:
-    """Return the report of one mismatch, the verdict first.
+    """Return the lines of a failed assertion, the verdict first.
 
-    Without ``detailed`` it fits into what pytest shows. ``refresh`` is the command that rewrites
-    this golden.
+    ``refresh`` is the command that rewrites the golden. Unless ``detailed``, the lines are so few
+    that pytest shows all of them without -vv.
     """
     return [visible(line) for line in _lines(finding, diagnosis, refresh, detailed)]
 
@@ -45,24 +45,24 @@ def _lines(
     comparison = finding.comparison
     if diagnosis is None or comparison is None or finding.golden is None:
         return [f"golden: {finding.error}"]
-    first = verdict(finding.golden, comparison, diagnosis)
-    exact = [_exact_line(label, true) for label, true in finding.exact.items() if true.worst]
-    sharper = _SHARPER if diagnosis.cause == "numerics" and _is_half(finding.golden) else []
-    last = [*sharper, f"golden {finding.golden_file}", f"if this is right: {refresh}"]
+    first = verdict_line(finding.golden, comparison, diagnosis)
+    exact = [_exact_line(label, stored) for label, stored in finding.exact.items() if stored.worst]
+    is_half = finding.golden.environment.dtype in ("float16", "bfloat16")
+    hints = [_HALF_TYPE_HINT] if is_half and diagnosis.cause == "numerics" else []
+    last = [*hints, f"golden {finding.golden_file}", f"if this is right: {refresh}"]
     golden = finding.golden
     rows = [_difference(golden, drift) for drift in _worst_first(comparison)]
     if detailed:
-        noted = [drift for drift in comparison.drifts if drift.note]
-        notes = [f"note: {_difference(golden, drift)}" for drift in noted]
+        notes = [f"note: {_difference(golden, d)}" for d in comparison.drifts if d.note]
         return [first, *exact, *_at_most(rows, MOST_ROWS), *notes[:MOST_ROWS], *last]
-    around = [first, *exact[:1], *last]
-    return [first, *exact[:1], *_fitting(rows, around), *last]
+    others = [first, *exact[:1], *last]
+    return [first, *exact[:1], *_fit(rows, others), *last]
 
 
 def comparison_lines(finding: Finding, diagnosis: Diagnosis | None) -> list[str]:
-    """Return what differs between two runs of which neither is a golden, the verdict first.
+    """Return the lines about two runs, neither of which is a golden; the verdict first.
 
-    Not the calls that one of them lacks, of which there may be as many as it has.
+    Missing and added calls are left out, since two models may differ in all of them.
     """
     comparison = finding.comparison
     assert comparison is not None
@@ -72,32 +72,28 @@ def comparison_lines(finding: Finding, diagnosis: Diagnosis | None) -> list[str]
     if comparison.matches:
         return [f"within noise: {bits_line(comparison)}"]
     assert diagnosis is not None
-    first = verdict(finding.golden, comparison, diagnosis).removeprefix("golden ")
-    told = [drift for drift in _worst_first(comparison) if drift.kind not in ("missing", "added")]
-    rows = [_difference(finding.golden, drift) for drift in told]
+    first = verdict_line(finding.golden, comparison, diagnosis).removeprefix("golden ")
+    drifts = [d for d in _worst_first(comparison) if d.kind not in ("missing", "added")]
+    rows = [_difference(finding.golden, drift) for drift in drifts]
     return [visible(line) for line in (first, *_at_most(rows, MOST_ROWS))]
 
 
-def verdict(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> str:
-    """Say in one line what differs, where it starts, how much, how much is allowed, and why."""
+def verdict_line(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> str:
+    """Return one line: what differs, where it starts, its size, the allowed size, the cause."""
     start = diagnosis.start
     likely = "" if diagnosis.is_certain else "likely "
-    cause = f"{likely}cause: {diagnosis.cause} ({_shortened(diagnosis.evidence)})"
-    if not _is_of_call(start):
+    cause = f"{likely}cause: {diagnosis.cause} ({_shorten(diagnosis.evidence)})"
+    if not _is_call(start):
         return f"golden drift: {start.label} {_change(start)}; {cause}"
-    drifted = {drift.position for drift in comparison.failures if _is_of_call(drift)}
+    drifted = {drift.position for drift in comparison.failures if _is_call(drift)}
     within = "bits differ, within tolerance: " if _is_within_tolerance(comparison) else ""
     count = f"golden drift: {within}{len(drifted)} of {comparison.calls} calls"
     how_much = _how_much(golden, start, comparison)
     return f"{count}, starts {_where(start, diagnosis)} ({how_much}); {cause}"
 
 
-def _is_half(golden: Run) -> bool:
-    return golden.environment.dtype in ("float16", "bfloat16")
-
-
 def _is_within_tolerance(comparison: Comparison) -> bool:
-    """Tell whether a comparison fails only since every bit was to be equal."""
+    """Tell whether a comparison fails only because every bit had to be equal."""
     limit = comparison.tolerance.rel
     return all(
         drift.kind == "values" and drift.allowed == 0 and drift.distance.rms <= limit
@@ -106,7 +102,7 @@ def _is_within_tolerance(comparison: Comparison) -> bool:
 
 
 def _where(start: Drift, diagnosis: Diagnosis) -> str:
-    """Say where a drift starts: at a module, or in its own code, before one of its children."""
+    """Return ``at`` a module, or ``in`` a module whose own code runs ``before`` a child."""
     where = f"at {start.label}"
     if diagnosis.where not in (start.path, "prompt", "generated"):
         where = f"in {diagnosis.where}, before {start.path.removeprefix(diagnosis.where + '.')}"
@@ -120,32 +116,30 @@ def _how_much(golden: Run, start: Drift, comparison: Comparison) -> str:
     if any(start is drift for drift in comparison.failures):
         token = worst_token(golden, start) if start.rel > distance.rms else ""
         at = f" at {token}" if token else ""
-        return f"rel {size(start.rel)}{at}, allowed {size(start.allowed)}"
+        return f"rel {format_size(start.rel)}{at}, allowed {format_size(start.allowed)}"
     over = next(drift for drift in comparison.failures if drift.kind == "values")
-    return f"rel {size(distance.rms)}, over {size(over.allowed)} from {over.label} on"
+    return f"rel {format_size(distance.rms)}, over {format_size(over.allowed)} from {over.label} on"
 
 
 def _exact_line(label: str, true: Distance) -> str:
-    """Write the true drift of a tensor that was stored whole."""
+    """Return the true drift of a tensor that the golden stores in full."""
     token = f", worst token {true.token} {true.worst:.6g}" if true.token is not None else ""
     return f"{label}: exactly rel {true.rms:.6g}{token} (stored tensor)"
 
 
 def bits_line(comparison: Comparison) -> str:
-    """Say in one line how far a run that matches is from equal bits."""
-    bits = comparison.bits
-    return (
-        f"{bits.count} of {comparison.calls} calls, from {bits.first} on "
-        f"(largest {size(comparison.noise)}, allowed {size(comparison.tolerance.rel)})"
-    )
+    """Return one line about a run that matches, but not bit by bit."""
+    bits, allowed = comparison.bits, format_size(comparison.tolerance.rel)
+    sizes = f"largest {format_size(comparison.noise)}, allowed {allowed}"
+    return f"{bits.count} of {comparison.calls} calls, from {bits.first} on ({sizes})"
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST_EVIDENCE else text[: LONGEST_EVIDENCE - 3] + "..."
 
 
-def size(rel: float) -> str:
-    """Write a relative drift: ``0.21``, ``4.9e-3``, ``1e-5``, ``inf``."""
+def format_size(rel: float) -> str:
+    """Return a relative drift as short text: ``0.21``, ``4.9e-3``, ``1e-5``, ``inf``."""
     if math.isinf(rel) or rel == 0:
         return "inf" if rel else "0"
     if rel >= 0.01:
@@ -154,12 +148,12 @@ def size(rel: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def _is_of_call(drift: Drift) -> bool:
+def _is_call(drift: Drift) -> bool:
     return drift.kind not in ("ids", "tensors", "settings", "kind")
 
 
 def _worst_first(comparison: Comparison) -> list[Drift]:
-    """Sort failures: exact ones before values, large before small, early before late."""
+    """Return the failures: other structure first, then large drifts before small ones."""
     return sorted(
         comparison.failures,
         key=lambda drift: (drift.kind == "values", -drift.distance.worst, drift.position),
@@ -171,13 +165,13 @@ def _at_most(rows: list[str], limit: int) -> list[str]:
     return rows if rest <= 0 else [*rows[:limit], f"... and {rest} more, smaller"]
 
 
-def _fitting(rows: list[str], around: list[str]) -> list[str]:
-    """Return as many rows as pytest shows beside the lines ``around`` them."""
+def _fit(rows: list[str], others: list[str]) -> list[str]:
+    """Return as many rows as pytest shows together with the ``others``."""
     for count in range(len(rows), 0, -1):
         shown = rows[:count]
         if count < len(rows):
             shown = [*shown, f"... and {len(rows) - count} more, smaller (-vv)"]
-        lines = [*around, *shown]
+        lines = [*others, *shown]
         if len(lines) <= PYTEST_LINES and sum(map(len, lines)) <= PYTEST_CHARACTERS:
             return shown
     return []
@@ -189,10 +183,10 @@ def _difference(golden: Run, drift: Drift) -> str:
     distance = drift.distance
     error = f" \u00b1{distance.error:.0%}" if distance.error else ""
     token = worst_token(golden, drift)
-    of_token = distance.pooled if drift.rel == distance.pooled else distance.worst
-    worst = f", worst {token} {size(of_token)}" if token else ""
+    largest = distance.pooled if drift.rel == distance.pooled else distance.worst
+    worst = f", worst {token} {format_size(largest)}" if token else ""
     changed = f", {_change(drift)}" if drift.expected or drift.received else ""
-    return f"{drift.label}: rel {size(distance.rms)}{error}{worst}{changed}"
+    return f"{drift.label}: rel {format_size(distance.rms)}{error}{worst}{changed}"
 
 
 def _change(drift: Drift) -> str:

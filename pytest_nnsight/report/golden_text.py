@@ -1,4 +1,4 @@
-"""A golden -> lines for a person (``pytest-nnsight show``)."""
+"""Describe a golden as text, for ``pytest-nnsight show``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_nnsight.run import Call, Run
 
 
 def golden_lines(run: Run) -> Iterator[str]:
-    """Yield what a golden holds: model, environment, prompt, output, then one line a call."""
+    """Yield lines about the model, environment, prompt and output, then one for each call."""
     yield from map(visible, _lines(run))
 
 
@@ -23,8 +23,8 @@ def _lines(run: Run) -> Iterator[str]:
         f"on {environment.variant}, attention {environment.attention}, "
         f"{environment.threads} threads, {environment.cpu}; {versions}"
     )
-    for row in run.prompt.token_ids:
-        yield f"prompt: {len(row)} tokens"
+    for ids in run.prompt.token_ids:
+        yield f"prompt: {len(ids)} tokens"
     if run.prompt.text is not None:
         yield f"text: {run.prompt.text!r}"
     if run.generated is not None:
@@ -40,16 +40,10 @@ def _call_lines(call: Call) -> Iterator[str]:
         yield f"  {call.label} ({call.module_class}): {call.output}"
     for leaf in call.leaves:
         summary = leaf.summary
-        place = "" if leaf.at == "out" else f" {leaf.at}"
-        numbers = " ".join(
-            f"{name} {value:.4g}"
-            for name, value in (
-                ("mean", summary.mean),
-                ("std", summary.std),
-                ("min", summary.minimum),
-                ("max", summary.maximum),
-            )
-            if value is not None
-        )
+        location = "" if leaf.at == "out" else f" {leaf.at}"
+        names = ("mean", "std", "min", "max")
+        values = (summary.mean, summary.std, summary.minimum, summary.maximum)
+        pairs = [(n, v) for n, v in zip(names, values, strict=True) if v is not None]
+        numbers = " ".join(f"{name} {value:.4g}" for name, value in pairs)
         shape = "x".join(map(str, summary.shape)) or "scalar"
-        yield f"  {call.label}{place} ({call.module_class}): {shape} {summary.dtype} {numbers}"
+        yield f"  {call.label}{location} ({call.module_class}): {shape} {summary.dtype} {numbers}"

@@ -1,4 +1,4 @@
-"""Two runs -> maps of token by layer: the drift of each token, and its norm."""
+"""Make maps of token by layer: the drift and the norm of each token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.number_format import DRIFT_DECADES, NORM_DECADES, map_bytes
+from pytest_nnsight.report.number_format import DRIFT_DECADES, NORM_DECADES, encode_map
 from pytest_nnsight.report.tokens import token_names
 from pytest_nnsight.run import ROOT, Leaf, Run, token_count
 from pytest_nnsight.summary.packing import read_norms
@@ -23,8 +23,8 @@ _LAYER = re.compile(r"^(\D*\.\d+)(?:\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One layer: the norms and drifts of its tokens, those of later visits behind the first."""
+class _LayerRow:
+    """Hold the norms and drifts of a layer's tokens; later visits follow the first."""
 
     label: str
     tokens: tuple[str, ...]
@@ -33,55 +33,51 @@ class _Row:
 
 
 def token_maps(golden: Run, comparison: Comparison | None = None) -> list[dict[str, Any]]:
-    """Return maps, as JSON: one for each set of layers that see the same tokens.
+    """Return maps as JSON, one for each set of layers that see the same tokens.
 
-    A layer is a block of the model, else a module outside of any; where a map has more tokens than
-    a page shows, neighbours stand together with the largest of them.
+    A layer is a block of the model, or a module outside of all blocks. Where there are more tokens
+    than the page shows, a cell stands for several neighbours and holds the largest number.
     """
-    maps: dict[tuple[str, ...], list[_Row]] = {}
+    maps: dict[tuple[str, ...], list[_LayerRow]] = {}
     values = comparison.values if comparison is not None else {}
     for label, path in list(_layers(golden).items())[:MOST_ROWS]:
         row = _row(golden, label, path, values)
         if row is not None:
             maps.setdefault(row.tokens, []).append(row)
-    return [_plain(tokens, rows, comparison is not None) for tokens, rows in maps.items()]
+    return [_map_json(tokens, rows, comparison is not None) for tokens, rows in maps.items()]
 
 
-def _plain(tokens: Sequence[str], rows: Sequence[_Row], with_drift: bool) -> dict[str, Any]:
+def _map_json(tokens: Sequence[str], rows: Sequence[_LayerRow], with_drift: bool) -> dict[str, Any]:
     each = -(-len(tokens) // MOST_TOKENS)
     shown = [visible(tokens[i]) for i in range(0, len(tokens), each)]
-    found: dict[str, Any] = {"tokens": shown, "each": each, "rows": [row.label for row in rows]}
-    norms = np.stack([_pooled(row.norms, each) for row in rows])
-    found["norm"] = map_bytes(norms, NORM_DECADES)
-    if with_drift:
-        drift = np.stack([_pooled(row.drift, each) for row in rows])
-        found["drift"] = map_bytes(drift, DRIFT_DECADES)
-    return found
+    norms = encode_map(np.stack([_pool(row.norms, each) for row in rows]), NORM_DECADES)
+    drift = encode_map(np.stack([_pool(row.drift, each) for row in rows]), DRIFT_DECADES)
+    found = {"tokens": shown, "each": each, "rows": [row.label for row in rows], "norm": norms}
+    return {**found, "drift": drift} if with_drift else found
 
 
-def _pooled(numbers: np.ndarray, each: int) -> np.ndarray:
-    """Return the largest of each ``each`` numbers in a row."""
+def _pool(numbers: np.ndarray, each: int) -> np.ndarray:
+    """Return the largest number of each group of ``each`` neighbours."""
     padded = np.pad(numbers, (0, -len(numbers) % each), constant_values=np.nan)
     largest: np.ndarray = np.fmax.reduce(padded.reshape(-1, each), axis=1)
     return largest
 
 
 def _layers(golden: Run) -> dict[str, str]:
-    """Return for each layer the path of the module that shows it: its own, else its last one."""
+    """Return for each layer the module whose output stands for it: the last one to end."""
     layers: dict[str, str] = {}
     for path in golden.paths:
-        if path == ROOT:
-            continue
         found = _LAYER.match(path)
-        if found is None and any(other.startswith(f"{path}.") for other in golden.paths):
-            continue  # what holds layers is not one itself
-        layers[found[1] if found is not None else path] = path
+        if found is not None:
+            layers[found[1]] = path
+        elif path != ROOT and not any(other.startswith(f"{path}.") for other in golden.paths):
+            layers[path] = path
     return layers
 
 
 def _row(
     golden: Run, label: str, path: str, values: Mapping[tuple[int, str], Distance]
-) -> _Row | None:
+) -> _LayerRow | None:
     names: list[str] = []
     norms: list[np.ndarray] = []
     drift: list[np.ndarray] = []
@@ -92,10 +88,10 @@ def _row(
             continue
         names += token_names(golden, golden.calls[position], summary.shape)
         norms.append(found)
-        drift.append(_of_tokens(values.get((position, leaf.at)), len(found)))
+        drift.append(_token_drifts(values.get((position, leaf.at)), len(found)))
     if not names:
         return None
-    return _Row(visible(label), tuple(names), np.concatenate(norms), np.concatenate(drift))
+    return _LayerRow(visible(label), tuple(names), np.concatenate(norms), np.concatenate(drift))
 
 
 def _outputs(golden: Run, path: str) -> Iterator[tuple[int, Leaf]]:
@@ -108,8 +104,8 @@ def _outputs(golden: Run, path: str) -> Iterator[tuple[int, Leaf]]:
                 yield position, leaf
 
 
-def _of_tokens(distance: Distance | None, tokens: int) -> np.ndarray:
-    """Return the drift of each token; NaN where it was not compared."""
+def _token_drifts(distance: Distance | None, tokens: int) -> np.ndarray:
+    """Return the drift of each token, NaN where it was not compared."""
     if distance is None:
         return np.full(tokens, np.nan)
     if distance.each is not None and len(distance.each) == tokens:

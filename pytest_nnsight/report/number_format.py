@@ -1,4 +1,4 @@
-"""Numbers -> JSON that every reader takes, and maps of many numbers in one byte each."""
+"""Write numbers for the JSON report: single ones, and maps with one byte for each number."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 DRIFT_DECADES = (-9.0, 1.0)
 NORM_DECADES = (-4.0, 8.0)
-_SAME, _UNKNOWN = 0, 255  # the bytes between are a logarithm
+_ZERO, _UNKNOWN = 0, 255  # the bytes between are on a logarithmic scale
 
 
-def plain(number: float | None, digits: int = 4) -> float | str | None:
-    """Return a number with few digits; one that JSON has no word for as text: ``"Infinity"``."""
+def json_number(number: float | None, digits: int = 4) -> float | str | None:
+    """Round a number to some digits; return those that JSON lacks as text: ``"Infinity"``."""
     if number is None:
         return None
     if math.isnan(number):
@@ -23,15 +23,17 @@ def plain(number: float | None, digits: int = 4) -> float | str | None:
     return float(f"{number:.{digits}g}")
 
 
-def map_bytes(numbers: np.ndarray, decades: tuple[float, float]) -> str:
-    """Return numbers as base64, a byte each: 0 for nothing, 1 to 254 by logarithm, 255 unknown.
+def encode_map(numbers: np.ndarray, decades: tuple[float, float]) -> str:
+    """Encode numbers as base64, one byte for each.
 
-    Byte ``b`` stands for ``10 ** (low + (b - 1) / 253 * (high - low))``. NaN is unknown.
+    0 is zero and 255 is NaN. Any other byte ``b`` is ``10 ** (low + (b - 1) / 253 * (high - low))``
+    where ``decades`` is ``(low, high)``.
     """
     low, high = decades
     with np.errstate(divide="ignore", invalid="ignore"):
-        place = (np.log10(numbers) - low) / (high - low)
-    steps = np.clip(np.nan_to_num(place, nan=0.0, neginf=0.0, posinf=1.0), 0.0, 1.0)
-    found = 1 + np.round(steps * 253)
-    found = np.where(numbers == 0, _SAME, np.where(np.isnan(numbers), _UNKNOWN, found))
+        share = (np.log10(numbers) - low) / (high - low)
+    steps = np.clip(np.nan_to_num(share, nan=0.0, neginf=0.0, posinf=1.0), 0.0, 1.0)
+    found = np.where(
+        numbers == 0, _ZERO, np.where(np.isnan(numbers), _UNKNOWN, 1 + np.round(steps * 253))
+    )
     return base64.b64encode(found.astype(np.uint8).tobytes()).decode("ascii")

@@ -1,4 +1,4 @@
-"""The words for how a test and its goldens ended, and the report of a session that holds them."""
+"""Name the verdicts of tests and goldens, and read them from the report of a session."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ VERDICTS = (
     HUNG,
     CRASHED,
 )
-"""What a test comes to, from best to worst."""
+"""The verdicts of tests, from best to worst."""
 
 
 def read_report(path: Path, kinds: Sequence[str] = ("report",)) -> dict[str, Any]:
-    """Read the report of a session, or of another kind. Raise `UsageError` for what is none."""
+    """Read a report of one of some kinds; raise `UsageError` if the file does not hold one."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["kind"] in kinds and document["format"] == FORMAT:
             return dict(document)
     except (OSError, ValueError, LookupError, TypeError):
         pass
-    raise UsageError(f"{path.name} is no report of this version of pytest-nnsight")
+    raise UsageError(f"{path.name} is not a report of this version of pytest-nnsight")
 
 
 def verdict_of(test: dict[str, Any]) -> tuple[str, str]:
-    """Return what a test of a report comes to, and the line that tells of it."""
+    """Return the verdict of a test in a report, and the line that explains it."""
     worst = worst_golden(test)
     outcome, line = test["outcome"], test["line"]
     if outcome == PASSED:
@@ -52,5 +52,5 @@ def verdict_of(test: dict[str, Any]) -> tuple[str, str]:
 
 
 def worst_golden(test: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the comparison of a test that came out worst, ``None`` where it compared nothing."""
+    """Return the worst comparison of a test, ``None`` if it compared nothing."""
     return max(test["goldens"], key=lambda golden: VERDICTS.index(golden["verdict"]), default=None)

@@ -1,7 +1,7 @@
-"""A report -> one HTML page that needs nothing else: no server, no network, no other file.
+"""Render a report as one HTML page that needs no server, no network and no other file.
 
-All that a page shows stands in it as JSON; scripts of `assets` draw it. What comes from goldens
-and tests reaches the page as text only.
+The page holds its data as JSON, which the scripts in `assets` draw. Text from goldens and tests
+reaches the page only as text, never as HTML.
 """
 
 from __future__ import annotations
@@ -19,108 +19,88 @@ from pytest_nnsight import __version__
 from pytest_nnsight.report.outcomes import DRIFT, ERROR, NOT_RUN, STRUCTURE, VERDICTS, verdict_of
 
 MOST_BYTES = 880_000
-"""What the details on a page may take; those of the best tests are left out first."""
+"""The size that a page's details may have; the details of the best tests are dropped first."""
 
-_SCRIPTS = (
-    "dom",
-    "decode",
-    "depth",
-    "heat",
-    "generated",
-    "calls",
-    "tree",
-    "settings",
-    "tests",
-    "page",
-)
-_RUN = "run"
-_NOT_SHOWN = ("then", "now", "depth", "worst")  # which the details have
-_TEXTS = ("path", "class", "part", "output", "shape", "state")
-_ORDER = (_RUN, *VERDICTS)
+# The scripts in `assets`, in the order in which the page holds them.
+_LIBRARIES = ("dom", "decode", "depth", "heat", "generated", "calls", "tree", "settings", "tests")
+_GOLDEN = "golden"  # shown instead of a verdict where a golden was not compared
+_IN_DETAIL = ("then", "now", "depth", "worst")  # the detail of a golden has them too
+_TEXT_COLUMNS = ("path", "class", "part", "output", "shape", "state")
+_ORDER = (_GOLDEN, *VERDICTS)
 View = dict[str, Any]
 
 
-def page_of(document: dict[str, Any]) -> str:
-    """Return the page of a session's report, of an upgrade's, or of one golden's."""
-    view = _VIEWS[document["kind"]](document)
-    view = {"grid": None, "is_run": False, "order": _ORDER, **view}
+def render_page(document: dict[str, Any]) -> str:
+    """Return the page of a session's report, of an upgrade's, or of a single golden."""
+    view: View = {"grid": None, "is_golden": False, "order": _ORDER}
+    view |= _VIEWS[document["kind"]](document)
     view["words"] = _share_words(view)
-    _leave_out(view)
-    tests = [(trial, test) for trial in view["trials"] for test in trial["tests"]]
+    _drop_details(view)
     items = [
-        f"{trial['label']} {test['verdict']}: {test['test']} {test['said']}"
-        for trial, test in tests
+        f"{session['label']} {test['verdict']}: {test['test']} {test['message']}"
+        for session in view["sessions"]
+        for test in session["tests"]
     ]
-    assets = files("pytest_nnsight.report") / "assets"
+    assets, scripts = files("pytest_nnsight.report") / "assets", (*_LIBRARIES, "page")
     return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(view["title"]),
         facts=html.escape(view["facts"]),
         version=__version__,
         style=(assets / "page.css").read_text(encoding="utf-8"),
         list="\n".join(f"<li>{html.escape(item.strip())}</li>" for item in items),
-        report=_inside_script(_compact(view)),
-        script="\n".join((assets / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS),
+        report=_escape_json(_compact(view)),
+        script="\n".join((assets / f"{name}.js").read_text(encoding="utf-8") for name in scripts),
     )
 
 
-def _inside_script(data: str) -> str:
-    """Write JSON so that nothing in it can end the element that it stands in."""
+def _escape_json(text: str) -> str:
+    """Escape JSON so that nothing in it can end the script element that holds it."""
     for letter in "<>&\u2028\u2029":
-        data = data.replace(letter, f"\\u{ord(letter):04x}")
-    return data
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
 
 
-def _of_session(report: dict[str, Any]) -> View:
-    trial = _trial(report, report.get("title", ""))
+def _report_view(report: dict[str, Any]) -> View:
+    session = _session(report, report.get("title", ""))
+    sessions, grid = [session], _grid_by_model(session)
+    title, facts = _headline(sessions), _facts(report)
+    return {"title": title, "facts": facts, "sessions": sessions, "grid": grid}
+
+
+def _upgrade_view(document: dict[str, Any]) -> View:
+    sessions = []
+    for entry in document["trials"]:
+        label = entry.get("label") or ", ".join(entry["combination"])
+        session = _session(entry["report"] or _EMPTY, label)
+        sessions.append({**session, "failure": entry["failure"], "worst": entry["worst"]})
+    reports = (entry["report"] for entry in document["trials"] if entry["report"])
     return {
-        "title": _headline([trial]),
-        "facts": _facts(report),
-        "trials": [trial],
-        "grid": _grid_of_models(trial),
+        "title": f"{len(sessions)} combinations: {_headline(sessions)}",
+        "facts": _facts(next(reports, _EMPTY)),
+        "sessions": sessions,
+        "grid": _grid_by_version(sessions),
     }
 
 
-def _of_upgrade(document: dict[str, Any]) -> View:
-    trials = []
-    for each in document["trials"]:
-        label = each.get("label") or ", ".join(each["combination"])
-        trial = _trial(each["report"] or _EMPTY, label)
-        trials.append({**trial, "failure": each["failure"], "worst": each["worst"]})
-    first: dict[str, Any] = next((t["report"] for t in document["trials"] if t["report"]), _EMPTY)
-    return {
-        "title": f"{len(trials)} combinations: {_headline(trials)}",
-        "facts": _facts(first),
-        "trials": trials,
-        "grid": _grid_of_trials(trials),
-    }
-
-
-def _of_golden(document: dict[str, Any]) -> View:
-    golden = {"golden": document["golden"], "verdict": _RUN, "detail": document["detail"]}
-    test = {
-        "test": document["golden"],
-        "verdict": _RUN,
-        "said": "",
-        "text": "",
-        "command": "",
-        "hint": "",
-        "goldens": [golden],
-    }
-    trial = {"label": "", "failure": "", "tests": [test], "errors": [], "not_run": []}
-    model = document["detail"]["model"]
-    title = f"{document['detail']['kind']} of {model['spec']}"
-    return {"title": title, "facts": document["golden"], "trials": [trial], "is_run": True}
+def _golden_view(document: dict[str, Any]) -> View:
+    name, detail = document["golden"], document["detail"]
+    golden = {"golden": name, "verdict": _GOLDEN, "detail": detail}
+    empty = dict.fromkeys(("message", "text", "command", "hint"), "")
+    test = {"test": name, "verdict": _GOLDEN, **empty, "goldens": [golden]}
+    session = {"label": "", "failure": "", "tests": [test], "errors": [], "not_run": []}
+    title = f"{detail['kind']} of {detail['model']['spec']}"
+    return {"title": title, "facts": name, "sessions": [session], "is_golden": True}
 
 
 _VIEWS: dict[str, Callable[[dict[str, Any]], View]] = {
-    "report": _of_session,
-    "upgrade": _of_upgrade,
-    "golden": _of_golden,
+    "report": _report_view,
+    "upgrade": _upgrade_view,
+    "golden": _golden_view,
 }
 _EMPTY: dict[str, Any] = {"tests": [], "errors": [], "not_run": [], "versions": {}, "models": []}
 
 
-def _trial(report: dict[str, Any], label: str) -> View:
+def _session(report: dict[str, Any], label: str) -> View:
     return {
         "label": label,
         "failure": "",
@@ -132,130 +112,116 @@ def _trial(report: dict[str, Any], label: str) -> View:
 
 def _test(test: dict[str, Any]) -> View:
     verdict, line = verdict_of(test)
-    goldens = [{k: v for k, v in g.items() if k not in _NOT_SHOWN} for g in test["goldens"]]
+    goldens = [{k: v for k, v in g.items() if k not in _IN_DETAIL} for g in test["goldens"]]
     return {
         "test": test["test"],
         "verdict": verdict,
-        "said": line,
+        "message": line,
         "seconds": test.get("seconds"),
-        "text": test.get("text", ""),
-        "command": test.get("command", ""),
-        "hint": test.get("hint", ""),
+        **{key: test.get(key, "") for key in ("text", "command", "hint")},
         "model": next((golden.get("model", "") for golden in goldens), ""),
         "goldens": goldens,
     }
 
 
-def _headline(trials: Sequence[View]) -> str:
-    """Say in one line what all tests came to, the worst first."""
-    found = Counter(test["verdict"] for trial in trials for test in trial["tests"])
-    found[ERROR] += sum(len(trial["errors"]) for trial in trials)
-    found[NOT_RUN] += sum(len(trial["not_run"]) for trial in trials)
-    told = [f"{found[verdict]} {verdict}" for verdict in reversed(VERDICTS) if found[verdict]]
-    return f"{found.total()} test{'s' * (found.total() != 1)}: {', '.join(told) or 'none ran'}"
+def _headline(sessions: Sequence[View]) -> str:
+    """Return the number of tests by verdict, the worst first: ``2 tests: 1 drift, 1 same``."""
+    counts = Counter(test["verdict"] for session in sessions for test in session["tests"])
+    counts[ERROR] += sum(len(session["errors"]) for session in sessions)
+    counts[NOT_RUN] += sum(len(session["not_run"]) for session in sessions)
+    parts = [f"{counts[verdict]} {verdict}" for verdict in reversed(VERDICTS) if counts[verdict]]
+    return f"{counts.total()} test{'s' * (counts.total() != 1)}: {', '.join(parts) or 'none ran'}"
 
 
 def _facts(report: dict[str, Any]) -> str:
+    """Return models, versions, date and duration of a session in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     day = strftime("%Y-%m-%d %H:%M UTC", gmtime(report["started"])) if "started" in report else ""
-    took = f"{report['seconds']:.0f} s" if "seconds" in report else ""
-    return " \u00b7 ".join(x for x in (", ".join(report["models"]), versions, day, took) if x)
+    seconds = f"{report['seconds']:.0f} s" if "seconds" in report else ""
+    return " \u00b7 ".join(x for x in (", ".join(report["models"]), versions, day, seconds) if x)
 
 
-def _grid_of_trials(trials: Sequence[View]) -> View:
-    """Return tests by combinations; one that has no results has its failure in a row of its own."""
-    names = dict.fromkeys(test["test"] for trial in trials for test in trial["tests"])
-    found = [{test["test"]: test for test in trial["tests"]} for trial in trials]
+def _grid_by_version(sessions: Sequence[View]) -> View:
+    """Return a grid of tests by combination; failed sessions show in a row of their own."""
+    names = dict.fromkeys(test["test"] for session in sessions for test in session["tests"])
+    columns = [{test["test"]: test for test in session["tests"]} for session in sessions]
     rows = [
-        {
-            "name": name,
-            "cells": [
-                {"trial": at, "test": name, "verdict": tests[name]["verdict"]}
-                if name in tests
-                else None
-                for at, tests in enumerate(found)
-            ],
-        }
+        {"name": name, "cells": [_cell(tests.get(name), at) for at, tests in enumerate(columns)]}
         for name in names
     ]
-    if any(trial["failure"] for trial in trials):
+    if any(session["failure"] for session in sessions):
         cells = [
-            {"trial": at, "test": None, "verdict": trial["worst"]} if trial["failure"] else None
-            for at, trial in enumerate(trials)
+            _cell({"test": None, "verdict": session["worst"]}, at) if session["failure"] else None
+            for at, session in enumerate(sessions)
         ]
-        rows.insert(0, {"name": "the run itself", "cells": cells})
-    return {
-        "title": "Tests by versions",
-        "columns": [trial["label"] for trial in trials],
-        "rows": rows,
-    }
+        rows.insert(0, {"name": "the whole session", "cells": cells})
+    labels = [session["label"] for session in sessions]
+    return {"title": "Tests by versions", "columns": labels, "rows": rows}
 
 
-def _grid_of_models(trial: View) -> View | None:
-    """Return tests by models, where there are several."""
-    models = [*dict.fromkeys(test["model"] for test in trial["tests"] if test["model"])]
+def _grid_by_model(session: View) -> View | None:
+    """Return a grid of tests by model, ``None`` for fewer than two models."""
+    models = [*dict.fromkeys(test["model"] for test in session["tests"] if test["model"])]
     if len(models) < 2:
         return None
-    rows: dict[str, dict[str, View]] = {}
-    for test in trial["tests"]:
-        if test["model"]:
-            name = test["test"].replace(f"[{test['model']}]", "").replace(f"{test['model']}-", "")
-            rows.setdefault(name.replace(f"-{test['model']}", ""), {})[test["model"]] = test
-    return {
-        "title": "Tests by models",
-        "columns": models,
-        "rows": [
-            {"name": name, "cells": [_cell(cells.get(model)) for model in models]}
-            for name, cells in rows.items()
-        ],
-    }
+    tests: dict[str, dict[str, View]] = {}
+    for test in session["tests"]:
+        if model := test["model"]:
+            name = test["test"].replace(f"[{model}]", "").replace(f"{model}-", "")
+            tests.setdefault(name.replace(f"-{model}", ""), {})[model] = test
+    rows = [
+        {"name": name, "cells": [_cell(cells.get(model)) for model in models]}
+        for name, cells in tests.items()
+    ]
+    return {"title": "Tests by models", "columns": models, "rows": rows}
 
 
-def _cell(test: View | None) -> View | None:
-    return None if test is None else {"trial": 0, "test": test["test"], "verdict": test["verdict"]}
+def _cell(test: View | None, at: int = 0) -> View | None:
+    """Return the cell that links to a test of the session with index ``at``."""
+    return test and {"session": at, "test": test["test"], "verdict": test["verdict"]}
+
+
+def _goldens(view: View) -> list[View]:
+    tests = [test for session in view["sessions"] for test in session["tests"]]
+    return [golden for test in tests for golden in test["goldens"]]
 
 
 def _share_words(view: View) -> list[str]:
-    """Write the texts of all modules as numbers, and return what the numbers stand for.
+    """Replace the texts of all modules by indices into the list that is returned.
 
-    The names of a model's modules are the same in each of its tests, and half of the details.
+    The modules of a model have the same names in each test; their texts were half of a page.
     """
     words: dict[str, int] = {}
-
-    def numbered(column: list[str]) -> list[int]:
-        return [words.setdefault(word, len(words)) for word in column]
-
-    for golden in (
-        g for trial in view["trials"] for test in trial["tests"] for g in test["goldens"]
-    ):
+    for golden in _goldens(view):
         if golden.get("detail") is not None:
-            modules = golden["detail"]["modules"]
-            shared = {name: numbered(modules[name]) for name in _TEXTS}
-            golden["detail"] = {**golden["detail"], "modules": {**modules, **shared}}
+            columns = dict(golden["detail"]["modules"])
+            for name in _TEXT_COLUMNS:
+                columns[name] = [words.setdefault(word, len(words)) for word in columns[name]]
+            golden["detail"] = {**golden["detail"], "modules": columns}
     return list(words)
 
 
-def _leave_out(view: View) -> None:
-    """Drop what a page can do without until the rest fits, of the good tests first.
+def _drop_details(view: View) -> None:
+    """Drop details until the page is small enough, those of good tests first.
 
-    What pytest said of a drift goes before its details, which say the same.
+    The text of a drift goes before its details, which say the same.
     """
-    tests = [test for trial in view["trials"] for test in trial["tests"]]
-    goldens = [golden for test in tests for golden in test["goldens"]]
-    left = MOST_BYTES - _bytes(view) + sum(_bytes(golden.get("detail")) for golden in goldens)
+    goldens = _goldens(view)
+    left = MOST_BYTES - _size(view) + sum(_size(golden.get("detail")) for golden in goldens)
+    tests = [test for session in view["sessions"] for test in session["tests"]]
     for test in tests if left < MOST_BYTES / 2 else ():
         if test["verdict"] in (DRIFT, STRUCTURE):
-            left += _bytes(test["text"])
+            left += _size(test["text"])
             test["text"] = ""
     for golden in sorted(goldens, key=lambda g: -_ORDER.index(g["verdict"])):
-        length = _bytes(golden.get("detail"))
-        if golden.get("detail") is not None and length > left:
+        size = _size(golden.get("detail"))
+        if golden.get("detail") is not None and size > left:
             golden["detail"], golden["left_out"] = None, True
         else:
-            left -= length
+            left -= size
 
 
-def _bytes(part: Any) -> int:
+def _size(part: Any) -> int:
     return len(_compact(part).encode())
 
 

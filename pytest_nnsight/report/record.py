@@ -1,4 +1,4 @@
-"""One comparison with a golden -> what a report keeps of it, as plain JSON."""
+"""Make the JSON record of one comparison with a golden; `docs/report.md` has its keys."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from typing import Any
 
 from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.detail import environment
+from pytest_nnsight.report.detail import environment_json
 from pytest_nnsight.report.failure import bits_line
-from pytest_nnsight.report.modules import depth, module_rows, worst
-from pytest_nnsight.report.number_format import plain
+from pytest_nnsight.report.modules import drift_over_depth, module_rows, worst_modules
+from pytest_nnsight.report.number_format import json_number
 from pytest_nnsight.report.outcomes import DRIFT, ERROR, MISSING, NOISE, SAME, STRUCTURE
 
 Record = dict[str, Any]
+_STRUCTURAL = ("container", "shape", "dtype", "class", "order", "missing", "added")
 
 
 def record_of_match(finding: Finding) -> Record:
-    """Return the record of a run that matched its golden.
+    """Return the record of a run that matches its golden.
 
-    ``differ``, ``unchecked`` and ``tie`` are there where that is to be known: bits that differ
-    though they need not, why bits are not held against each other, and a near tie.
+    Where it applies, ``differ`` names bits that differ though they should be equal, ``unchecked``
+    says why bits were not compared, and ``tie`` names another token in a near tie.
     """
     comparison = finding.comparison
     assert comparison is not None
@@ -31,10 +32,10 @@ def record_of_match(finding: Finding) -> Record:
         "verdict": SAME if not bits.count and divergence is None else NOISE,
         "calls": comparison.calls,
         "bits": bits.count,
-        "noise": plain(comparison.noise),
-        "allowed": plain(comparison.tolerance.rel),
-        "then": environment(finding.golden.environment),
-        "now": environment(finding.received.environment),
+        "noise": json_number(comparison.noise),
+        "allowed": json_number(comparison.tolerance.rel),
+        "then": environment_json(finding.golden.environment),
+        "now": environment_json(finding.received.environment),
     }
     if bits.count and bits.is_expected:
         record["differ"] = bits_line(comparison)
@@ -46,7 +47,7 @@ def record_of_match(finding: Finding) -> Record:
 
 
 def record_of_failure(finding: Finding, diagnosis: Diagnosis | None) -> Record:
-    """Return the record of a run that did not match."""
+    """Return the record of a run that does not match its golden, or has none."""
     record: Record = {"golden": finding.golden_file}
     if diagnosis is None or finding.comparison is None:
         verdict = MISSING if finding.error.startswith("no golden") else ERROR
@@ -64,17 +65,14 @@ def record_of_failure(finding: Finding, diagnosis: Diagnosis | None) -> Record:
         "start": visible(start.label),
         "where": visible(diagnosis.where),
         "kind": start.kind,
-        "rel": plain(start.rel),
-        "allowed": plain(start.allowed),
+        "rel": json_number(start.rel),
+        "allowed": json_number(start.allowed),
         "change": visible(f"{start.expected or 'absent'} -> {start.received or 'absent'}"),
         "cause": diagnosis.cause,
         "is_certain": diagnosis.is_certain,
         "evidence": visible(diagnosis.evidence),
-        "depth": depth(rows),
-        "worst": worst(rows),
-        "then": environment(finding.golden.environment),
-        "now": environment(finding.received.environment),
+        "depth": drift_over_depth(rows),
+        "worst": worst_modules(rows),
+        "then": environment_json(finding.golden.environment),
+        "now": environment_json(finding.received.environment),
     }
-
-
-_STRUCTURAL = ("container", "shape", "dtype", "class", "order", "missing", "added")

@@ -1,4 +1,4 @@
-"""The first release of a package under which the goldens come out otherwise."""
+"""Find the first release of a package that changes the result of the goldens."""
 
 from __future__ import annotations
 
@@ -7,61 +7,61 @@ from dataclasses import dataclass
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.report.outcomes import NOISE, VERDICTS
+from pytest_nnsight.upgrade.environment import Progress
 from pytest_nnsight.upgrade.upgrade_run import UpgradeRun
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The first release of the other kind, the last before it, and those between without a result.
+class BisectResult:
+    """Name the first release with another result, and the last one before it.
 
-    ``trial`` is of whichever of the two is not as the goldens are.
+    ``skipped`` are the releases between them that cannot be installed. ``upgrade_run`` is that of
+    the one which does not match the goldens: the first if ``is_worse``.
     """
 
     first: str
     before: str
     skipped: tuple[str, ...]
-    trial: UpgradeRun
+    upgrade_run: UpgradeRun
     is_worse: bool
 
 
 def bisect(
-    releases: Sequence[str], run: Callable[[str], UpgradeRun], say: Callable[[str], None]
-) -> Found:
-    """Find where the result changes between the first and the last of the releases.
+    releases: Sequence[str], run: Callable[[str], UpgradeRun], progress: Progress
+) -> BisectResult:
+    """Find where the result changes between the first and the last release.
 
-    Releases that cannot be installed are left out. Raise `UsageError` where the two ends come to
-    the same, or one of them cannot be installed.
+    ``run`` checks one release. Releases that cannot be installed are skipped. Raise `UsageError` if
+    the first and the last release give the same result, or if one of them cannot be installed.
     """
     low, high = 0, len(releases) - 1
-    ends = [run(releases[at]) for at in (low, high)]
-    for release, trial in zip((releases[low], releases[high]), ends, strict=True):
-        if not trial.is_installed:
-            raise UsageError(f"{release} {trial.failure}")
-    is_good = [is_as_before(trial) for trial in ends]
-    if is_good[0] == is_good[1]:
-        both = "are as the goldens" if is_good[0] else f"differ from them ({ends[1].worst})"
-        raise UsageError(f"{releases[low]} and {releases[high]} both {both}: no change to find")
-    kept, skipped = dict(zip((low, high), ends, strict=True)), set[int]()
-    while True:
-        open_ones = [at for at in range(low + 1, high) if at not in skipped]
-        if not open_ones:
-            break
-        say(f"{len(open_ones)} releases left, {len(open_ones).bit_length()} steps\n")
-        middle = min(open_ones, key=lambda at: abs(2 * at - low - high))
-        trial = kept[middle] = run(releases[middle])
-        if not trial.is_installed:
+    ends = [run(releases[low]), run(releases[high])]
+    for release, end in zip((releases[low], releases[high]), ends, strict=True):
+        if not end.is_installed:
+            raise UsageError(f"{release} {end.failure}")
+    first_matches, last_matches = map(matches_goldens, ends)
+    if first_matches == last_matches:
+        result = "match" if first_matches else "drift from"
+        worst = "" if first_matches else f" ({ends[1].worst})"
+        both = f"{releases[low]} and {releases[high]} both {result} the goldens{worst}"
+        raise UsageError(f"{both}: there is no change to find")
+    runs, skipped = {low: ends[0], high: ends[1]}, set[int]()
+    while untested := [index for index in range(low + 1, high) if index not in skipped]:
+        progress(f"{len(untested)} releases left, {len(untested).bit_length()} steps\n")
+        middle = min(untested, key=lambda index: abs(2 * index - low - high))
+        runs[middle] = run(releases[middle])
+        if not runs[middle].is_installed:
             skipped.add(middle)
-        elif is_as_before(trial) == is_good[0]:
+        elif matches_goldens(runs[middle]) == first_matches:
             low = middle
         else:
             high = middle
-    between = tuple(releases[at] for at in sorted(skipped) if low < at < high)
-    changed = high if is_good[0] else low
-    return Found(releases[high], releases[low], between, kept[changed], is_good[0])
+    between = tuple(releases[index] for index in sorted(skipped) if low < index < high)
+    changed = runs[high if first_matches else low]
+    return BisectResult(releases[high], releases[low], between, changed, first_matches)
 
 
-def is_as_before(trial: UpgradeRun) -> bool:
-    """Tell whether a combination gives what the goldens hold, within noise."""
-    return trial.is_installed and (
-        trial.worst in VERDICTS and VERDICTS.index(trial.worst) <= VERDICTS.index(NOISE)
-    )
+def matches_goldens(upgrade_run: UpgradeRun) -> bool:
+    """Tell whether all tests of an upgrade run match the goldens, within noise."""
+    worst = upgrade_run.worst
+    return worst in VERDICTS and VERDICTS.index(worst) <= VERDICTS.index(NOISE)

@@ -1,4 +1,4 @@
-"""What is to be tried: versions of packages, each with each."""
+"""Combine requirements: each version of a package with each version of the others."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ Combination = tuple[str, ...]
 
 
 def combinations(requirements: Sequence[str]) -> list[Combination]:
-    """Return every combination of the requirements for different packages, in their order.
+    """Return all combinations of requirements for different packages, in the given order.
 
-    Raise `UsageError` for what is no requirement, such as a version alone.
+    Raise `UsageError` for text that is not a requirement, such as a version alone.
     """
     by_package: dict[str, list[str]] = {}
-    for wish in requirements:
-        name = package_of(wish)
-        if wish not in by_package.setdefault(name, []):
-            by_package[name].append(wish)
+    for requirement in requirements:
+        name = package_of(requirement)
+        if requirement not in by_package.setdefault(name, []):
+            by_package[name].append(requirement)
     return list(product(*by_package.values())) if by_package else []
 
 
-def package_of(wish: str) -> str:
-    """Return the package that a requirement is for. Raise `UsageError` where it is none."""
-    wrong = UsageError(f"{wish!r} is no requirement; write it as transformers==5.23.0")
+def package_of(requirement: str) -> str:
+    """Return the canonical package name of a requirement; raise `UsageError` if it has none."""
+    error = UsageError(f"{requirement!r} is not a requirement; write it as transformers==5.23.0")
     try:
-        name = Requirement(wish).name
+        name = Requirement(requirement).name
     except InvalidRequirement:
-        raise wrong from None
+        raise error from None
     with contextlib.suppress(InvalidVersion):
-        Version(name)  # a version alone is read as a name
-        raise wrong
+        Version(name)  # packaging reads a version alone as a name
+        raise error
     return canonicalize_name(name)
 
 
-def is_open(wish: str) -> bool:
-    """Tell whether a requirement leaves the version open, so that another day gives another."""
-    return "==" not in wish
+def is_open(requirement: str) -> bool:
+    """Tell whether a requirement allows several versions, so that pip may install a newer one."""
+    return "==" not in requirement
 
 
 def label(combination: Combination) -> str:
-    """Name a combination."""
+    """Return a combination as text: ``nnsight==0.7.0, transformers==5.2.0``."""
     return ", ".join(combination)

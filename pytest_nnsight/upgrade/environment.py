@@ -1,7 +1,7 @@
-"""An environment for each combination: made once, used again, safe against being killed.
+"""Make a virtual environment for each combination, and use it again.
 
-It lies over the running one: what is in both is the same, and only what differs is installed. So an
-unchanged torch is not fetched again, and making one takes seconds.
+It sees the packages of the running environment and holds only those that differ, so that making
+one takes seconds. If this process is killed, no other uses its unfinished environment.
 """
 
 from __future__ import annotations
@@ -26,49 +26,49 @@ from pytest_nnsight.upgrade.combination import Combination, is_open, label
 
 _READY = "pytest-nnsight-ready"
 _ERROR = "ERROR: "
+Progress = Callable[[str], None]  # takes text about what is going on
 
 
 class InstallError(NnsightPluginError):
-    """A combination that cannot be installed; the message is one line of the installer's."""
+    """A combination cannot be installed; the message is one line of pip's output."""
 
 
 def make_environment(
-    combination: Combination, pins: Sequence[str], cache: Path, say: Callable[[str], None]
+    combination: Combination, pins: Sequence[str], cache: Path, progress: Progress
 ) -> Path:
-    """Return the Python of an environment with a combination; make it where there is none.
+    """Return the Python executable of an environment that has a combination installed.
 
-    Two processes that want the same one wait for each other. One that was not finished is made
-    anew; one with a wish for the newest is brought up to date. Raise `InstallError` where the
-    combination cannot be installed.
+    A finished environment in ``cache`` is used again, and updated if a requirement is open. Two
+    processes that need the same one wait for each other. Raise `InstallError` if pip fails.
     """
-    home = cache / _key(combination, pins)
+    home = cache / _environment_name(combination, pins)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_make(cache, error) from error
-    with _alone(Path(f"{home}.lock"), say):
+        raise _creation_error(cache, error) from error
+    with _file_lock(Path(f"{home}.lock"), progress):
         ready = next(home.glob(f"*/{_READY}"), None)
         if ready is None or any(map(is_open, combination)):
-            say(f"installing {label(combination)} ... ")
+            progress(f"installing {label(combination)} ... ")
             try:
-                ready = ready or _make(home, pins) / _READY
-                ready.unlink(missing_ok=True)  # it is not while pip is at work
+                ready = ready or _create(home, pins) / _READY
+                ready.unlink(missing_ok=True)  # if this process is killed, pip has not finished
                 _install(ready.parent, combination)
             except InstallError:
                 shutil.rmtree(home, ignore_errors=True)
                 raise
             ready.touch()
-            _remove_all_but(ready.parent)
+            _remove_siblings(ready.parent)
     return _python(ready.parent)
 
 
 @contextmanager
-def _alone(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _file_lock(path: Path, progress: Progress) -> Iterator[None]:
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say("another process is making it, waiting ... ")
+        progress("waiting for another process that makes it ... ")
         lock.acquire()
     try:
         yield
@@ -76,52 +76,48 @@ def _alone(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _make(home: Path, pins: Sequence[str]) -> Path:
-    """Make an empty environment in a folder of its own.
-
-    Where a process was killed, its pip may still be at work in another, and finish it by halves.
-    """
+def _create(home: Path, pins: Sequence[str]) -> Path:
+    """Create it in a new folder, since the pip of a killed process may write to an old one."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="", dir=home))
         venv.create(folder, with_pip=False, symlinks=sys.platform != "win32")
-        below = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-        own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-        own.mkdir(parents=True, exist_ok=True)
-        lines = [f"import site; site.addsitedir({path!r})\n" for path in below]
-        (own / "_below.pth").write_text("".join(lines))
+        packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+        packages.mkdir(parents=True, exist_ok=True)
+        running = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+        lines = [f"import site; site.addsitedir({path!r})\n" for path in running]
+        (packages / "_running_environment.pth").write_text("".join(lines))
         (folder / "constraints.txt").write_text("\n".join(pins) + "\n")
     except OSError as error:
-        raise _cannot_make(home, error) from error
+        raise _creation_error(home, error) from error
     return folder
 
 
-def _cannot_make(folder: Path, error: OSError) -> InstallError:
-    return InstallError(f"cannot make {hide_home(str(folder))}: {error.strerror}")
+def _creation_error(folder: Path, error: OSError) -> InstallError:
+    return InstallError(f"cannot create {hide_home(str(folder))}: {error.strerror}")
 
 
-def _remove_all_but(folder: Path) -> None:
+def _remove_siblings(folder: Path) -> None:
     for other in folder.parent.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
 
 
 def _install(folder: Path, combination: Combination) -> None:
-    command = [*installer(), "--python", str(_python(folder)), "install", "--no-input", "--upgrade"]
-    command += ["--disable-pip-version-check", "--constraint", str(folder / "constraints.txt")]
-    done = subprocess.run(
-        [*command, *combination], capture_output=True, text=True, check=False, errors="replace"
-    )
+    command = [*pip_command(), "--python", str(_python(folder)), "install", "--no-input"]
+    command += ["--upgrade", "--disable-pip-version-check"]
+    command += ["--constraint", str(folder / "constraints.txt"), *combination]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith(_ERROR)]
-        told = errors[0].removeprefix(_ERROR) if errors else done.stderr or "pip gave no reason"
-        raise InstallError(one_line(Exception(told)))
+        reason = errors[0].removeprefix(_ERROR) if errors else done.stderr or "pip gave no reason"
+        raise InstallError(one_line(Exception(reason)))
 
 
-def installer() -> list[str]:
-    """Return the command of pip: of this environment, or the one that uv brings.
+def pip_command() -> list[str]:
+    """Return the command that runs pip: of this environment, else through uv.
 
-    What is installed below must count as there, which pip knows and uv does not.
+    uv itself does not count the packages of the running environment as installed; pip does.
     """
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
@@ -135,10 +131,10 @@ def _python(folder: Path) -> Path:
     return scripts / Path(sys.executable).name
 
 
-def _key(combination: Combination, pins: Sequence[str]) -> str:
-    """Return a name that changes with anything that an environment depends on."""
-    below = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
-    told = [sys.version, sys.prefix, *below, *combination, *pins]
-    digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
-    names = "-".join(wish.replace("==", "-") for wish in combination)
+def _environment_name(combination: Combination, pins: Sequence[str]) -> str:
+    """Return a folder name that changes with everything that an environment depends on."""
+    running = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
+    parts = [sys.version, sys.prefix, *running, *combination, *pins]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    names = "-".join(requirement.replace("==", "-") for requirement in combination)
     return "".join(c if c.isalnum() or c in "-." else "_" for c in names)[:80] + "-" + digest

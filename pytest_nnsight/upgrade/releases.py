@@ -1,4 +1,4 @@
-"""The releases of a package: which there are, and when one was made."""
+"""List the releases of a package, and find the date of one."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from pytest_nnsight.errors import UsageError, suggest
-from pytest_nnsight.upgrade.environment import installer
+from pytest_nnsight.upgrade.environment import pip_command
 
-_REPRODUCIBLE = 2021  # builds whose result is to be the same bytes carry a date before this
+_FIRST_YEAR = 2021  # reproducible builds set an earlier, fixed date
 
 
 def releases_between(package: str, first: str, last: str) -> list[str]:
-    """Return the releases from ``first`` to ``last``, oldest first, without early versions.
+    """Return the releases from ``first`` to ``last``, oldest first, without pre-releases.
 
-    Raise `UsageError` where one of the two is not there, or they are the wrong way round.
+    Raise `UsageError` if one of the two does not exist, or if ``first`` is not the older one.
     """
-    command = [*installer(), "index", "versions", package]
+    command = [*pip_command(), "index", "versions", package]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     match = re.search(r"Available versions: (.*)", done.stdout)
     if match is None:
-        raise UsageError(f"the index knows no {package}; is the name right, and is it reachable?")
-    there = [text.strip() for text in match[1].split(",")]
-    for wanted in (first, last):
+        raise UsageError(f"pip finds no package {package}; check the name and pip's index")
+    releases = {text.strip(): Version(text.strip()) for text in match[1].split(",")}
+    for end in (first, last):
         try:
-            known = Version(wanted) in map(Version, there)
+            exists = Version(end) in releases.values()
         except InvalidVersion:
-            known = False
-        if not known:
-            raise UsageError(f"there is no {package} {wanted}; nearest: {suggest(wanted, there)}")
+            exists = False
+        if not exists:
+            raise UsageError(f"there is no {package} {end}; nearest: {suggest(end, releases)}")
     if Version(first) >= Version(last):
         raise UsageError(f"{package} {first} is not before {last}; give the older one first")
-    between = {text: Version(text) for text in there}
-    kept = {t: v for t, v in between.items() if Version(first) <= v <= Version(last)}
-    return sorted(kept, key=kept.__getitem__)
+    between = [text for text, v in releases.items() if Version(first) <= v <= Version(last)]
+    return sorted(between, key=releases.__getitem__)
 
 
 def release_date(package: str, release: str) -> str:
-    """Return the day on which a release was built, like ``2026-01-16``; empty if not known."""
+    """Return the day when a release was built, like ``2026-01-16``, or an empty string."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [*installer(), "download", "--quiet", "--no-deps", "--dest", folder]
+        command = [*pip_command(), "download", "--quiet", "--no-deps", "--dest", folder]
         done = subprocess.run([*command, f"{package}=={release}"], capture_output=True, check=False)
         files = [*Path(folder).iterdir()]
         if done.returncode or not files:
             return ""
-        when = _newest(files[0])
-    return "" if when[0] < _REPRODUCIBLE else "{:04}-{:02}-{:02}".format(*when)
+        date = _newest_date(files[0])
+    return "" if date[0] < _FIRST_YEAR else "{:04}-{:02}-{:02}".format(*date)
 
 
-def _newest(archive: Path) -> tuple[int, ...]:
+def _newest_date(archive: Path) -> tuple[int, ...]:
+    """Return year, month and day of the newest file in a wheel or source archive."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             return max(entry.date_time for entry in file.infolist())

@@ -1,4 +1,4 @@
-"""Trials -> the table that is printed, its JSON, and the exit code."""
+"""Turn upgrade runs into a table, JSON and an exit code."""
 
 from __future__ import annotations
 
@@ -30,90 +30,90 @@ EXIT_CODES = {
     **dict.fromkeys((ERROR, HUNG, CRASHED, NOT_RUN), 3),
     NOT_INSTALLED: 4,
 }
-_GOOD = (SAME, PASSED, SKIPPED)
+_NOT_LISTED = (SAME, PASSED, SKIPPED)
 
 
-def table_lines(trials: Sequence[UpgradeRun]) -> Iterator[str]:
-    """Yield how many tests came to what, a line a combination; then each that is not the same."""
-    columns = _columns(trials)
-    width = max((len(trial.label) for trial in trials), default=0)
+def table_lines(runs: Sequence[UpgradeRun]) -> Iterator[str]:
+    """Yield a table with the number of tests by verdict, then the results that differ."""
+    columns = _columns(runs)
+    width = max((len(run.label) for run in runs), default=0)
     yield "  ".join([" " * width, *columns])
-    for trial in trials:
-        counts = _counts(trial)
-        cells = [str(counts[name] or "").rjust(len(name)) for name in columns]
-        told = [trial.failure] if trial.failure else cells
-        yield "  ".join([trial.label.ljust(width), *told]).rstrip()
-    for trial in trials:
-        lines = [*result_lines(trial)]
-        if lines:
-            yield from ("", f"{trial.label}:", *lines)
+    for run in runs:
+        counts = _counts(run)
+        cells = [str(counts[verdict] or "").rjust(len(verdict)) for verdict in columns]
+        yield "  ".join(
+            [run.label.ljust(width), *([run.failure] if run.failure else cells)]
+        ).rstrip()
+    for run in runs:
+        if lines := [*result_lines(run)]:
+            yield from ("", f"{run.label}:", *lines)
 
 
-def result_lines(trial: UpgradeRun) -> Iterator[str]:
-    """Yield what is not the same under one combination; tests that say the same together."""
-    alike: dict[tuple[str, str], list[str]] = {}
-    for result in trial.results:
-        if result.verdict not in _GOOD:
-            alike.setdefault((result.verdict, result.line), []).append(result.test)
-    for (verdict, line), tests in alike.items():
+def result_lines(run: UpgradeRun) -> Iterator[str]:
+    """Yield the results that differ under one combination; tests with the same line together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for result in run.results:
+        if result.verdict not in _NOT_LISTED:
+            groups.setdefault((result.verdict, result.line), []).append(result.test)
+    for (verdict, line), tests in groups.items():
         yield visible(f"  {verdict}: {', '.join(tests)}")
         if line:
             yield visible(f"    {line}")
 
 
-def _columns(trials: Sequence[UpgradeRun]) -> list[str]:
-    return [verdict for verdict in VERDICTS if any(_counts(trial)[verdict] for trial in trials)]
+def _columns(runs: Sequence[UpgradeRun]) -> list[str]:
+    return [verdict for verdict in VERDICTS if any(_counts(run)[verdict] for run in runs)]
 
 
-def _counts(trial: UpgradeRun) -> Counter[str]:
-    """Count what the tests came to, which means nothing where the run was not what was meant."""
-    return Counter() if trial.failure else Counter(result.verdict for result in trial.results)
+def _counts(run: UpgradeRun) -> Counter[str]:
+    """Count the tests by verdict; none for a failed run, whose verdicts mean nothing."""
+    return Counter() if run.failure else Counter(result.verdict for result in run.results)
 
 
-def table_json(trials: Sequence[UpgradeRun]) -> dict[str, Any]:
-    """Return all of the trials, with the report of each, as plain JSON."""
+def table_json(runs: Sequence[UpgradeRun]) -> dict[str, Any]:
+    """Return all upgrade runs as JSON, each with the report of its pytest session."""
     return {
         "format": FORMAT,
         "kind": "upgrade",
         "trials": [
             {
-                "combination": list(trial.combination),
-                "label": trial.label,
-                "worst": trial.worst,
-                "failure": trial.failure,
+                "combination": list(run.combination),
+                "label": run.label,
+                "worst": run.worst,
+                "failure": run.failure,
                 "results": [
-                    {"test": r.test, "verdict": r.verdict, "line": r.line} for r in trial.results
+                    {"test": r.test, "verdict": r.verdict, "line": r.line} for r in run.results
                 ],
-                "report": trial.report,
+                "report": run.report,
             }
-            for trial in trials
+            for run in runs
         ],
     }
 
 
-def upgrade_runs_of(document: dict[str, Any]) -> list[UpgradeRun]:
-    """Return the trials that `table_json` has written."""
+def read_upgrade_runs(document: dict[str, Any]) -> list[UpgradeRun]:
+    """Return the upgrade runs of a document that `table_json` made."""
     return [
         UpgradeRun(
-            tuple(trial["combination"]),
-            tuple(Result(r["test"], r["verdict"], r["line"]) for r in trial["results"]),
-            trial["failure"],
-            trial["report"],
+            tuple(entry["combination"]),
+            tuple(Result(r["test"], r["verdict"], r["line"]) for r in entry["results"]),
+            entry["failure"],
+            entry["report"],
         )
-        for trial in document["trials"]
+        for entry in document["trials"]
     ]
 
 
-def summary_rows(trials: Sequence[UpgradeRun]) -> list[list[str]]:
-    """Return the table as cells, the head first, for a page that draws tables itself."""
-    columns = _columns(trials)
+def summary_rows(runs: Sequence[UpgradeRun]) -> list[list[str]]:
+    """Return the table as cells, the headings first."""
+    columns = _columns(runs)
     rows = [["combination", *columns, ""]]
-    for trial in trials:
-        counts = _counts(trial)
-        rows.append([trial.label, *(str(counts[n] or "") for n in columns), trial.failure])
+    for run in runs:
+        counts = _counts(run)
+        rows.append([run.label, *(str(counts[name] or "") for name in columns), run.failure])
     return rows
 
 
-def exit_code(trials: Sequence[UpgradeRun]) -> int:
-    """Return 0 for the same, 1 for drift, 3 for errors and hangs, 4 for what is not installed."""
-    return max((EXIT_CODES[trial.worst] for trial in trials), default=0)
+def exit_code(runs: Sequence[UpgradeRun]) -> int:
+    """Return 0 for the same, 1 for drift, 3 for errors and hangs, 4 for a failed installation."""
+    return max((EXIT_CODES[run.worst] for run in runs), default=0)

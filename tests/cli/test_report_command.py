@@ -68,9 +68,9 @@ def test_show_draws_the_page_of_one_golden(reported: Project) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "is no report of this version of pytest-nnsight"),
-        ("[", "is no report of this version of pytest-nnsight"),
-        ('{"kind": "report", "format": 99}', "is no report of this version of pytest-nnsight"),
+        ("{}", "is not a report of this version of pytest-nnsight"),
+        ("[", "is not a report of this version of pytest-nnsight"),
+        ('{"kind": "report", "format": 99}', "is not a report of this version of pytest-nnsight"),
         ('{"kind": "report", "format": 1, "tests": [{}]}', "is damaged: KeyError *"),
         ('{"kind": "upgrade", "format": 1, "trials": 5}', "is damaged: TypeError *"),
     ],

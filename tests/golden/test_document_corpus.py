@@ -18,7 +18,7 @@ from pytest_nnsight.errors import GoldenError
 from pytest_nnsight.golden.document import decode
 from pytest_nnsight.golden.storage import check_inside, read_text
 from pytest_nnsight.golden.stored_tensors import exact_distances, write_tensors
-from pytest_nnsight.report.failure import diagnosed, failure_lines
+from pytest_nnsight.report.failure import diagnose_finding, failure_lines
 from pytest_nnsight.report.golden_text import golden_lines
 
 CORPUS = Path(__file__).with_name("damaged")
@@ -61,7 +61,7 @@ def test_a_broken_golden_is_an_error_or_a_run(name: str) -> None:
     for old, new in ((golden, received), (received, golden), (golden, golden)):
         finding = Finding(name, golden=old, received=new, comparison=compare(old, new))
         if finding.comparison and not finding.comparison.matches:
-            lines += failure_lines(finding, diagnosed(finding), "pytest", detailed=True)
+            lines += failure_lines(finding, diagnose_finding(finding), "pytest", detailed=True)
     assert all(line.isprintable() for line in lines)
 
 

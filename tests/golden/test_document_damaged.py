@@ -18,7 +18,7 @@ from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError
 from pytest_nnsight.golden import encoding
 from pytest_nnsight.golden.document import decode, encode
-from pytest_nnsight.report.failure import diagnosed, failure_lines
+from pytest_nnsight.report.failure import diagnose_finding, failure_lines
 from pytest_nnsight.run import Run
 
 NAME = "golden/gpt2/cpu-float32/test_it.json"
@@ -153,7 +153,7 @@ def report(golden: Run, received: Run) -> list[str]:
     if comparison.matches:
         return []
     finding = Finding(NAME, golden=golden, received=received, comparison=comparison)
-    return failure_lines(finding, diagnosed(finding), "pytest", detailed=True)
+    return failure_lines(finding, diagnose_finding(finding), "pytest", detailed=True)
 
 
 VALID = encode(make_rich_run())

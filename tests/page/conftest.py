@@ -1,6 +1,6 @@
-"""Real pages of real sessions, in a real browser: ``make test-page``.
+"""Open the pages of real sessions in a browser: ``make test-page``.
 
-Needs Debian's ``chromium`` and the extra ``page``; skipped, with the reason, where they are absent.
+Needs Debian's ``chromium`` and the extra ``page``; without them the tests are skipped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def test_crashes():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a browser where there is none."""
+    """Skip the tests in this folder if there is no browser."""
     try:
         import axe_playwright_python  # noqa: F401
         import playwright  # noqa: F401
@@ -64,14 +64,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def session(folder: Path, *arguments: str, **environ: str) -> None:
     """Run pytest on the tests in a folder."""
     command = [sys.executable, "-m", "pytest", "--nnsight-model=tiny:gpt2", *arguments]
-    known = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("PYTEST_")}
+    inherited = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("PYTEST_")}
     more = {"HF_HUB_OFFLINE": "1", "PYTEST_NNSIGHT_LEAKS": "off", **environ}
-    subprocess.run(command, cwd=folder, env=known | more, capture_output=True, check=False)
+    subprocess.run(command, cwd=folder, env=inherited | more, capture_output=True, check=False)
 
 
 @pytest.fixture(scope="session")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page of a clean run, of a changed one, and of a golden."""
+    """Pages of a session without drift, of one with drift, and of an upgrade."""
     folder = tmp_path_factory.mktemp("reports")
     (folder / "test_it.py").write_text(SESSION)
     session(folder, "--snapshot-update")
@@ -87,22 +87,22 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def grid_of(folder: Path) -> dict[str, Any]:
-    """Return what `upgrade` would write of three combinations, one of them not installed."""
+    """Return the report of `upgrade` for three combinations, one of them not installed."""
 
-    def trial(number: int, worst: str, name: str = "", failure: str = "") -> dict[str, Any]:
+    def entry(number: int, worst: str, name: str = "", failure: str = "") -> dict[str, Any]:
         report = json.loads((folder / name).read_text()) if name else None
-        wish = f"transformers==5.{number}"
-        told = {"combination": [wish], "label": wish, "worst": worst, "failure": failure}
-        return {**told, "results": [], "report": report}
+        label = f"transformers==5.{number}"
+        found = {"combination": [label], "label": label, "worst": worst, "failure": failure}
+        return {**found, "results": [], "report": report}
 
-    trials = [trial(1, "same", "clean.json"), trial(2, "crashed", "drift.json")]
-    trials.append(trial(99, "not installed", failure="cannot be installed: no such version"))
-    return {"format": 1, "kind": "upgrade", "trials": trials}
+    entries = [entry(1, "same", "clean.json"), entry(2, "crashed", "drift.json")]
+    entries.append(entry(99, "not installed", failure="cannot be installed: no such version"))
+    return {"format": 1, "kind": "upgrade", "trials": entries}
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Headless Chromium."""
+    """A headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -113,17 +113,17 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page; at the end of the test, no error and no request may have left it."""
-    told: list[str] = []
+    """Open pages; fail if one logs an error, opens a dialog or requests another address."""
+    problems: list[str] = []
     pages = []
 
     def open_page(path: Path, hash_: str = "", **context: Any) -> Any:
         page = browser.new_page(**context)
-        page.on("console", lambda message: told.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: told.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (told.append("a dialog"), dialog.dismiss()))
+        page.on("console", lambda message: problems.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (problems.append("a dialog"), dialog.dismiss()))
         page.on(
-            "request", lambda r: None if r.url.startswith(path.as_uri()) else told.append(r.url)
+            "request", lambda r: None if r.url.startswith(path.as_uri()) else problems.append(r.url)
         )
         page.goto(path.as_uri() + hash_)
         pages.append(page)
@@ -132,4 +132,4 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
     yield open_page
     for page in pages:
         page.close()
-    assert told == []
+    assert problems == []

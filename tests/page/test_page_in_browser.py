@@ -1,4 +1,4 @@
-"""What a person does with the page: look, filter, sort, click, use the keyboard, print."""
+"""Use the page in a browser: read, filter, sort, click, use the keyboard, print."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START = "transformer.h.1.mlp.c_fc"
 
 
 def link(test: str) -> str:
-    return f"#trial=0&test={quote(test)}"
+    return f"#session=0&test={quote(test)}"
 
 
 def verdicts(page: Any) -> list[str]:
@@ -26,16 +26,16 @@ def verdicts(page: Any) -> list[str]:
     ]
 
 
-def test_the_worst_test_is_first_and_shown(reports: Path, opened: Opened) -> None:
+def test_worst_test_is_first_and_open(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html")
     assert page.locator("h1").inner_text() == "5 tests: 1 crashed, 1 hung, 2 drift, 1 passed"
     assert verdicts(page) == ["crashed", "hung", "drift", "drift", "passed"]
     assert "segmentation fault" in page.locator("section[aria-label='One test'] pre").inner_text()
 
 
-def test_a_link_opens_one_test_with_its_charts(reports: Path, opened: Opened) -> None:
+def test_link_opens_one_test_with_its_charts(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html", link(STREAM))
-    assert START in page.locator("p.said").inner_text()
+    assert START in page.locator("p.message").inner_text()
     chart = page.locator(".chart svg").first
     assert chart.get_attribute("aria-label") == f"Drift over depth: starts at {START}"
     for part in ("attention", "mlp", "norm", "other"):
@@ -48,7 +48,7 @@ def test_a_link_opens_one_test_with_its_charts(reports: Path, opened: Opened) ->
     assert len({tuple(colours[i : i + 3]) for i in range(0, len(colours), 4)}) > 2
 
 
-def test_filter_and_sort_of_tests(reports: Path, opened: Opened) -> None:
+def test_tests_can_be_filtered_and_sorted(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html")
     page.locator("#filter").fill("c_fc")
     assert verdicts(page) == ["drift", "drift"]
@@ -56,11 +56,11 @@ def test_filter_and_sort_of_tests(reports: Path, opened: Opened) -> None:
     page.locator("#verdict").select_option("hung")
     assert verdicts(page) == ["hung"]
     page.locator("#verdict").select_option("")
-    page.locator("#sort").select_option("as they ran")
+    page.locator("#sort").select_option("in order of execution")
     assert verdicts(page) == ["drift", "drift", "passed", "hung", "crashed"]
 
 
-def test_a_click_on_the_chart_goes_to_the_module(reports: Path, opened: Opened) -> None:
+def test_click_on_the_chart_selects_the_module(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html", link(STREAM))
     chart = page.locator(".chart svg").first
     line = chart.locator("line.start")
@@ -70,7 +70,7 @@ def test_a_click_on_the_chart_goes_to_the_module(reports: Path, opened: Opened) 
     assert page.evaluate("document.activeElement.dataset.path") == START
 
 
-def test_the_keyboard_walks_the_chart_and_the_map(reports: Path, opened: Opened) -> None:
+def test_keyboard_moves_through_the_chart_and_the_map(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html", link(STREAM))
     slider = page.locator("input[type=range]")
     assert START in slider.get_attribute("aria-valuetext")
@@ -82,15 +82,15 @@ def test_the_keyboard_walks_the_chart_and_the_map(reports: Path, opened: Opened)
     )
     page.locator("canvas").first.press("ArrowDown")
     page.locator("canvas").first.press("ArrowRight")
-    told = page.locator(".heat + output").first.inner_text()
-    assert told.startswith("transformer.wpe, token 1 ")
+    text = page.locator(".heat + output").first.inner_text()
+    assert text.startswith("transformer.wpe, token 1 ")
 
 
-def test_modules_filter_and_sort(reports: Path, opened: Opened) -> None:
+def test_modules_can_be_filtered_and_sorted(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html", link(STREAM))
     rows = page.locator("tr[data-path]")
     assert rows.count() == 31
-    page.get_by_label("only what drifts").check()
+    page.get_by_label("only modules that drift").check()
     assert 5 < rows.count() < 20
     page.get_by_role("button", name="drift", exact=True).click()
     assert rows.first.get_attribute("data-path") == START
@@ -99,7 +99,7 @@ def test_modules_filter_and_sort(reports: Path, opened: Opened) -> None:
     assert rows.count() == 1
 
 
-def test_generated_text_stands_side_by_side(reports: Path, opened: Opened) -> None:
+def test_generated_text_is_shown_side_by_side(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html", link(TEXT))
     sides = page.locator(".sides > div")
     assert sides.count() == 2
@@ -107,26 +107,26 @@ def test_generated_text_stands_side_by_side(reports: Path, opened: Opened) -> No
     test = next(test for test in report["tests"] if test["test"] == TEXT)
     divergence = test["goldens"][0]["detail"]["generated"]["flip"]
     if divergence is None:
-        assert page.locator(".token.parts").count() == 0
+        assert page.locator(".token.differs").count() == 0
     else:
-        assert page.locator(".token.parts").count() == 2
+        assert page.locator(".token.differs").count() == 2
 
 
-def test_norms_of_the_golden_are_one_choice_away(reports: Path, opened: Opened) -> None:
+def test_norms_of_the_golden_can_be_chosen(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html", link(STREAM))
     page.get_by_label("norms of the golden").check()
     assert "Norms, token by layer" in page.locator("h3").all_inner_texts()
     assert page.locator(".chart path.allowed").count() == 0
 
 
-def test_a_clean_run_shows_norms(reports: Path, opened: Opened) -> None:
+def test_session_without_drift_shows_norms(reports: Path, opened: Opened) -> None:
     page = opened(reports / "clean.html")
     assert page.locator("h1").inner_text() == "5 tests: 3 same, 2 passed"
     assert page.get_by_label("norms of the golden").is_checked()
     assert set(page.locator("tr[data-path] .verdict").all_inner_texts()) == {"= same"}
 
 
-def test_the_tree_unfolds_and_leads_to_the_table(reports: Path, opened: Opened) -> None:
+def test_module_tree_links_to_the_table(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html", link(STREAM))
     page.get_by_text("Module tree").click()
     page.get_by_label("show transformer.h.1.mlp in the table").evaluate("x => x.click()")
@@ -143,7 +143,7 @@ def test_text_of_prompts_stays_text(reports: Path, opened: Opened) -> None:
     assert "<script>alert(1)</script>" in page.locator("main").inner_text()
 
 
-def test_another_test_is_one_step_back(reports: Path, opened: Opened) -> None:
+def test_back_button_returns_to_the_previous_test(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html", link(STREAM))
     page.get_by_role("link", name=TEXT).first.click()
     assert TEXT in page.locator("section[aria-label='One test'] h2").inner_text()
@@ -164,11 +164,11 @@ def test_labels_contrast_and_width(
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     found = Axe().run(page).response["violations"]
-    told = [(each["id"], node["html"][:120]) for each in found for node in each["nodes"]]
-    assert told == []
+    problems = [(each["id"], node["html"][:120]) for each in found for node in each["nodes"]]
+    assert problems == []
 
 
-def test_a_grid_leads_to_each_test_under_each_version(reports: Path, opened: Opened) -> None:
+def test_grid_links_to_each_test_under_each_version(reports: Path, opened: Opened) -> None:
     page = opened(reports / "grid.html")
     grid = page.locator("table.grid")
     assert grid.locator("thead th").all_inner_texts()[1:] == [
@@ -177,20 +177,20 @@ def test_a_grid_leads_to_each_test_under_each_version(reports: Path, opened: Ope
         "transformers==5.99",
     ]
     assert grid.locator("tbody tr").first.inner_text().split() == [
-        *("the", "run", "itself"),
+        *("the", "whole", "session"),
         *("\u2298", "not", "installed"),
     ]
-    page.locator(f"table.grid a[href='{link(STREAM).replace('trial=0', 'trial=1')}']").click()
+    page.locator(f"table.grid a[href='{link(STREAM).replace('session=0', 'session=1')}']").click()
     assert page.locator("h2", has_text="transformers==5.2").count() == 1
-    assert START in page.locator("p.said").inner_text()
+    assert START in page.locator("p.message").inner_text()
     page.locator(f"table.grid a[href='{link(STREAM)}']").click()
     assert page.locator("h2", has_text="transformers==5.1").count() == 1
     assert page.locator("section[aria-label='One test'] .verdict").first.inner_text() == "= same"
-    page.goto(page.url.partition("#")[0] + "#trial=2")
-    assert "no such version" in page.locator("p.said").inner_text()
+    page.goto(page.url.partition("#")[0] + "#session=2")
+    assert "no such version" in page.locator("p.message").inner_text()
 
 
-def test_print_shows_all_of_it_on_white(reports: Path, opened: Opened) -> None:
+def test_print_shows_everything_on_white(reports: Path, opened: Opened) -> None:
     page = opened(reports / "drift.html", link(STREAM), color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -199,7 +199,7 @@ def test_print_shows_all_of_it_on_white(reports: Path, opened: Opened) -> None:
     assert page.locator("details:not([open])").count() == 0
 
 
-def test_without_script_the_verdicts_are_there(reports: Path, browser: Any) -> None:
+def test_verdicts_are_shown_without_javascript(reports: Path, browser: Any) -> None:
     page = browser.new_page(java_script_enabled=False)
     page.goto((reports / "drift.html").as_uri())
     items = page.locator("noscript li, main li").all_inner_texts()

@@ -47,7 +47,7 @@ def test_a_change_below_the_tolerance_is_named_and_passes(
     result.assert_outcomes(passed=1)
     result.stdout.re_match_lines(
         [
-            r"bits differ, within tolerance \(--nnsight-exact makes this fail\):",
+            r"within tolerance, but not equal bit by bit \(--nnsight-exact makes this fail\):",
             rf"  test_it.py::test_exact: {NAMED} \(largest \S+e-\d, allowed 1e-5\)",
         ]
     )
@@ -89,7 +89,7 @@ def test_exactness_is_not_asked_of_another_number_of_threads(
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         [
-            "not checked bit by bit, since something else moves numbers:",
+            "not checked bit by bit, because the environment differs from the golden's:",
             "  test_it.py::test_exact: threads 1 -> 2",
         ]
     )

@@ -188,7 +188,7 @@ def test_the_section_at_the_end_is_as_loud_as_asked(
             "*= nnsight =*",
             "\x1b[[]31m2 goldens: 2 drift\x1b[[]0m",
             "\x1b[[]31mDRIFT test_it.py::test_golden[[]1[]]\x1b[[]0m",
-            "  so do test_it.py::test_golden[[]2[]]",
+            "  also test_it.py::test_golden[[]2[]]",
             "  10 of 31 calls, from transformer.h.1.mlp.c_fc: rel *, allowed 1e-5",
             "  cause: weights (1 of 28 parameters differ: transformer.h.1.mlp.c_fc.weight)",
             "  depth  *",

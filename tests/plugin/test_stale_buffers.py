@@ -46,7 +46,7 @@ def test_a_stale_buffer_is_restored_with_a_note(project: Project) -> None:
     state = "model.rotary_emb.inv_freq, model.rotary_emb.max_seq_len_cached"
     result.stdout.fnmatch_lines(
         [
-            "notes, which fail nothing:",
+            "notes (they do not fail a test):",
             f"  {name}[[]0[]]: unsaved state changed: {state}, restored",
             f"  {name}[[]1[]]: unsaved state changed: {state}, restored",
         ]

@@ -1,4 +1,4 @@
-"""A failed comparison -> the lines of its assertion, as many as pytest shows."""
+"""The lines of a failed assertion, no more than pytest shows."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.report.failure import (
     MOST_ROWS,
     bits_line,
-    diagnosed,
+    diagnose_finding,
     failure_lines,
-    size,
+    format_size,
 )
 from pytest_nnsight.run import Run
 
@@ -37,7 +37,7 @@ def report(golden: Run, received: Run, detailed: bool = False, **weights: Any) -
     finding = Finding(
         FILE, golden=golden, received=received, comparison=compare(golden, received), **weights
     )
-    return failure_lines(finding, diagnosed(finding), REFRESH, detailed)
+    return failure_lines(finding, diagnose_finding(finding), REFRESH, detailed)
 
 
 def run_of(count: int, drifted: int = 0, **changes: Any) -> Run:
@@ -56,13 +56,13 @@ def run_of(count: int, drifted: int = 0, **changes: Any) -> Run:
 
 
 def drift_text(golden: Run, received: Run, index: int = 0) -> str:
-    """Return how a report writes the size of a drift."""
-    return size(compare(golden, received).failures[index].rel)
+    """Return the size of a drift as a report writes it."""
+    return format_size(compare(golden, received).failures[index].rel)
 
 
 @pytest.mark.parametrize("drifted", [1, 2, 4, 5, 6, 50, 395])
 def test_report_fits_into_what_pytest_shows(drifted: int) -> None:
-    """Pytest cuts an assertion at 8 lines or 640 characters, the last lines first."""
+    """Pytest shows the first 8 lines or 640 characters of an assertion."""
     lines = report(run_of(395), run_of(395, drifted))
     assert len(lines) <= 8
     assert sum(map(len, lines)) <= 640
@@ -71,7 +71,7 @@ def test_report_fits_into_what_pytest_shows(drifted: int) -> None:
     assert lines[-2:] == LAST
 
 
-def test_rows_that_are_left_out_are_counted() -> None:
+def test_rows_that_do_not_fit_are_counted() -> None:
     lines = report(run_of(395), run_of(395, 50))
     shown = lines[1:-3]
     assert lines[-3] == f"... and {50 - len(shown)} more, smaller (-vv)"
@@ -84,7 +84,7 @@ def test_detailed_report_shows_twenty_rows() -> None:
     assert lines[-2:] == LAST
 
 
-def test_rows_are_the_worst_first() -> None:
+def test_worst_rows_come_first() -> None:
     noise = [1e-4, 1e-2, 1e-3]
     golden = make_run(*(make_call(f"h.{i}") for i in range(4)))
     received = make_run(
@@ -96,19 +96,20 @@ def test_rows_are_the_worst_first() -> None:
     assert rows[0] == "h.3: container tensor -> (tensor,)"
 
 
-def test_row_names_the_error_the_worst_token_and_the_statistic_that_moved() -> None:
+def test_row_names_the_error_the_worst_token_and_the_changed_statistic() -> None:
     received = make_run(make_call(summary=make_summary(noise=5e-3)))
     drift = compare(make_run(), received).failures[0]
-    apart = drift.distance
+    distance = drift.distance
     assert report(make_run(), received)[1] == (
-        f"h.0: rel {size(apart.rms)} \u00b1{apart.error:.0%}, worst token {apart.token} "
-        f"{size(apart.worst)}, {drift.expected} -> {drift.received}"
+        f"h.0: rel {format_size(distance.rms)} \u00b1{distance.error:.0%}, "
+        f"worst token {distance.token} {format_size(distance.worst)}, "
+        f"{drift.expected} -> {drift.received}"
     )
-    assert 0.05 < apart.error < 0.2
+    assert 0.05 < distance.error < 0.2
 
 
-def test_row_tells_the_drift_of_the_token_that_it_names() -> None:
-    """Over eight values, one token drifts most; in one of them, another one may."""
+def test_row_shows_the_drift_of_the_token_that_it_names() -> None:
+    """The token that drifts most over eight values need not drift most in one of them."""
     shape = (1, 100, 64)
 
     def run_of(size: float) -> Run:
@@ -131,19 +132,19 @@ def test_row_tells_the_drift_of_the_token_that_it_names() -> None:
     assert pooled
     rows = {row.split(":")[0]: row for row in report(golden, received, detailed=True)[1:]}
     for drift in pooled:
-        apart = drift.distance
-        told = f"worst token {apart.pooled_token} {size(apart.pooled)},"
-        assert told in rows[drift.label]
+        distance = drift.distance
+        text = f"worst token {distance.pooled_token} {format_size(distance.pooled)},"
+        assert text in rows[drift.label]
 
 
-def test_row_of_a_single_token_names_none() -> None:
+def test_row_of_a_single_token_does_not_name_it() -> None:
     golden, received = (
         make_run(make_call(summary=make_summary(noise, (1, 64)))) for noise in (0.0, 1e-2)
     )
     assert "token" not in report(golden, received)[1]
 
 
-def test_notes_are_in_the_detailed_report_alone() -> None:
+def test_only_the_detailed_report_has_notes() -> None:
     noted = make_run(make_call("a", output="(tensor, None)"), make_call("b"))
     received = make_run(
         make_call("a", output="(tensor, tensor)"), make_call("b", make_summary(noise=1e-2))
@@ -153,10 +154,10 @@ def test_notes_are_in_the_detailed_report_alone() -> None:
     assert note not in report(noted, received)
 
 
-def test_a_half_type_that_drifts_by_noise_is_told_of_the_sharper_check() -> None:
+def test_half_type_with_the_cause_numerics_gets_a_hint_about_float32() -> None:
     half = {"dtype": "bfloat16"}
     golden = make_pass(environment=half)
-    hint = "half types drift far on other kernels; the sharp check is --nnsight-dtype float32"
+    hint = "half types drift far between kernels; --nnsight-dtype float32 is a sharper check"
     received = drifted(size=0.3, environment={**half, "threads": 8})
     assert report(golden, received)[-3] == hint
     assert hint not in report(golden, drifted(size=0.3, environment=half))
@@ -164,7 +165,7 @@ def test_a_half_type_that_drifts_by_noise_is_told_of_the_sharper_check() -> None
     assert hint not in report(make_pass(), single)
 
 
-def test_true_distances_of_stored_tensors_are_told() -> None:
+def test_true_distances_of_stored_tensors_are_shown() -> None:
     received = drifted("lm_head")
     exact = {
         "lm_head": Distance(0.0123456789, 0.025, token=4),
@@ -172,10 +173,10 @@ def test_true_distances_of_stored_tensors_are_told() -> None:
         "<model> out.logits": Distance(0.5, 0.5),
     }
     brief = report(make_pass(), received, exact=exact)
-    told = "lm_head: exactly rel 0.0123457, worst token 4 0.025 (stored tensor)"
-    assert brief[1] == told
+    line = "lm_head: exactly rel 0.0123457, worst token 4 0.025 (stored tensor)"
+    assert brief[1] == line
     detailed = report(make_pass(), received, detailed=True, exact=exact)
-    assert detailed[1:3] == [told, "<model> out.logits: exactly rel 0.5 (stored tensor)"]
+    assert detailed[1:3] == [line, "<model> out.logits: exactly rel 0.5 (stored tensor)"]
     assert sum("stored tensor" in line for line in brief) == 1
 
 
@@ -188,19 +189,19 @@ def test_report_with_true_distances_fits_into_what_pytest_shows() -> None:
     assert lines[1].endswith("(stored tensor)")
 
 
-def test_line_of_bits_says_how_far_a_run_that_matches_is_from_equal() -> None:
+def test_bits_line_describes_a_match_that_is_not_bit_by_bit() -> None:
     comparison = compare(make_pass(), drifted(size=1e-6))
     assert comparison.matches
     assert bits_line(comparison) == (
         "19 of 27 calls, from model.layers.0.mlp.up_proj on "
-        f"(largest {size(comparison.noise)}, allowed 1e-5)"
+        f"(largest {format_size(comparison.noise)}, allowed 1e-5)"
     )
 
 
 @pytest.mark.parametrize("detailed", [False, True])
-def test_golden_that_cannot_be_compared_is_one_line(detailed: bool) -> None:
+def test_missing_golden_is_one_line(detailed: bool) -> None:
     finding = Finding(FILE, error=f"no golden {FILE}; write it with --snapshot-update")
-    assert failure_lines(finding, diagnosed(finding), REFRESH, detailed) == [
+    assert failure_lines(finding, diagnose_finding(finding), REFRESH, detailed) == [
         f"golden: no golden {FILE}; write it with --snapshot-update"
     ]
 
@@ -221,4 +222,4 @@ def test_golden_that_cannot_be_compared_is_one_line(detailed: bool) -> None:
     ],
 )
 def test_size(rel: float, text: str) -> None:
-    assert size(rel) == text
+    assert format_size(rel) == text

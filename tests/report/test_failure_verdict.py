@@ -1,4 +1,4 @@
-"""A failed comparison -> its first line: what, where, how much, allowed how much, why."""
+"""The first line of a failure: what differs, where it starts, its size, the cause."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.report.failure import (
     LONGEST_EVIDENCE,
-    diagnosed,
+    diagnose_finding,
     failure_lines,
-    size,
+    format_size,
 )
 from pytest_nnsight.run import Prompt, Run
 
@@ -32,12 +32,14 @@ def report(golden: Run, received: Run, **weights: dict[str, str]) -> list[str]:
     finding = Finding(
         "test.json", golden=golden, received=received, comparison=comparison, **weights
     )
-    return failure_lines(finding, diagnosed(finding), "pytest --snapshot-update", detailed=True)
+    return failure_lines(
+        finding, diagnose_finding(finding), "pytest --snapshot-update", detailed=True
+    )
 
 
 def drift_text(golden: Run, received: Run) -> str:
-    """Return how a report writes the size of the first drift."""
-    return size(compare(golden, received).failures[0].rel)
+    """Return the size of the first drift as a report writes it."""
+    return format_size(compare(golden, received).failures[0].rel)
 
 
 def test_first_line_of_a_weights_drift() -> None:
@@ -54,7 +56,7 @@ def test_first_line_of_a_weights_drift() -> None:
     )
 
 
-def test_first_line_of_a_start_in_a_modules_own_code() -> None:
+def test_first_line_of_a_start_in_the_code_of_a_module() -> None:
     received = drifted("model.layers.1.mlp.down_proj in.0")
     rel = drift_text(make_pass(), received)
     assert report(make_pass(), received)[0] == (
@@ -64,13 +66,13 @@ def test_first_line_of_a_start_in_a_modules_own_code() -> None:
     )
 
 
-def test_first_line_of_a_start_in_a_layers_own_code() -> None:
+def test_first_line_of_a_start_in_the_code_of_a_layer() -> None:
     received = drifted("model.layers.1.post_attention_layernorm in.0")
     first = report(make_pass(), received)[0]
     assert "starts in model.layers.1, before post_attention_layernorm (rel " in first
 
 
-def test_first_line_of_a_start_outside_of_the_chosen_modules() -> None:
+def test_first_line_of_a_start_outside_of_the_captured_modules() -> None:
     def only_mlp(run: Run) -> Run:
         return replace(run, calls=tuple(c for c in run.calls if c.path.endswith(".mlp")))
 
@@ -91,8 +93,8 @@ def test_first_line_of_a_start_that_is_within_the_tolerance() -> None:
     )
 
 
-def test_start_within_the_tolerance_names_the_first_drift_over_it() -> None:
-    """Not the first other failure there is, such as a class that has another name later."""
+def test_start_within_the_tolerance_names_the_first_drift_above_it() -> None:
+    """Not another kind of failure that comes later, such as a renamed class."""
 
     def drift(time: int, label: str) -> float:
         return {"model.layers.0.mlp.act_fn": 6e-7, "model.norm": 1e-3}.get(label, 0.0)
@@ -104,7 +106,7 @@ def test_start_within_the_tolerance_names_the_first_drift_over_it() -> None:
 
 
 def test_first_line_of_a_drift_of_one_token_names_it() -> None:
-    """Over all tokens it is within what is allowed."""
+    """The drift over all tokens is within the tolerance."""
     x = normal(1, 7, 64)
     y = x.clone()
     y[0, 5] += 1.7e-5 * normal(64, seed=1)
@@ -114,7 +116,9 @@ def test_first_line_of_a_drift_of_one_token_names_it() -> None:
     (drift,) = compare(golden, received).failures
     assert drift.distance.rms < 1e-5 < drift.distance.worst
     first = report(golden, received)[0]
-    assert f"h.0 (rel {size(drift.distance.worst)} at token 5 ' over', allowed 1e-5)" in first
+    assert (
+        f"h.0 (rel {format_size(drift.distance.worst)} at token 5 ' over', allowed 1e-5)" in first
+    )
 
 
 def test_first_line_of_a_likely_cause() -> None:
@@ -140,7 +144,7 @@ def test_first_line_of_bits_that_should_be_equal() -> None:
     assert "within tolerance" not in report(make_pass(), drifted(is_exact=True))[0]
 
 
-def test_first_line_of_nan_that_appears() -> None:
+def test_first_line_of_a_new_nan() -> None:
     x = normal(1, 7, 64)
     y = x.clone()
     y[0, 3, 5] = math.nan
@@ -195,7 +199,7 @@ def test_first_line_of_other_generated_ids() -> None:
     )
 
 
-def test_long_evidence_is_cut() -> None:
+def test_long_evidence_is_shortened() -> None:
     versions = {f"package{i}": "1" for i in range(40)}
     newer = dict.fromkeys(versions, "2")
     first = report(

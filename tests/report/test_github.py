@@ -1,4 +1,4 @@
-"""Annotations and the step summary: what a test says stays text."""
+"""Annotations and the step summary for GitHub; text of tests stays text."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ def placed(name: str, *goldens: dict[str, Any], **changes: Any) -> dict[str, Any
     return case(name, *goldens, **{"file": "tests/test_it.py", "line_number": 7, **changes})
 
 
-def test_an_annotation_stands_on_the_line_of_its_test() -> None:
+def test_annotation_points_at_the_line_of_its_test() -> None:
     assert [*annotation_lines(report_of(placed("test_a", DRIFT), placed("test_b", SAME)))] == [
         "::error file=tests/test_it.py,line=7,title=drift%3A test_a::golden drift: so"
     ]
 
 
-def test_what_would_end_a_command_is_written_otherwise() -> None:
+def test_characters_that_end_a_command_are_escaped() -> None:
     hung = placed("t,a:b", outcome="hung", line="HUNG\n::stop 100%", file="a,b.py")
     assert [*annotation_lines(report_of(hung))] == [
         "::error file=a%2Cb.py,line=7,title=hung%3A t%2Ca%3Ab::HUNG%0A::stop 100%25"
     ]
 
 
-def test_no_more_annotations_than_are_shown_and_the_worst_of_them() -> None:
+def test_only_the_ten_worst_tests_get_annotations() -> None:
     tests = [placed(f"t{i}", DRIFT) for i in range(12)]
     found = [*annotation_lines(report_of(*tests, placed("c", outcome="crashed", line="CRASHED")))]
     assert len(found) == 10
     assert found[0].endswith("::CRASHED")
 
 
-def test_the_summary_is_a_table_of_what_is_not_the_same() -> None:
+def test_summary_is_a_table_of_tests_that_differ() -> None:
     lines = step_summary(report_of(placed("test_a", DRIFT), placed("test_b", SAME))).splitlines()
     assert lines[0] == "### nnsight: 2 goldens: 1 drift, 1 the same bit by bit"
     start = "| \u274c | test\\_it.py::test\\_a | drift | model.layers.1.mlp.up\\_proj | "
@@ -42,14 +42,14 @@ def test_the_summary_is_a_table_of_what_is_not_the_same() -> None:
     assert not any("test\\_b" in line for line in lines)
 
 
-def test_a_green_summary_is_its_heading() -> None:
+def test_summary_without_drift_is_only_a_heading() -> None:
     assert step_summary(report_of(placed("a", SAME))) == (
         "### nnsight: 1 golden: 1 the same bit by bit\n\n\n"
     )
     assert step_summary(report_of(placed("a"))) == ""
 
 
-def test_text_of_tests_is_no_markdown_and_no_html() -> None:
+def test_text_of_tests_is_neither_markdown_nor_html() -> None:
     crash = placed("t[<img src=x>|`a`]", outcome="crashed", line="a|b <script>\n| c")
     row = step_summary(report_of(crash)).splitlines()[4]
     assert "&lt;img src=x&gt;\\|\\`a\\`" in row
@@ -57,7 +57,7 @@ def test_text_of_tests_is_no_markdown_and_no_html() -> None:
     assert row.count(" | ") == 5
 
 
-def test_a_table_of_an_upgrade_has_its_findings_folded() -> None:
+def test_summary_of_an_upgrade_folds_the_results_that_differ() -> None:
     text = table_summary([["combination", "same"], ["a==1", "2"]], ["drift: <b>"])
     assert text.splitlines()[:3] == ["| combination | same |", "| - | - |", "| a==1 | 2 |"]
     assert "drift: &lt;b&gt;" in text

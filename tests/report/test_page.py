@@ -1,4 +1,4 @@
-"""A report -> a page: everything in one file, text as text, never too large."""
+"""The page is one file, shows text as text, and stays below a megabyte."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from test_terminal import DRIFT, SAME, case, report_of
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.golden.document import decode
 from pytest_nnsight.report import page
-from pytest_nnsight.report.detail import detail
-from pytest_nnsight.report.page import page_of
+from pytest_nnsight.report.detail import build_detail
+from pytest_nnsight.report.page import render_page
 from pytest_nnsight.run import Summary
 from pytest_nnsight.summary.packing import pack, read_norms, unpack
 
 
 def detailed(golden: dict[str, Any], start: str = "model.layers.1.mlp.up_proj") -> dict[str, Any]:
     before, now = make_pass(), drifted(start, 1e-2)
-    return {**golden, "detail": detail(before, now, compare(before, now))}
+    return {**golden, "detail": build_detail(before, now, compare(before, now))}
 
 
 def document(*tests: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -37,91 +37,93 @@ def view_of(text: str) -> dict[str, Any]:
     return dict(json.loads(found[1]))
 
 
-def test_the_verdict_is_title_and_heading() -> None:
-    text = page_of(document(case("test_a", DRIFT), case("test_b", SAME)))
+def test_verdict_is_the_title_and_the_heading() -> None:
+    text = render_page(document(case("test_a", DRIFT), case("test_b", SAME)))
     assert "<title>2 tests: 1 drift, 1 same</title>" in text
     assert '<h1 id="headline">2 tests: 1 drift, 1 same</h1>' in text
     assert "1970-01-01 00:00 UTC" in text
 
 
-def test_nothing_is_fetched_and_nothing_may_be() -> None:
-    text = page_of(document(case("test_a", detailed(DRIFT))))
+def test_page_fetches_nothing_and_forbids_it() -> None:
+    text = render_page(document(case("test_a", detailed(DRIFT))))
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", text)
     assert "@import" not in text
     assert "default-src 'none'" in text
 
 
 @pytest.mark.parametrize("evil", ["</script><script>alert(1)</script>", "<!--", "\u2028", "$title"])
-def test_what_tests_say_stays_text(evil: str) -> None:
-    clean = page_of(document(case("test_a", DRIFT)))
-    text = page_of(document(case(f"test_{evil}", {**DRIFT, "line": evil}, text=evil)))
+def test_text_of_tests_stays_text(evil: str) -> None:
+    clean = render_page(document(case("test_a", DRIFT)))
+    text = render_page(document(case(f"test_{evil}", {**DRIFT, "line": evil}, text=evil)))
     assert text.count("<script") == clean.count("<script")
     assert text.count("<!--") == clean.count("<!--")
-    assert view_of(text)["trials"][0]["tests"][0]["text"] == evil
+    assert view_of(text)["sessions"][0]["tests"][0]["text"] == evil
 
 
-def test_details_that_do_not_fit_are_left_out_from_the_good_ones_on(
+def test_details_that_do_not_fit_are_dropped_from_good_tests_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(page, "MOST_BYTES", 30_000)
     tests = [case("same", detailed(SAME)), *(case(f"t{i}", detailed(DRIFT)) for i in range(9))]
-    text = page_of(document(*tests))
+    text = render_page(document(*tests))
     assert len(text) < 30_000 + 60_000  # styles and scripts
-    goldens = [test["goldens"][0] for test in view_of(text)["trials"][0]["tests"]]
+    goldens = [test["goldens"][0] for test in view_of(text)["sessions"][0]["tests"]]
     assert goldens[0]["left_out"]
     assert goldens[0]["detail"] is None
     assert goldens[1]["detail"] is not None
     assert goldens[-1]["left_out"]
 
 
-def test_versions_make_a_grid_with_what_did_not_run() -> None:
-    trials = [
+def test_grid_by_version_shows_combinations_that_did_not_run() -> None:
+    entries = [
         {"combination": ["a==1"], "label": "a==1", "worst": "drift", "failure": "", "results": []},
         {"combination": ["a==2"], "label": "a==2", "worst": "not installed", "results": []},
     ]
-    trials[0]["report"] = document(case("test_a", DRIFT))
-    trials[1] |= {"report": None, "failure": "cannot be installed: no such version"}
-    text = page_of({"format": 1, "kind": "upgrade", "trials": trials})
+    entries[0]["report"] = document(case("test_a", DRIFT))
+    entries[1] |= {"report": None, "failure": "cannot be installed: no such version"}
+    text = render_page({"format": 1, "kind": "upgrade", "trials": entries})
     grid = view_of(text)["grid"]
     assert grid["columns"] == ["a==1", "a==2"]
-    assert [row["name"] for row in grid["rows"]] == ["the run itself", "test_it.py::test_a"]
+    assert [row["name"] for row in grid["rows"]] == ["the whole session", "test_it.py::test_a"]
     assert grid["rows"][0]["cells"] == [
         None,
-        {"trial": 1, "test": None, "verdict": "not installed"},
+        {"session": 1, "test": None, "verdict": "not installed"},
     ]
     assert grid["rows"][1]["cells"][0]["verdict"] == "drift"
     assert "2 combinations: 1 test: 1 drift" in text
 
 
-def test_models_make_a_grid() -> None:
+def test_grid_by_model() -> None:
     tests = [case(f"t[{m}]", {**SAME, "model": m}) for m in ("gpt2", "bert")]
-    grid = view_of(page_of(document(*tests)))["grid"]
+    grid = view_of(render_page(document(*tests)))["grid"]
     assert grid["columns"] == ["gpt2", "bert"]
     assert [row["name"] for row in grid["rows"]] == ["test_it.py::t"]
-    assert view_of(page_of(document(tests[0])))["grid"] is None
+    assert view_of(render_page(document(tests[0])))["grid"] is None
 
 
-def test_a_golden_by_itself_is_a_page() -> None:
-    text = page_of({"kind": "golden", "golden": "test_a.json", "detail": detail(make_pass())})
+def test_page_of_a_golden_alone() -> None:
+    text = render_page(
+        {"kind": "golden", "golden": "test_a.json", "detail": build_detail(make_pass())}
+    )
     assert "<title>trace of tiny:gpt2</title>" in text
-    assert view_of(text)["is_run"]
+    assert view_of(text)["is_golden"]
 
 
-def test_the_name_of_a_model_is_no_html() -> None:
+def test_name_of_a_model_stays_text() -> None:
     run = make_pass(model={"spec": "<b>&me"})
-    text = page_of({"kind": "golden", "golden": "a.json", "detail": detail(run)})
+    text = render_page({"kind": "golden", "golden": "a.json", "detail": build_detail(run)})
     assert "<title>trace of &lt;b&gt;&amp;me</title>" in text
     assert "<b>" not in text
 
 
-def test_what_could_not_be_collected_or_did_not_run_counts() -> None:
+def test_headline_counts_collection_errors_and_tests_that_did_not_run() -> None:
     errors = [{"file": "test_b.py", "line": "SyntaxError"}]
-    text = page_of(document(case("test_a", SAME), errors=errors, not_run=["test_c"]))
+    text = render_page(document(case("test_a", SAME), errors=errors, not_run=["test_c"]))
     assert "3 tests: 1 error, 1 not run, 1 same" in text
 
 
-def moved(summary: Summary) -> Summary:
-    """Return a summary in which every number differs, as after an upgrade."""
+def changed(summary: Summary) -> Summary:
+    """Return a summary in which every number differs."""
     if not summary.sketch or summary.mean is None or summary.std is None:
         return summary
     numbers = unpack([(summary.norms, summary.sketch)])[1] * 1.0012345
@@ -131,20 +133,20 @@ def moved(summary: Summary) -> Summary:
 
 
 def test_ten_traces_of_the_trained_model_stay_below_a_megabyte() -> None:
-    """Of 256 tokens and all 396 calls each, of which all drift."""
+    """Each with 256 tokens and 396 calls, all of which drift."""
     name = "tests/models/test_smollm2/test_every_module_on_256_tokens.json"
     text = (Path(__file__).parents[2] / "golden/smollm2/cpu-float32" / name).read_text()
     golden = decode(text, name)
     calls = tuple(
-        call._replace(leaves=tuple(x._replace(summary=moved(x.summary)) for x in call.leaves))
+        call._replace(leaves=tuple(x._replace(summary=changed(x.summary)) for x in call.leaves))
         for call in golden.calls
     )
     received = replace(golden, calls=calls)
     comparison = compare(golden, received)
-    record = {**DRIFT, "detail": detail(golden, received, comparison)}
-    made = page_of(document(*(case(f"test_{i}", record) for i in range(10))))
+    record = {**DRIFT, "detail": build_detail(golden, received, comparison)}
+    made = render_page(document(*(case(f"test_{i}", record) for i in range(10))))
     assert len(made.encode()) < 1_000_000
-    goldens = [test["goldens"][0] for test in view_of(made)["trials"][0]["tests"]]
+    goldens = [test["goldens"][0] for test in view_of(made)["sessions"][0]["tests"]]
     assert not any("left_out" in golden for golden in goldens)
     assert (
         sum(rel is not None and float(rel) > 0 for rel in record["detail"]["modules"]["rel"]) > 390

@@ -1,4 +1,4 @@
-"""The token of a drift -> its place in the prompt and its text."""
+"""The name of a drifting token: its index in the prompt and its text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_nnsight.run import Generated, Leaf, Prompt, Run
 
 PIECES = ("The", " Eiffel", " Tower", " is")
 PROMPT = Prompt("The Eiffel Tower is", ((1, 2, 3, 4),), (PIECES,))
-# Two prompts, the second of two tokens behind two of padding.
+# Two prompts; the second has two tokens of padding before its two tokens.
 BATCH = Prompt(
     ["The Eiffel Tower is", "Hello you"],
     ((1, 2, 3, 4), (5, 6)),
@@ -22,13 +22,13 @@ BATCH = Prompt(
     tensors={"attention_mask": ((1, 1, 1, 1), (0, 0, 1, 1))},
     is_batch=True,
 )
-BEHIND = {"tensors": {"attention_mask": ((1, 1, 1, 1), (1, 1, 0, 0))}}
+RIGHT_PADDED = {"tensors": {"attention_mask": ((1, 1, 1, 1), (1, 1, 0, 0))}}
 
 
 def name_of(
     token: int | None, shape: tuple[int, ...], run: Run | None = None, at: str = "out", **call: Any
 ) -> str:
-    """Name a token of a tensor of a shape, by default in a trace of one prompt."""
+    """Return the name of a token of a tensor, by default in a trace of one prompt."""
     run = run or make_run(prompt=PROMPT)
     leaves = (Leaf("out", make_summary(shape=(1, 1, 8))), Leaf(at, make_summary(shape=shape)))
     call = make_call("h", leaves=leaves[at == "out" :], **call)
@@ -43,32 +43,32 @@ def name_of(
     [(0, "token 0 'The'"), (2, "token 2 ' Tower'"), (3, "token 3 ' is'")],
 )
 @pytest.mark.parametrize("shape", [(1, 4, 8), (4, 8), (1, 2, 4, 8)], ids=str)
-def test_a_token_of_the_prompt_is_told_with_its_text(
+def test_token_of_the_prompt_is_named_with_its_text(
     shape: tuple[int, ...], token: int, text: str
 ) -> None:
     assert name_of(token, shape) == text
 
 
-def test_a_tensor_of_another_length_has_no_text() -> None:
+def test_token_of_a_tensor_with_another_length_has_no_text() -> None:
     """Its tokens are not those of the prompt."""
     assert name_of(2, (1, 5, 8)) == "token 2"
     assert name_of(4, (1, 5, 8)) == "token 4"
 
 
-def test_a_prompt_without_a_tokenizer_has_no_text() -> None:
+def test_token_of_a_prompt_without_a_tokenizer_has_no_text() -> None:
     assert name_of(2, (1, 4, 8), make_run(prompt=Prompt(None, ((1, 2, 3, 4),)))) == "token 2"
 
 
 @pytest.mark.parametrize("shape", [(8,), ()], ids=str)
-def test_a_tensor_of_one_axis_has_no_tokens(shape: tuple[int, ...]) -> None:
+def test_tensor_with_one_dimension_has_no_tokens(shape: tuple[int, ...]) -> None:
     assert name_of(0, shape) == ""
 
 
-def test_a_single_token_is_not_named() -> None:
+def test_single_token_is_not_named() -> None:
     assert name_of(None, (1, 1, 8)) == ""
 
 
-def test_the_tensor_of_the_drift_is_looked_at() -> None:
+def test_name_belongs_to_the_tensor_that_drifts() -> None:
     assert name_of(2, (1, 4, 8), at="out[1]") == "token 2 ' Tower'"
     assert name_of(2, (1, 4, 8), at="in.hidden_states") == "token 2 ' Tower'"
 
@@ -82,19 +82,19 @@ def test_the_tensor_of_the_drift_is_looked_at() -> None:
     ],
 )
 @pytest.mark.parametrize("shape", [(2, 4, 8), (2, 3, 4, 8), (8, 8)], ids=str)
-def test_a_token_of_a_batch_is_counted_without_padding(
+def test_token_of_a_batch_is_counted_without_padding(
     shape: tuple[int, ...], token: int, text: str
 ) -> None:
     assert name_of(token, shape, make_run(prompt=BATCH)) == text
 
 
-def test_padding_behind_a_prompt_counts_nothing() -> None:
-    behind = Prompt(BATCH.text, BATCH.token_ids, BATCH.pieces, is_batch=True, **BEHIND)
-    assert name_of(5, (2, 4, 8), make_run(prompt=behind)) == "token 1 of prompt 1 ' you'"
+def test_right_padding_does_not_change_the_index() -> None:
+    padded = Prompt(BATCH.text, BATCH.token_ids, BATCH.pieces, is_batch=True, **RIGHT_PADDED)
+    assert name_of(5, (2, 4, 8), make_run(prompt=padded)) == "token 1 of prompt 1 ' you'"
 
 
 @pytest.mark.parametrize("token", [4, 5])
-def test_a_token_of_the_padding_has_no_number_below_zero(token: int) -> None:
+def test_token_of_the_padding_has_no_negative_index(token: int) -> None:
     named = name_of(token, (2, 4, 8), make_run(prompt=BATCH))
     assert "-" not in named
     assert "'" not in named
@@ -108,7 +108,7 @@ def generation(**changes: Any) -> Run:
 @pytest.mark.parametrize(
     ("visit", "row", "text"), [(1, 0, " a"), (2, 0, " b"), (2, 1, " d"), (3, 0, " c")]
 )
-def test_a_step_of_a_generation_has_the_text_of_the_token_that_went_in(
+def test_step_of_a_generation_has_the_text_of_its_input_token(
     visit: int, row: int, text: str
 ) -> None:
     """The first step takes the prompt, each other one the token before it."""

@@ -1,4 +1,4 @@
-"""An index of one package in a folder: nothing is fetched from anywhere."""
+"""A package index in a folder, so that pip needs no network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RELEASES = {
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the releases of ``drifty``, which pip alone is shown."""
+    """A folder with the releases of ``drifty``, the only index of pip."""
     folder = tmp_path / "index"
     folder.mkdir()
     for version, code in RELEASES.items():

@@ -1,4 +1,4 @@
-"""Wishes are combined package by package."""
+"""Requirements are combined package by package."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ def test_versions_of_different_packages_are_combined() -> None:
     assert label(found[0]) == "transformers==4.57.6, nnsight==0.7.0"
 
 
-def test_one_package_has_one_name() -> None:
+def test_two_spellings_of_a_name_are_one_package() -> None:
     assert combinations(["Huggingface_Hub==1", "huggingface-hub==2"]) == [
         ("Huggingface_Hub==1",),
         ("huggingface-hub==2",),
     ]
 
 
-@pytest.mark.parametrize("wish", ["5.23.0", "transformers=5", "", "a b", "--index-url=x"])
-def test_what_is_no_requirement_is_refused(wish: str) -> None:
-    with pytest.raises(UsageError, match=r"is no requirement; write it as transformers==5\.23\.0$"):
-        package_of(wish)
+@pytest.mark.parametrize("requirement", ["5.23.0", "transformers=5", "", "a b", "--index-url=x"])
+def test_text_that_is_not_a_requirement_is_refused(requirement: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"is not a requirement; write it as transformers==5\.23\.0$"
+    ):
+        package_of(requirement)

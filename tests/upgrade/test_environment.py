@@ -1,4 +1,4 @@
-"""An environment lies over the running one, is made once, and made anew if it was not finished."""
+"""An environment extends the running one, is made once, and made again if it is unfinished."""
 
 from __future__ import annotations
 
@@ -21,60 +21,60 @@ def ask(python: Path, code: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def made(cache: Path, *combination: str, pins: tuple[str, ...] = ()) -> tuple[Path, str]:
-    said: list[str] = []
-    return make_environment(combination, pins, cache, said.append), "".join(said)
+def make(cache: Path, *combination: str, pins: tuple[str, ...] = ()) -> tuple[Path, str]:
+    progress: list[str] = []
+    return make_environment(combination, pins, cache, progress.append), "".join(progress)
 
 
 def test_only_what_differs_is_installed(index: Path, tmp_path: Path) -> None:
-    python, said = made(tmp_path / "cache", "drifty==1.3")
-    assert said == "installing drifty==1.3 ... "
+    python, progress = make(tmp_path / "cache", "drifty==1.3")
+    assert progress == "installing drifty==1.3 ... "
     assert ask(python, "import drifty; print(drifty.FACTOR)") == "1.001"
     below = "import pytest_nnsight, pytest, syrupy; print(pytest.__file__)"
     assert ask(python, below) == ask(Path(sys.executable), below)
     assert [*python.parents[1].rglob("pytest")] == []
 
 
-def test_one_is_made_once_and_another_for_other_pins(index: Path, tmp_path: Path) -> None:
+def test_environment_is_used_again_unless_the_pins_change(index: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    first, _ = made(cache, "drifty==1.0")
-    assert made(cache, "drifty==1.0") == (first, "")
-    pinned, said = made(cache, "drifty==1.0", pins=("pytest<99",))
+    first, _ = make(cache, "drifty==1.0")
+    assert make(cache, "drifty==1.0") == (first, "")
+    pinned, progress = make(cache, "drifty==1.0", pins=("pytest<99",))
     assert pinned != first
-    assert said
-    other, _ = made(cache, "drifty", pins=("drifty<1.2",))
+    assert progress
+    other, _ = make(cache, "drifty", pins=("drifty<1.2",))
     assert ask(other, "from importlib.metadata import version as v; print(v('drifty'))") == "1.1"
 
 
-def test_a_wish_for_the_newest_is_brought_up_to_date(index: Path, tmp_path: Path) -> None:
-    python, _ = made(tmp_path / "cache", "drifty>=1.0")
+def test_open_requirement_is_updated(index: Path, tmp_path: Path) -> None:
+    python, _ = make(tmp_path / "cache", "drifty>=1.0")
     assert ask(python, "from importlib.metadata import version as v; print(v('drifty'))") == "1.5"
     make_wheel(index, "1.6", "FACTOR = 1.6\n")
-    again, said = made(tmp_path / "cache", "drifty>=1.0")
-    assert (again, said) == (python, "installing drifty>=1.0 ... ")
+    again, progress = make(tmp_path / "cache", "drifty>=1.0")
+    assert (again, progress) == (python, "installing drifty>=1.0 ... ")
     assert ask(python, "import drifty; print(drifty.FACTOR)") == "1.6"
 
 
-def test_one_that_was_not_finished_is_made_anew(index: Path, tmp_path: Path) -> None:
-    python, _ = made(tmp_path, "drifty==1.0")
+def test_unfinished_environment_is_made_again(index: Path, tmp_path: Path) -> None:
+    python, _ = make(tmp_path, "drifty==1.0")
     (python.parents[1] / "pytest-nnsight-ready").unlink()
     next(python.parents[1].rglob("drifty.py")).write_text("half of")
-    again, said = made(tmp_path, "drifty==1.0")
-    assert said
+    again, progress = make(tmp_path, "drifty==1.0")
+    assert progress
     assert ask(again, "import drifty; print(drifty.FACTOR)") == "1.0"
     assert [*again.parents[2].iterdir()] == [again.parents[1]]
 
 
-def test_one_that_was_not_brought_up_to_date_is_made_anew(
+def test_environment_killed_during_an_update_is_made_again(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in between, it is neither what it was nor what it is to be."""
-    python, _ = made(tmp_path, "drifty>=1.0")
+    """It may hold files of both versions."""
+    python, _ = make(tmp_path, "drifty>=1.0")
     with monkeypatch.context() as patched:
         patched.setattr(environment, "_install", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            made(tmp_path, "drifty>=1.0")
-    again, _ = made(tmp_path, "drifty>=1.0")
+            make(tmp_path, "drifty>=1.0")
+    again, _ = make(tmp_path, "drifty>=1.0")
     assert again != python
     assert not python.exists()
 
@@ -83,37 +83,39 @@ def interrupt(*arguments: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_two_that_want_the_same_one_wait_for_each_other(index: Path, tmp_path: Path) -> None:
+def test_two_processes_that_need_the_same_environment_wait_for_each_other(
+    index: Path, tmp_path: Path
+) -> None:
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: made(tmp_path, "drifty==1.0"), range(2))
+        first, second = pool.map(lambda _: make(tmp_path, "drifty==1.0"), range(2))
     assert first[0] == second[0]
     assert {first[1], second[1]} == {
         "installing drifty==1.0 ... ",
-        "another process is making it, waiting ... ",
+        "waiting for another process that makes it ... ",
     }
 
 
 @pytest.mark.parametrize(
-    ("combination", "told"),
+    ("combination", "message"),
     [
         (("drifty==9.9",), "Could not find a version that satisfies the requirement drifty==9.9"),
         (("drifty==1.2.1",), "nothing-of-that-name"),
         (("drifty==1.0", "drifty==1.1"), "onflict"),
     ],
 )
-def test_what_cannot_be_installed_is_one_line(
-    index: Path, tmp_path: Path, combination: tuple[str, ...], told: str
+def test_failed_installation_is_one_line(
+    index: Path, tmp_path: Path, combination: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(InstallError, match=told) as caught:
-        made(tmp_path / "cache", *combination)
+    with pytest.raises(InstallError, match=message) as caught:
+        make(tmp_path / "cache", *combination)
     assert len(str(caught.value).splitlines()) == 1
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-def test_a_cache_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+def test_cache_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    with pytest.raises(InstallError, match=r"^cannot make .*cache: File exists$"):
-        made(tmp_path / "cache", "drifty==1.0")
+    with pytest.raises(InstallError, match=r"^cannot create .*cache: File exists$"):
+        make(tmp_path / "cache", "drifty==1.0")
 
 
 def test_releases_and_their_dates(index: Path) -> None:
@@ -122,35 +124,35 @@ def test_releases_and_their_dates(index: Path) -> None:
     assert release_date("drifty", "9.9") == ""
 
 
-def test_releases_are_in_the_order_of_their_versions(index: Path) -> None:
+def test_releases_are_sorted_by_version_without_pre_releases(index: Path) -> None:
     make_wheel(index, "1.10", "")
     make_wheel(index, "1.11rc1", "")
     assert releases_between("drifty", "1.4", "1.10") == ["1.4", "1.5", "1.10"]
 
 
-def test_a_date_that_stands_for_none_is_not_told(index: Path) -> None:
-    """Builds that are to give the same bytes carry one of long ago."""
+def test_fixed_date_of_a_reproducible_build_is_not_shown(index: Path) -> None:
+    """Such builds set an early date, so that they give the same bytes every time."""
     make_wheel(index, "1.6", "", year=1980)
     assert release_date("drifty", "1.6") == ""
 
 
-def test_the_date_of_a_source(index: Path) -> None:
+def test_release_date_of_a_source_archive(index: Path) -> None:
     make_slow_sdist(index, "2.0")
     assert release_date("drifty", "2.0") == "2025-03-04"
 
 
 @pytest.mark.parametrize(
-    ("package", "first", "last", "told"),
+    ("package", "first", "last", "message"),
     [
-        ("nothing-of-it", "1", "2", "the index knows no nothing-of-it"),
+        ("nothing-of-it", "1", "2", "pip finds no package nothing-of-it"),
         ("drifty", "1.0", "7.7", "there is no drifty 7.7; nearest: "),
         ("drifty", "one", "1.1", "there is no drifty one; nearest: "),
         ("drifty", "1.3", "1.0", "drifty 1.3 is not before 1.0"),
         ("drifty", "1.3", "1.3", "drifty 1.3 is not before 1.3"),
     ],
 )
-def test_releases_that_are_not_there(
-    index: Path, package: str, first: str, last: str, told: str
+def test_missing_release_or_wrong_order_is_a_usage_error(
+    index: Path, package: str, first: str, last: str, message: str
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         releases_between(package, first, last)

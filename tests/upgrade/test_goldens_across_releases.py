@@ -1,6 +1,6 @@
-"""A golden that any release has written is read under any other; an equal model gives equal runs.
+"""Each supported release reads the goldens of each other one, and matches them.
 
-Environments are made as `upgrade` makes them, from the index that pip is set to.
+Environments are made as `upgrade` makes them, from the index that pip is configured for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pytest_nnsight.upgrade.environment import make_environment
 pytestmark = pytest.mark.long
 OLDEST = ("transformers==4.57.6", "nnsight==0.5.15")
 MIDDLE = ("transformers==5.2.0", "nnsight==0.7.0")
-NEWEST: tuple[str, ...] = ()  # those that run here
+NEWEST: tuple[str, ...] = ()  # the running environment
 SUITE = ("--nnsight-model=tiny:llama", "--nnsight-suite", "-k", "not padded")
 
 
@@ -28,11 +28,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(cache: Path, folder: Path, releases: tuple[str, ...], *arguments: str) -> str:
     python = make_environment(releases, [], cache, print) if releases else sys.executable
-    known = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("PYTEST_")}
+    inherited = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("PYTEST_")}
     done = subprocess.run(
         [str(python), "-m", "pytest", *SUITE, *arguments],
         cwd=folder,
-        env=known | {"HF_HUB_OFFLINE": "1"},
+        env=inherited | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -42,10 +42,10 @@ def run(cache: Path, folder: Path, releases: tuple[str, ...], *arguments: str) -
 
 
 @pytest.mark.parametrize("writer", [OLDEST, MIDDLE, NEWEST], ids=["oldest", "middle", "newest"])
-def test_what_one_release_writes_all_others_read(
+def test_goldens_of_one_release_match_under_all_others(
     cache: Path, tmp_path: Path, writer: tuple[str, ...]
 ) -> None:
-    """A short and a long prompt and a generation of a Llama, whose insides no release moved."""
+    """Two prompts and a generation of a Llama, whose internals no release changed."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     run(cache, tmp_path, writer, "--snapshot-update")
     written = {path: path.read_bytes() for path in tmp_path.glob("golden/**/*.json")}

@@ -1,4 +1,4 @@
-"""The user's own pins hold, those of packages that vary apart."""
+"""The pins of a project are read, without those of the packages that `upgrade` varies."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_no_pins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"), [("constraints.txt", "=="), ("uv.lock", "[["), ("x", None)]
 )
-def test_what_cannot_be_read_is_a_usage_error(tmp_path: Path, name: str, text: str | None) -> None:
+def test_unreadable_file_is_a_usage_error(tmp_path: Path, name: str, text: str | None) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=f"^cannot read the pins of {name}: "):

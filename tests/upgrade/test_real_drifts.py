@@ -1,10 +1,9 @@
-"""Drifts that real releases brought about, none of them planted: `upgrade` finds each, and why.
+"""Drifts that real releases caused: `upgrade` finds each, and its cause.
 
-Environments are made as a user's are, from the index that pip is set to. What is known of each
-drift from elsewhere: a folder saved by transformers 5 loads on 4 without an error, and with the
-default of ``rope_theta``; since transformers 5.3 a GPT-2 block returns a tensor where it was a
-tuple; nnsight before 0.8 passes no ``position_ids``, so that a padded prompt of GPT-2 starts at a
-later position.
+Environments come from the index that pip is configured for. The drifts: a folder
+saved by transformers 5 loads on 4 without an error, and with the default of ``rope_theta``; since
+transformers 5.3 a GPT-2 block returns a tensor where it was a tuple; nnsight before 0.8 passes no
+``position_ids``, so that a padded prompt of GPT-2 starts at a later position.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ LOST = (
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where environments are kept, of this file alone."""
+    """A folder for the environments of this file."""
     return tmp_path_factory.mktemp("environments")
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, outside CI and without a model hub, which is the current one."""
+    """An empty current folder, outside CI and without a model hub."""
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("CI", raising=False)
@@ -46,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def save_llama(folder: Path) -> None:
-    """Save a Llama as transformers 5 does, with a tokenizer that says so."""
+    """Save a Llama as transformers 5 does, with its new tokenizer class."""
     import transformers
 
     from pytest_nnsight.models import architectures, random_weights, tiny
@@ -60,7 +59,7 @@ def save_llama(folder: Path) -> None:
 
 
 def publish_tokenizer(folder: Path) -> None:
-    """Put back the class of the tokenizer that its authors would have published."""
+    """Write the tokenizer class that the authors of the model would have published."""
     path = folder / "tokenizer_config.json"
     content = json.loads(path.read_text())
     assert content["tokenizer_class"] == "TokenizersBackend"
@@ -72,18 +71,22 @@ def write_goldens(*arguments: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def upgrade(cache: Path, wish: str, *arguments: str) -> tuple[int, list[str]]:
-    """Return the exit code, and what is told of tests that are not the same."""
-    command = [str(Path(sys.executable).with_name("pytest-nnsight")), "upgrade", f"--with={wish}"]
+def upgrade(cache: Path, requirement: str, *arguments: str) -> tuple[int, list[str]]:
+    """Return the exit code, and the lines about tests that differ."""
+    command = [
+        str(Path(sys.executable).with_name("pytest-nnsight")),
+        "upgrade",
+        f"--with={requirement}",
+    ]
     command += [f"--cache={cache}", "--", *arguments, *SUITE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr)
-    assert f"{wish}:" in done.stdout, "it could not be installed"
-    return done.returncode, done.stdout.partition(f"{wish}:\n")[2].splitlines()
+    assert f"{requirement}:" in done.stdout, "it could not be installed"
+    return done.returncode, done.stdout.partition(f"{requirement}:\n")[2].splitlines()
 
 
-def test_a_folder_saved_by_transformers_5_under_4(cache: Path, folder: Path) -> None:
-    """First the tokenizer cannot be read, which is told; with it put right, the drift is found."""
+def test_folder_saved_by_transformers_5_drifts_under_4(cache: Path, folder: Path) -> None:
+    """First the tokenizer cannot be read; with its published class, the drift is found."""
     save_llama(folder / "my-llama")
     model = "--nnsight-model=./my-llama"
     write_goldens(model)
@@ -102,7 +105,7 @@ def test_a_folder_saved_by_transformers_5_under_4(cache: Path, folder: Path) -> 
         assert re.fullmatch(f"    {START}{LOST}", line)
 
 
-def test_the_container_of_a_gpt2_block(cache: Path) -> None:
+def test_container_of_a_gpt2_block_changed(cache: Path) -> None:
     write_goldens("--nnsight-model=tiny:gpt2")
     code, lines = upgrade(cache, "transformers==5.2.0", "--nnsight-model=tiny:gpt2")
     assert code == 1
@@ -114,8 +117,8 @@ def test_the_container_of_a_gpt2_block(cache: Path) -> None:
     assert len(lines) == 2
 
 
-def test_the_positions_of_a_padded_batch(cache: Path) -> None:
-    """The short prompt is the same, bit by bit: only what is padded moves."""
+def test_positions_of_a_padded_batch_changed(cache: Path) -> None:
+    """Only the padded batch drifts; the short prompt is the same bit by bit."""
     write_goldens("--nnsight-model=tiny:gpt2")
     code, lines = upgrade(cache, "nnsight==0.7.0", "--nnsight-model=tiny:gpt2")
     assert code == 1

@@ -1,4 +1,4 @@
-"""Trials become a table, lines that say the same together, and an exit code by the worst."""
+"""Upgrade runs become a table, lines about differences, and an exit code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEW, OLD = ("transformers==5.23.0",), ("transformers==4.57.6", "nnsight==0.7.0")
 
 def test_a_table() -> None:
     drifted = [Result(f"test_{n}", DRIFT, "golden drift: 3 of 4 calls") for n in range(2)]
-    trials = [
+    runs = [
         UpgradeRun(
             ("transformers>=5",),
             (Result("test_0", SAME), Result("test_1", NOISE)),
@@ -37,7 +37,7 @@ def test_a_table() -> None:
             ("torch==2.6",), (Result("test_0", PASSED),), "the tests ran with torch 2.13", {}
         ),
     ]
-    assert [*table_lines(trials)] == [
+    assert [*table_lines(runs)] == [
         "                                      same  within noise  drift  hung",
         "transformers>=5 (5.23.0)                 1             1",
         "transformers==4.57.6, nnsight==0.7.0                          2     1",
@@ -53,7 +53,7 @@ def test_a_table() -> None:
         "  hung: test_2",
         "    HUNG after 3 s \\x1b[2J",
     ]
-    assert [trial["worst"] for trial in table_json(trials)["trials"]] == [
+    assert [entry["worst"] for entry in table_json(runs)["trials"]] == [
         NOISE,
         HUNG,
         "not installed",
@@ -61,7 +61,7 @@ def test_a_table() -> None:
     ]
 
 
-def test_names_of_tests_are_shown_and_only_of_those_that_are_to_be_looked_at() -> None:
+def test_only_tests_that_differ_are_listed_with_escaped_names() -> None:
     results = (Result("test_a", SKIPPED), Result("test_\x1b[2J", MISSING), Result("test_b", PASSED))
     assert [*table_lines([UpgradeRun(NEW, results, report={})])][3:] == [
         "transformers==5.23.0:",

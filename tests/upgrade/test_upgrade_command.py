@@ -76,8 +76,8 @@ def test_upgrade(project: Path, tmp_path: Path) -> None:
     assert lines[3].startswith("drifty==1.5  pytest did not run: ")
     assert lines[4].startswith("drifty==9.9  cannot be installed: Could not find a version")
     assert lines[-3:] == ["drifty==1.3:", "  drift: test_it.py::test_golden", f"    {DRIFT}"]
-    trials = json.loads((project / "up.json").read_text())["trials"]
-    assert [trial["worst"] for trial in trials] == ["same", "drift", "error", "not installed"]
+    entries = json.loads((project / "up.json").read_text())["trials"]
+    assert [entry["worst"] for entry in entries] == ["same", "drift", "error", "not installed"]
     assert done.stderr.startswith("1/4 drifty==1.0: installing drifty==1.0 ... running ... ")
     again = run(project, "upgrade", "--with=drifty==1.0", cache, *PYTEST)
     assert again.returncode == 0
@@ -99,12 +99,12 @@ def test_bisect(project: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (("upgrade", "--with=5.2"), "'5.2' is no requirement; write it as transformers==5.23.0"),
+        (("upgrade", "--with=5.2"), "'5.2' is not a requirement; write it as transformers==5.23.0"),
         (
             ("upgrade", "--with=drifty==1.0", "--", "--snapshot-update"),
-            "--snapshot-update writes goldens; a trial only checks against them",
+            "--snapshot-update writes goldens; upgrade and bisect only check them",
         ),
         (("upgrade", "--with=drifty", "--json=no/x.json"), "--json: there is no folder no"),
         (("upgrade", "--with=drifty", "--html=no/x.html"), "--html: there is no folder no"),
@@ -115,11 +115,11 @@ def test_bisect(project: Path, tmp_path: Path) -> None:
         ),
         (
             ("bisect", "drifty", "1.0", "1.4", "--", "--nnsight-prune=remove"),
-            "--nnsight-prune=remove writes goldens; a trial only checks against them",
+            "--nnsight-prune=remove writes goldens; upgrade and bisect only check them",
         ),
         (("bisect", "drifty", "1.0", "7.7"), "there is no drifty 7.7; nearest: 1."),
         (("bisect", "drifty", "--with=x", "one", "1.4"), "there is no drifty one; nearest: 1."),
-        (("bisect", "drifted", "1.0", "1.4"), "the index knows no drifted; is the name right"),
+        (("bisect", "drifted", "1.0", "1.4"), "pip finds no package drifted; check the name"),
         (("bisect", "drifty", "1.4", "1.0"), "drifty 1.4 is not before 1.0; give the older"),
     ],
 )
@@ -128,11 +128,11 @@ def test_mistakes_are_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(f"pytest-nnsight: {told}")
+    assert done.stderr.startswith(f"pytest-nnsight: {message}")
     assert len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Releases of a package that exists nowhere else, made on the spot."""
+"""Make releases of a package that exists only in these tests."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def build_wheel(folder, *arguments):
 
 
 def make_slow_sdist(folder: Path, version: str) -> None:
-    """Write a source of ``drifty``: building it takes until the file ``$DRIFTY_HOLD`` is gone.
+    """Write a source archive of ``drifty``, whose build waits while ``$DRIFTY_HOLD`` exists.
 
-    That it has begun shows in ``$DRIFTY_HOLD.begun``.
+    The build creates ``$DRIFTY_HOLD.begun`` when it begins.
     """
     project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     files = {

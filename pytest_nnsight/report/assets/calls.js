@@ -1,4 +1,4 @@
-// The table of modules: drift, and statistics then and now.
+// The table of modules: drift, and statistics of both runs.
 
 const STATISTICS = ["mean", "std", "min", "max", "rms"];
 const COLUMNS = [
@@ -30,8 +30,8 @@ function callsTable(rows, isCompared) {
   }
 
   function show() {
-    const wanted = filter.value.toLowerCase();
-    let shown = rows.filter((row) => `${row.label} ${row.class}`.toLowerCase().includes(wanted));
+    const query = filter.value.toLowerCase();
+    let shown = rows.filter((row) => `${row.label} ${row.class}`.toLowerCase().includes(query));
     if (only.checked) shown = shown.filter((row) => row.state === "drift" || row.state === "structure");
     if (order.at !== null) {
       const read = columns[order.at][1];
@@ -74,6 +74,6 @@ function callsTable(rows, isCompared) {
 
   show();
   const table = el("table", {}, el("thead", {}, el("tr", {}, heads)), body);
-  const tools = el("div", { class: "tools" }, el("label", {}, "Filter modules", filter), isCompared ? el("label", { class: "beside" }, only, "only what drifts") : null, count);
+  const tools = el("div", { class: "tools" }, el("label", {}, "Filter modules", filter), isCompared ? el("label", { class: "inline" }, only, "only modules that drift") : null, count);
   return { element: el("div", {}, tools, scrollBox("Modules", table)), select };
 }

@@ -1,6 +1,6 @@
-// The report's columns and maps -> rows and numbers.
+// Read the rows and numbers from the columns and maps of a report.
 
-const TEXTS = ["path", "class", "part", "output", "shape", "state"]; // numbers that stand for words
+const TEXTS = ["path", "class", "part", "output", "shape", "state"]; // stored as indices into words
 
 function moduleRows(modules, words) {
   return modules.path.map((_, index) => {

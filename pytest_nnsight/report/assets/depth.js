@@ -1,8 +1,8 @@
-// Drift, or norm, of every module in the order of execution, on a logarithmic scale.
+// Drift or norm of every module in order of execution, on a logarithmic scale.
 
 const MARGIN = { left: 58, right: 12, top: 26, bottom: 34 };
 const HEIGHT = 320;
-const BAND = 16; // below the scale: equal bits; above it: what has no size
+const BAND = 16; // pixels below the scale for equal bits, above it for drift without a number
 
 function markerPath(part, x, y, r) {
   if (part === "attention") return `M${x - r},${y}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`;
@@ -98,20 +98,20 @@ function depthChart(rows, options) {
     if (what !== "drift") return [];
     const found = [];
     for (const name of ["allowed", "noise"]) {
-      const known = rows.filter((row) => Number(row[name]) > 0);
-      if (!known.length) continue;
-      const path = known.map((row, i) => `${i ? "L" : "M"}${x(row.index).toFixed(1)},${y(row[name]).toFixed(1)}`);
+      const drawn = rows.filter((row) => Number(row[name]) > 0);
+      if (!drawn.length) continue;
+      const path = drawn.map((row, i) => `${i ? "L" : "M"}${x(row.index).toFixed(1)},${y(row[name]).toFixed(1)}`);
       found.push(svg("path", { class: name, d: path.join("") }));
     }
     const first = rows.find((row) => row.path === start);
     if (first) {
       const at = x(first.index);
-      const room = { left: at - geometry.left, right: geometry.left + geometry.width - at };
-      const isLate = room.left > room.right;
-      const told = `starts here: ${start}`;
-      const fits = told.length * 7 < Math.max(room.left, room.right);
+      const space = { left: at - geometry.left, right: geometry.left + geometry.width - at };
+      const isLate = space.left > space.right;
+      const text = `starts here: ${start}`;
+      const fits = text.length * 7 < Math.max(space.left, space.right);
       found.push(svg("line", { class: "start", x1: at, x2: at, y1: geometry.top - 10, y2: geometry.bottom + BAND }));
-      found.push(svg("text", { class: "start", x: at + (isLate ? -6 : 6), y: geometry.top - 12, "text-anchor": isLate ? "end" : "start" }, fits ? told : "starts here"));
+      found.push(svg("text", { class: "start", x: at + (isLate ? -6 : 6), y: geometry.top - 12, "text-anchor": isLate ? "end" : "start" }, fits ? text : "starts here"));
     }
     return found;
   }
@@ -162,8 +162,8 @@ function key(rows, what) {
   const items = parts.map((part) => el("li", {}, svg("svg", { viewBox: "0 0 26 14", "aria-hidden": "true" }, svg("path", { class: part, d: markerPath(part, 13, 7, 4.5) })), part === "mlp" ? "MLP" : part));
   if (what === "drift") {
     items.push(el("li", {}, "\u2013\u2009\u2013 allowed"));
-    const isKnown = rows.some((row) => Number(row.noise) > 0);
-    items.push(el("li", {}, isKnown ? "\u00b7\u00b7\u00b7 noise of this machine" : "noise was not measured (--nnsight-calibrate)"));
+    const isMeasured = rows.some((row) => Number(row.noise) > 0);
+    items.push(el("li", {}, isMeasured ? "\u00b7\u00b7\u00b7 measured noise" : "noise was not measured (--nnsight-calibrate)"));
   }
   return el("ul", { class: "key" }, items);
 }

@@ -1,13 +1,13 @@
-// Making elements. Text from goldens and tests only ever becomes text.
+// Make elements. Text from goldens and tests is added as text, never as HTML.
 "use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
 const SYMBOLS = {
   same: "=", "within noise": "\u2248", drift: "\u25b2", structure: "\u25c6", missing: "\u2205", error: "!",
   hung: "\u21bb", crashed: "\u2716", passed: "\u2713", skipped: "\u2013", "not run": "\u2026",
-  "not installed": "\u2298", run: "\u25cf",
+  "not installed": "\u2298", golden: "\u25cf",
 };
-const GOOD = ["same", "passed", "run"];
+const GOOD = ["same", "passed", "golden"];
 const NEUTRAL = ["skipped", "not run", "not installed", "not compared"];
 
 function el(name, attributes = {}, ...children) {
@@ -52,7 +52,7 @@ function short(number) {
   return number === null ? "" : String(Number(Number(number).toPrecision(4)));
 }
 
-// A long name, which may break where a person would break it.
+// Allow a long name to break at its separators.
 function breakable(text) {
   return text.split(/(?<=::|\/|\[|, |==)/).flatMap((part, index) => (index ? [el("wbr"), part] : [part]));
 }

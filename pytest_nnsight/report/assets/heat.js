@@ -1,12 +1,12 @@
-// Token by layer: one cell for each token of each layer.
+// A map of token by layer, with one cell for each token of each layer.
 
 function heatMap(map, what) {
   const bytes = mapBytes(map[what]);
   const columns = map.tokens.length;
   const count = map.rows.length;
-  const known = [...bytes].filter((byte) => byte > 0 && byte < 255);
-  const low = known.length ? Math.min(...known) : 1;
-  const high = known.length ? Math.max(...known) : 254;
+  const numbers = [...bytes].filter((byte) => byte > 0 && byte < 255);
+  const low = numbers.length ? Math.min(...numbers) : 1;
+  const high = numbers.length ? Math.max(...numbers) : 254;
   const canvas = el("canvas", {
     width: columns, height: count, tabindex: "0", role: "img",
     "aria-label": `${what} of ${columns} tokens in ${count} layers; arrow keys move from cell to cell`,
@@ -48,9 +48,9 @@ function heatMap(map, what) {
   function point(to) {
     cell = to;
     const value = byteValue(bytes[cell.row * columns + cell.column], what);
-    const told = value === null ? "not compared" : value === 0 ? (what === "drift" ? "same" : "0") : size(value);
-    const place = map.each > 1 ? `tokens ${cell.column * map.each} to ${(cell.column + 1) * map.each - 1}` : `token ${cell.column}`;
-    readout.value = `${map.rows[cell.row]}, ${place} \u201c${map.tokens[cell.column]}\u201d: ${told}`;
+    const text = value === null ? "not compared" : value === 0 ? (what === "drift" ? "same" : "0") : size(value);
+    const tokens = map.each > 1 ? `tokens ${cell.column * map.each} to ${(cell.column + 1) * map.each - 1}` : `token ${cell.column}`;
+    readout.value = `${map.rows[cell.row]}, ${tokens} \u201c${map.tokens[cell.column]}\u201d: ${text}`;
   }
 
   const height = Math.max(60, Math.min(420, count * 13));
@@ -64,7 +64,7 @@ function heatMap(map, what) {
   paint();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
   point(cell);
-  const scale = known.length ? el("p", { class: "faint" }, size(byteValue(low, what)), el("span", { class: "ramp" }), size(byteValue(high, what)), ", by logarithm; grey was not compared") : null;
+  const scale = numbers.length ? el("p", { class: "faint" }, size(byteValue(low, what)), el("span", { class: "ramp" }), size(byteValue(high, what)), " on a logarithmic scale; grey was not compared") : null;
   return el("div", {}, el("div", { class: "heat" }, labels, canvas, texts), readout, scale);
 }
 

@@ -1,7 +1,7 @@
-// Where the golden and the run were made, with what differs marked.
+// The environments of the golden and of this session; differences are marked.
 
 const NAMES = {
-  spec: "model", revision: "revision", class: "model class", parameters: "parameters", weights: "weights, fingerprint",
+  spec: "model", revision: "revision", class: "model class", parameters: "parameters", weights: "fingerprint of the weights",
   device: "device", dtype: "dtype", attention: "attention", threads: "threads", cpu: "processor", kernels: "kernels",
 };
 
@@ -17,9 +17,9 @@ function settingsTable(then, now, config) {
       now ? el("td", { class: "name" }, String(fresh ?? "absent")) : null,
       now ? el("td", {}, differs ? "\u2260 differs" : "=") : null);
   });
-  const heads = ["", "then", ...(now ? ["now", "differs"] : [])].map((text) => el("th", { scope: "col" }, text || "what"));
+  const heads = ["setting", "golden", ...(now ? ["this session", "differs"] : [])].map((text) => el("th", { scope: "col" }, text));
   const changes = (config || []).map((text) => el("li", { class: "mono" }, text));
   return el("div", {},
-    scrollBox("Settings then and now", el("table", {}, el("thead", {}, el("tr", {}, heads)), el("tbody", {}, rows)), true),
+    scrollBox("Settings of the golden and of this session", el("table", {}, el("thead", {}, el("tr", {}, heads)), el("tbody", {}, rows)), true),
     changes.length ? el("div", {}, el("p", {}, "Config keys with other values:"), el("ul", {}, changes)) : null);
 }

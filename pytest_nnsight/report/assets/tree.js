@@ -1,4 +1,4 @@
-// The module tree, each module coloured by the largest drift in it.
+// The module tree; the colour of a module shows the largest drift inside it.
 
 function moduleTree(rows, onselect) {
   const root = { name: "<model>", children: new Map(), row: null, rel: 0 };
@@ -17,9 +17,9 @@ function moduleTree(rows, onselect) {
 }
 
 function gather(node) {
-  const own = node.row && node.row.rel !== null ? Number(node.row.rel) : 0;
+  const drift = node.row && node.row.rel !== null ? Number(node.row.rel) : 0;
   node.isStructure = Boolean(node.row && node.row.state === "structure");
-  node.rel = own;
+  node.rel = drift;
   for (const child of node.children.values()) {
     node.rel = Math.max(node.rel, gather(child));
     node.isStructure ||= child.isStructure;
@@ -31,9 +31,9 @@ function branch(node, largest, onselect, depth) {
   const share = node.rel > 0 ? Math.max(0.08, Math.min(1, 1 + Math.log10(Math.min(node.rel, largest) / largest) / 6)) : 0;
   const swatch = el("span", { class: "swatch", "aria-hidden": "true", style: node.rel > 0 ? `background:color-mix(in oklab, var(--high) ${Math.round(share * 100)}%, var(--low))` : "" });
   const drift = node.isStructure ? "structure" : node.rel > 0 ? size(node.rel) : "same";
-  const told = [swatch, node.name, node.row ? el("span", { class: "faint" }, ` ${node.row.class}`) : null, ` ${drift} `];
+  const parts = [swatch, node.name, node.row ? el("span", { class: "faint" }, ` ${node.row.class}`) : null, ` ${drift} `];
   const link = node.row ? el("button", { type: "button", onclick: () => onselect(node.row), "aria-label": `show ${node.row.path} in the table` }, "\u2192") : null;
-  if (!node.children.size) return el("div", { class: "leaf" }, told, link);
+  if (!node.children.size) return el("div", { class: "leaf" }, parts, link);
   const inner = [...node.children.values()].map((child) => branch(child, largest, onselect, depth + 1));
-  return el("details", { open: depth < 2 }, el("summary", {}, told), link ? el("div", { class: "leaf" }, link, " this module's own output") : null, inner);
+  return el("details", { open: depth < 2 }, el("summary", {}, parts), link ? el("div", { class: "leaf" }, link, " output of this module") : null, inner);
 }
