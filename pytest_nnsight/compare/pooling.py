@@ -12,25 +12,25 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from pytest_nnsight.compare.distance import Distance
-from pytest_nnsight.compare.timeline import Place, Value
+from pytest_nnsight.compare.timeline import LeafKey, Value
 
 WINDOW = 8
 _AT_ONCE = 2**13  # numbers, so that they stay in the cache
 _OWN_SHARE = 0.1  # of the mean square: a value is not blamed for what was large before it
 
 
-def pool(values: Sequence[Value], distances: Mapping[Place, Distance]) -> dict[Place, Distance]:
+def pool(values: Sequence[Value], distances: Mapping[LeafKey, Distance]) -> dict[LeafKey, Distance]:
     """Return the distances with ``pooled`` filled in, for values that have seven before them.
 
     Pooled are values of the same number of tokens, in order of time; one that is equal in golden
     and received counts as no drift.
     """
-    by_tokens: dict[int, list[Place]] = {}
+    by_tokens: dict[int, list[LeafKey]] = {}
     for value in values:
         place = (value.position, value.leaf.at)
         if place in distances and value.tokens > 1:
             by_tokens.setdefault(value.tokens, []).append(place)
-    pooled: dict[Place, Distance] = {}
+    pooled: dict[LeafKey, Distance] = {}
     for tokens, places in by_tokens.items():
         if len(places) < WINDOW or all(distances[place].each is None for place in places):
             continue

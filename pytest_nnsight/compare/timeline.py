@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.run import ROOT, Call, Leaf, token_count
 
-Place = tuple[int, str]
+LeafKey = tuple[int, str]
 Sides = tuple[list[Leaf], list[Leaf]]
 
 
@@ -31,7 +31,7 @@ class Value:
     where: str
     position: int
     fed_by: tuple[int, ...]
-    places: tuple[Place, ...] = ()
+    places: tuple[LeafKey, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -44,7 +44,7 @@ class Value:
         return self.where == ROOT and self.call.path == ROOT and is_input(self.leaf)
 
 
-def timeline(calls: Sequence[Call], partners: Mapping[Place, int] | None = None) -> list[Value]:
+def timeline(calls: Sequence[Call], partners: Mapping[LeafKey, int] | None = None) -> list[Value]:
     """Return the values of ``calls`` in order of time, each tensor once.
 
     ``partners`` identifies the tensor of another run at the same place. What is one tensor here and
@@ -57,7 +57,7 @@ def timeline(calls: Sequence[Call], partners: Mapping[Place, int] | None = None)
     events += [(index, 1, 0) for index in range(len(calls))]
     values: list[tuple[Call, Leaf, str, int, tuple[int, ...]]] = []
     known: dict[tuple[int, int | None], int] = {}
-    places: list[list[Place]] = []
+    places: list[list[LeafKey]] = []
     entered: dict[int, list[int]] = {}
     seen_at_start: dict[int, int] = {}
     for time, leaves_it, order in sorted(events):

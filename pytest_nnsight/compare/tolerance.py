@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pytest_nnsight.compare.distance import SAME, Distance
 from pytest_nnsight.compare.model_changes import is_same_model
 from pytest_nnsight.compare.pooling import WINDOW
-from pytest_nnsight.compare.timeline import Place, Value
+from pytest_nnsight.compare.timeline import LeafKey, Value
 from pytest_nnsight.run import Run, Summary, numbers_per_token, token_count
 
 TOLERANCES = {
@@ -93,8 +93,8 @@ class Tolerance:
         return 1.0 if self.is_own or allowed < _COARSE_FROM else 3.0
 
     def onsets(
-        self, values: Sequence[Value], distances: Mapping[Place, Distance]
-    ) -> dict[Place, float]:
+        self, values: Sequence[Value], distances: Mapping[LeafKey, Distance]
+    ) -> dict[LeafKey, float]:
         """Return the values where a drift begins that is within what is allowed otherwise."""
         if self.onset is None:
             return {}
@@ -126,3 +126,11 @@ def tolerance_for(golden: Run, received: Run, bits_are_expected: bool) -> Tolera
     lines = ROUNDINGS if coarsest in ROUNDINGS and is_same_model(golden, received) else ONSETS
     onset = lines.get(coarsest) if bits_are_expected and knows_inputs else None
     return Tolerance(known[coarsest], floor=floor, onset=onset)
+
+
+def has_half_type(golden: Run, received: Run) -> bool:
+    """Tell whether one of two runs computed in a half type.
+
+    Only then does it depend on the weights being the same what is allowed where a drift begins.
+    """
+    return not {golden.environment.dtype, received.environment.dtype}.isdisjoint(ROUNDINGS)

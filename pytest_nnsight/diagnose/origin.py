@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_nnsight.compare.comparison import Comparison, place
+from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import SAME, Distance
 from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.compare.measurement import leaf_label
 from pytest_nnsight.compare.pairing import is_input
-from pytest_nnsight.compare.timeline import Place, Value
+from pytest_nnsight.compare.timeline import LeafKey, Value
 from pytest_nnsight.compare.tolerance import TOLERANCES
 from pytest_nnsight.run import ROOT, Call, Run
 
@@ -63,7 +64,7 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> DriftOrigin:
         return _of_structure(outer, values[until] if until < len(values) else None)
     at, is_jump = _origin(values, drifts, until, golden, comparison)
     value = values[at]
-    label = place(value.call, value.leaf)
+    label = leaf_label(value.call, value.leaf)
     quiet = Drift(
         "values",
         label,
@@ -127,7 +128,7 @@ def _of_structure(first: Drift, value: Value | None) -> DriftOrigin:
     return DriftOrigin(first, value.where, value)
 
 
-def _time(drift: Drift, values: Sequence[Value], times: Mapping[Place, int]) -> int:
+def _time(drift: Drift, values: Sequence[Value], times: Mapping[LeafKey, int]) -> int:
     """Return when the value of a drift was first there; calls without values end in order."""
     at = drift.label.partition(" ")[2] or "out"
     if drift.kind not in ("missing", "added") and (drift.position, at) in times:

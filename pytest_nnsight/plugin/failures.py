@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_nnsight.errors import NnsightPluginError
-from pytest_nnsight.plugin.keys import GOLDENS
+from pytest_nnsight.plugin.keys import GOLDEN_ASSERTION, GOLDENS
 
 SECTION = "nnsight: what went wrong"
 DRIFT = "nnsight: golden"
@@ -23,6 +23,14 @@ def one_line_failures(item: pytest.Item) -> Iterator[None]:
         yield
     except NnsightPluginError as error:
         raise pytest.fail.Exception(with_line(error, item), pytrace=False) from None
+
+
+def golden_message(config: pytest.Config, left: object, right: object) -> list[str] | None:
+    """Return the message of a golden's comparison, ``None`` if neither side is a golden."""
+    for side in (left, right):
+        if isinstance(side, config.stash.get(GOLDEN_ASSERTION, ())):
+            return list(side.get_assert_diff())
+    return None
 
 
 def say_drift(item: pytest.Item, report: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import Forward, make_call, make_forward, make_summary
 
-from pytest_nnsight.compare.comparison import place
+from pytest_nnsight.compare.measurement import leaf_label
 from pytest_nnsight.compare.timeline import Value, timeline
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 
@@ -13,7 +13,7 @@ LAYER = "model.layers.0"
 
 
 def label(value: Value) -> str:
-    return place(value.call, value.leaf)
+    return leaf_label(value.call, value.leaf)
 
 
 def by_label(calls: tuple[Call, ...]) -> dict[str, Value]:

@@ -19,10 +19,11 @@ from builders import (
     summarize_all,
 )
 
-from pytest_nnsight.compare.comparison import compare, place
+from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.distance import APART, SAME, Distance, distance
+from pytest_nnsight.compare.measurement import leaf_label
 from pytest_nnsight.compare.timeline import timeline
-from pytest_nnsight.compare.tolerance import Tolerance, tolerance_for
+from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import Run, Summary
 
@@ -212,8 +213,6 @@ def test_the_beginning_of_a_drift_in_the_same_model_may_be_rounding() -> None:
     for other in (run(3e-3, None), run(3e-3, "other"), run(3e-3, config={"eps": 2e-6})):
         found = compare(replace(run(0), model=replace(run(0).model, config={"eps": 1e-6})), other)
         assert not found.matches
-        assert found.depends_on_weights
-    assert not compare(run(0), half_run({start: 0.5})).depends_on_weights
 
 
 def test_one_token_of_float32_fails_where_a_drift_begins() -> None:
@@ -276,7 +275,7 @@ def test_where_onsets_hold() -> None:
     assert Tolerance(1e-5, onset=5e-6).onsets(values, one_token)
     assert not Tolerance(6e-2, onset=5e-6).onsets(values, one_token)
     found = Tolerance(1e-2, onset=1e-4).onsets(values, known)
-    assert [place(v.call, v.leaf) for v in values if (v.position, v.leaf.at) in found] == [
+    assert [leaf_label(v.call, v.leaf) for v in values if (v.position, v.leaf.at) in found] == [
         "<model> in.input_ids"
     ]
 
@@ -288,3 +287,17 @@ def test_the_size_of_the_batch_counts_as_tokens() -> None:
     tolerance = Tolerance(1e-3, is_own=True)
     assert not tolerance.exceeded(Distance(worst=0.99 * limit), batch)
     assert tolerance.exceeded(Distance(worst=1.01 * limit), batch)
+
+
+@pytest.mark.parametrize(
+    ("golden", "received", "expected"),
+    [
+        ("float32", "float32", False),
+        ("float64", "none", False),
+        ("float32", "bfloat16", True),
+        ("float16", "float32", True),
+    ],
+)
+def test_has_half_type(golden: str, received: str, expected: bool) -> None:
+    runs = (make_run(environment={"dtype": dtype}) for dtype in (golden, received))
+    assert has_half_type(*runs) is expected
