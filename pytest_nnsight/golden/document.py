@@ -162,7 +162,7 @@ def decode(text: str | bytes, name: str) -> Run:
             "upgrade pytest-nnsight"
         )
     try:
-        return _run(document)
+        return _read_run(document)
     except (LookupError, TypeError, ArithmeticError, ValueError, AttributeError) as error:
         reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise _broken(name, f"is damaged ({reason[:120]})") from error
@@ -176,7 +176,7 @@ def _broken(name: str, what: str) -> GoldenError:
     return GoldenError(f"{name} {what}; restore it, or write it anew with --snapshot-update")
 
 
-def _run(document: Mapping[str, Any]) -> Run:
+def _read_run(document: Mapping[str, Any]) -> Run:
     model, environment, prompt = document["model"], document["environment"], document["input"]
     output = document["output"]
     if document["kind"] not in KINDS:

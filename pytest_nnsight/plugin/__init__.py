@@ -129,7 +129,7 @@ def pytest_assertrepr_compare(config: pytest.Config, left: object, right: object
     """Replace syrupy's text by the verdict where a golden is compared."""
     explained = yield
     message = failures.golden_message(config, left, right)
-    return explained if message is None else [message]
+    return explained if message is None else [message]  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="session")
