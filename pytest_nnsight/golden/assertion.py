@@ -3,11 +3,9 @@
 Three things differ from syrupy's own extensions:
 
 - syrupy deletes snapshots that a session did not use, also those of failed, deselected and crashed
-  tests. `GoldenExtension.discover_snapshots` finds none, so no golden is ever deleted that way;
-- syrupy writes while the test still runs. A golden is written when the test and its teardown have
-  passed (`GoldenContext.write_prepared`);
-- syrupy names files by the stem of the test file, so that equal stems in two folders collide. Here
-  the folder of the test is part of the path.
+  tests. `GoldenExtension.discover_snapshots` finds none, so no golden is deleted that way;
+- syrupy writes while the test runs; a golden is written when its teardown has passed too;
+- syrupy names files by the stem of the test file; here its folder is part of the path as well.
 """
 
 from __future__ import annotations
@@ -49,22 +47,23 @@ class GoldenAssertion(SnapshotAssertion):
         self._reports: dict[int, list[str]] = {}
 
     @property
-    def _bound_extension(self) -> GoldenExtension:
-        assert isinstance(self.extension, GoldenExtension)
-        return self.extension
+    def extension(self) -> GoldenExtension:
+        """The extension of this test, bound to its golden files."""
+        extension = super().extension
+        assert isinstance(extension, GoldenExtension)
+        return extension
 
     def __eq__(self, other: object) -> bool:
         """Compare; remember a mismatch for tests whose assertion pytest does not explain."""
         matches, number = super().__eq__(other), self.num_executions - 1
-        extension = self._bound_extension
         if not matches:
-            self._findings[number] = extension.finding_of(self.executions[number])
-            extension.context.unreported = partial(self.report, number)
+            self._findings[number] = self.extension.finding_of(self.executions[number])
+            self.extension.context.unreported = partial(self.report, number)
         return matches
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
-        return f"nnsight_golden({self._bound_extension.context.test})"
+        return f"nnsight_golden({self.extension.context.test})"
 
     def get_assert_diff(self, *, diff_mode: DiffMode = DiffMode.DETAILED) -> list[str]:
         """Return the message of the last comparison, the verdict first."""
@@ -72,7 +71,7 @@ class GoldenAssertion(SnapshotAssertion):
 
     def report(self, number: int) -> list[str]:
         """Return the message of one comparison; its diagnosis is made and recorded only once."""
-        context = self._bound_extension.context
+        context = self.extension.context
         if number not in self._findings:
             path = Path(self.executions[number].snapshot_location)
             return [f"golden: the run matches {context.display(path)}"]
@@ -83,14 +82,13 @@ class GoldenAssertion(SnapshotAssertion):
 
     def release(self) -> None:
         """Let go of model and runs: syrupy keeps every assertion until the end of the session."""
-        extension = self._bound_extension
         for result in self.executions.values():
             result.asserted_data = result.recalled_data = None
-            extension.context.count_as_failed(result)
+            self.extension.context.count_as_failed(result)
         self._findings.clear()
         self._reports.clear()
-        extension.forget()
-        extension.context.release()
+        self.extension._finding = None
+        self.extension.context.release()
 
 
 class GoldenExtension(SingleFileSnapshotExtension):
@@ -170,7 +168,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
         if golden.calibration:
             context.replaced.setdefault(self._location, golden)
         if is_foreign(golden, received):
-            self._finding = Finding(name, error=_foreign(name, golden, received))
+            self._finding = Finding(name, error=_foreign_message(name, golden, received))
             return False
         if context.settings.rebaseline or context.settings.calibrate:
             run = with_weights(received, context.read_weights([received])[0])
@@ -212,18 +210,12 @@ class GoldenExtension(SingleFileSnapshotExtension):
             return Finding(name, error=str(result.exception) if is_ours else f"{kind}: {text}")
         if result.recalled_data is None:
             return Finding(name, error=self._missing(path, name))
-        assert self._finding is not None
-        if self._finding.received is None:
-            return self._finding
-        return replace(
-            self._finding,
-            golden_weights=read_weights(self.context.read_from or self.context.folder),
-            exact=self._exact_distances(path, result.recalled_data, self._finding.received),
-        )
-
-    def forget(self) -> None:
-        """Let go of the runs that were compared last."""
-        self._finding = None
+        finding, folder = self._finding, self.context.read_from or self.context.folder
+        assert finding is not None
+        if finding.received is None:
+            return finding
+        exact = self._exact_distances(path, result.recalled_data, finding.received)
+        return replace(finding, golden_weights=read_weights(folder), exact=exact)
 
     def _exact_distances(self, path: Path, text: Any, received: Run) -> dict[str, Distance]:
         """Return the exact distances of the tensors that both golden and run have stored whole."""
@@ -259,7 +251,7 @@ def is_foreign(golden: Run, received: Run) -> bool:
     return len(before & now) < 0.5 * min(len(before), len(now))
 
 
-def _foreign(name: str, golden: Run, received: Run) -> str:
+def _foreign_message(name: str, golden: Run, received: Run) -> str:
     return (
         f"{name} is the golden of another model: {golden.model.model_class} ({golden.model.spec}), "
         f"this run is of {received.model.model_class} ({received.model.spec}); "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pytest_nnsight.errors import GoldenError, hide_home
 from pytest_nnsight.golden.document import encode
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from syrupy.assertion import AssertionResult
 
 
-class UncountedResult(NamedTuple):
-    """A result whose golden is not written yet, with what syrupy counts once it is."""
-
-    result: AssertionResult
-    created: bool
-    updated: bool
-
-
 @dataclass(slots=True)
 class GoldenContext:
     """The state that the assertions of one test share.
@@ -37,8 +29,10 @@ class GoldenContext:
     ``read_from`` is the folder of another variant to compare with (``--nnsight-golden-from``).
     ``is_updating`` tells that a run that does not match is written, not reported. ``pending`` are
     the runs to write; ``replaced`` the calibrated goldens that they replace. ``prepared`` are the
-    writes that wait for the end of the teardown. ``unreported`` returns the message of the last
-    mismatch until something has asked for it. ``host`` is ``None`` after the end of the test.
+    writes that wait for the end of the teardown. ``uncounted`` are the results whose goldens are
+    not written yet, with whether syrupy is to count them as created or updated. ``unreported``
+    returns the message of the last mismatch until something has asked for it. ``host`` is ``None``
+    after the end of the test.
     """
 
     root: Path
@@ -51,7 +45,7 @@ class GoldenContext:
     pending: dict[Path, Run] = field(default_factory=dict)
     replaced: dict[Path, Run] = field(default_factory=dict)
     prepared: list[Callable[[], None]] = field(default_factory=list)
-    uncounted: list[UncountedResult] = field(default_factory=list)
+    uncounted: list[tuple[AssertionResult, bool, bool]] = field(default_factory=list)
     unreported: Callable[[], list[str]] | None = None
 
     @property
@@ -120,7 +114,7 @@ class GoldenContext:
     def count_as_failed(self, result: AssertionResult) -> None:
         """Let syrupy count a golden that is to be written as failed, until `count_written`."""
         if result.created or result.updated:
-            self.uncounted.append(UncountedResult(result, result.created, result.updated))
+            self.uncounted.append((result, result.created, result.updated))
             result.created = result.updated = result.success = False
 
     def count_written(self, path: Path) -> None:

@@ -79,9 +79,9 @@ def test_the_command_shows_it_or_ends_with_one_line(
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "endless.json").symlink_to("/dev/zero")
-    with pytest.raises(GoldenError, match=r"it is no file$"):
+    with pytest.raises(GoldenError, match=r"it is not a regular file$"):
         read_text(tmp_path / "pipe.json")
-    with pytest.raises(GoldenError, match=r"it is no file$"):
+    with pytest.raises(GoldenError, match=r"it is not a regular file$"):
         read_text(tmp_path / "endless.json")
 
 

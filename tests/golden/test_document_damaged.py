@@ -71,7 +71,7 @@ def test_what_is_not_json_is_an_error(text: str | bytes) -> None:
     "text", ["null", "1", "[]", "{}", '"text"', '{"format": "1"}', '{"format": 0}', '{"a": 1}']
 )
 def test_json_of_another_kind_is_no_golden(text: str) -> None:
-    with pytest.raises(GoldenError, match=f"^{NAME} is no golden of pytest-nnsight"):
+    with pytest.raises(GoldenError, match=f"^{NAME} is not a golden of pytest-nnsight"):
         decode(text, NAME)
 
 

@@ -90,7 +90,6 @@ def test_numbers_are_as_short_as_they_can_be(value: float, text: str) -> None:
 @quick
 @given(st.binary(max_size=50))
 def test_base64_gives_back_the_bytes(data: bytes) -> None:
-    assert from_base64(to_base64(data), None) == data
     assert from_base64(to_base64(data), len(data)) == data
     assert from_base64("", 7) == b""
 
@@ -98,7 +97,7 @@ def test_base64_gives_back_the_bytes(data: bytes) -> None:
 @pytest.mark.parametrize("text", ["a", "ab=", "!!!!", "YWJj\n", 7, None, ["YWJj"]])
 def test_what_is_no_base64_is_refused(text: object) -> None:
     with pytest.raises((ValueError, TypeError)):
-        from_base64(text, None)
+        from_base64(text, 3)
 
 
 def test_bytes_of_another_size_are_refused() -> None:
