@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from pytest_nnsight.errors import GoldenError
 from pytest_nnsight.golden.encoding import (
@@ -30,6 +30,7 @@ from pytest_nnsight.run import (
 )
 from pytest_nnsight.summary.packing import sketch_size
 
+T = TypeVar("T", int, str)
 FORMAT = 1
 KINDS = ("trace", "generate", "scan", "tensors")
 _STATISTICS = {"min": "minimum", "max": "maximum", "mean": "mean", "std": "std"}
@@ -165,23 +166,14 @@ def _broken(name: str, what: str) -> GoldenError:
 def _read_run(document: Mapping[str, Any]) -> Run:
     if document["kind"] not in KINDS:
         raise ValueError(f"kind {document['kind']!r} is unknown")
-    environment = document["environment"]
-    dtype, summaries = str(environment["dtype"]), dict[str, Summary]()
+    environment, summaries = _read_environment(document["environment"]), dict[str, Summary]()
     return Run(
         kind=document["kind"],
         model=_read_model(document["model"]),
-        environment=Environment(
-            versions=_text_map(environment["versions"]),
-            device=str(environment["device"]),
-            dtype=dtype,
-            attention=str(environment["attention"]),
-            threads=int(environment["threads"]),
-            cpu=str(environment["cpu"]),
-            kernels=str(environment["kernels"]),
-        ),
+        environment=environment,
         prompt=_read_prompt(document["input"]),
         generated=_read_generated(document["output"]),
-        calls=tuple(_read_call(line, dtype, summaries) for line in document["calls"]),
+        calls=tuple(_read_call(line, environment.dtype, summaries) for line in document["calls"]),
         calibration=tuple(str(name) for name in document["calibration"]),
     )
 
@@ -202,11 +194,18 @@ def _read_model(model: Mapping[str, Any]) -> ModelRecord:
     )
 
 
+def _read_environment(environment: Mapping[str, Any]) -> Environment:
+    names = ("device", "dtype", "attention", "cpu", "kernels")
+    texts = {name: str(environment[name]) for name in names}
+    versions = _text_map(environment["versions"])
+    return Environment(versions, threads=int(environment["threads"]), **texts)
+
+
 def _read_prompt(prompt: Mapping[str, Any]) -> Prompt:
     return Prompt(
         text=prompt["text"],
-        token_ids=_integers(prompt["token_ids"]),
-        pieces=_texts(prompt["pieces"]),
+        token_ids=_rows(prompt["token_ids"], int),
+        pieces=_rows(prompt["pieces"], str),
         tensors={str(name): decode_ranges(rows) for name, rows in prompt["tensors"].items()},
         digests=_text_map(prompt.get("digests", {})),
         is_batch=bool(prompt["batch"]),
@@ -219,7 +218,7 @@ def _read_prompt(prompt: Mapping[str, Any]) -> Prompt:
 def _read_generated(output: Mapping[str, Any] | None) -> Generated | None:
     if output is None:
         return None
-    ids = _integers(output["token_ids"])
+    ids = _rows(output["token_ids"], int)
     texts, margins = output["text"], output["margins"]
     if len(texts) != len(ids) or len(margins) not in (0, len(ids)):
         raise ValueError("texts, margins and token ids differ in number")
@@ -228,7 +227,7 @@ def _read_generated(output: Mapping[str, Any] | None) -> Generated | None:
         token_ids=ids,
         text=tuple(str(text) for text in texts),
         margins=tuple(from_base64(*pair) for pair in zip(margins, sizes, strict=False)),
-        pieces=_texts(output["pieces"]),
+        pieces=_rows(output["pieces"], str),
     )
 
 
@@ -242,12 +241,8 @@ def _text_map(value: Mapping[Any, Any]) -> dict[str, str]:
     return {str(key): str(text) for key, text in value.items()}
 
 
-def _integers(value: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(int(token) for token in row) for row in value)
-
-
-def _texts(value: Any) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(str(piece) for piece in row) for row in value)
+def _rows(value: Any, kind: Callable[[Any], T]) -> tuple[tuple[T, ...], ...]:
+    return tuple(tuple(kind(item) for item in row) for row in value)
 
 
 def _read_call(line: Mapping[str, Any], dtype: str, summaries: dict[str, Summary]) -> Call:
