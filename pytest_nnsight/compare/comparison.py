@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pytest_nnsight.compare.bits import Bits
-from pytest_nnsight.compare.distance import Distance, telling_statistics
+from pytest_nnsight.compare.distance import Distance, most_changed_statistic
 from pytest_nnsight.compare.drift import Drift
 from pytest_nnsight.compare.measurement import Measurement, leaf_label, measure
 from pytest_nnsight.compare.run_inputs import first_difference
@@ -101,13 +101,13 @@ def _values(
     statistics: dict[tuple[int, int], tuple[str, str]] = {}  # many locations share one tensor
     for key, (old, new) in measurement.pairs.items():
         distance, limit = measurement.distances[key], limits.get(key)
-        if distance.is_same or (limit is None and not tolerance.exceeded(distance, old.summary)):
+        if distance.is_same or (limit is None and not tolerance.is_exceeded(distance, old.summary)):
             continue
         call = measurement.calls[key[0]]
-        allowed = tolerance.of(old.summary) if old.summary.sketch else 0.0
+        allowed = tolerance.allowed_for(old.summary) if old.summary.sketch else 0.0
         both = (id(old.summary), id(new.summary))
         if both not in statistics:
-            statistics[both] = telling_statistics(old.summary, new.summary)
+            statistics[both] = most_changed_statistic(old.summary, new.summary)
         yield Drift(
             "values",
             leaf_label(call, old),

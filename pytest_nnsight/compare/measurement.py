@@ -19,9 +19,9 @@ from pytest_nnsight.compare.timeline import LeafKey, Value, timeline
 from pytest_nnsight.compare.token_divergence import (
     TokenDivergence,
     calls_until,
-    divergence_place,
+    divergence_location,
     first_divergence,
-    shared_step,
+    last_shared_step,
 )
 from pytest_nnsight.run import Call, Leaf, Run
 
@@ -54,9 +54,9 @@ class Measurement:
 def measure(golden: Run, received: Run) -> Measurement:
     """Pair the calls and tensors of two runs and estimate the distance of each pair."""
     calls: Sequence[Call] = golden.calls
-    parted = divergence_place(golden, received)
+    parted = divergence_location(golden, received)
     if parted is not None:
-        calls = calls[: calls_until(golden, shared_step(golden, received, parted))]
+        calls = calls[: calls_until(golden, last_shared_step(golden, received, parted))]
     others = {call.key: call for call in received.calls}
     change = EnvironmentChange.between(golden, received)
     before, pairs = [*compare_inputs(golden, received)], Pairs()

@@ -85,9 +85,9 @@ def from_changed_tensors(case: Evidence) -> Cause | None:
     before, now = case.golden.prompt.digests, case.received.prompt.digests
     others = [name for name in before if before[name] != now.get(name, before[name])]
     value = case.origin.value
-    if value is None or not others or not (value.enters or not value.fed_by):
+    if value is None or not others or not (value.is_model_input or not value.fed_by):
         return None
-    is_certain = value.enters  # the first value of a part of the model may be its own doing
+    is_certain = value.is_model_input  # the first value of a part of the model may be its own doing
     return Cause("prompt", f"the model is given other {', '.join(others)}", is_certain)
 
 

@@ -56,7 +56,7 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> DriftOrigin:
         return DriftOrigin(failures[0], GENERATED)
     values = comparison.timeline
     drifts = [comparison.values.get((v.position, v.leaf.at), SAME) for v in values]
-    times = {place: time for time, value in enumerate(values) for place in value.places}
+    times = {place: time for time, value in enumerate(values) for place in value.keys}
     first = min(of_calls, key=lambda drift: _time(drift, values, times))
     until = _time(first, values, times)
     if first.kind != "values":
@@ -70,12 +70,12 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> DriftOrigin:
         label,
         value.call.path,
         drifts[at],
-        comparison.tolerance.of(value.leaf.summary),
+        comparison.tolerance.allowed_for(value.leaf.summary),
         position=value.position,
     )
     start = next((drift for drift in of_calls if drift.label == label), quiet)
     parallel = _parallel(values, drifts, value, golden, comparison)
-    where, given = _giver(value, golden, received) if is_jump else (value.where, "")
+    where, given = _giver(value, golden, received) if is_jump else (value.module, "")
     return DriftOrigin(start, where, value, is_jump, parallel, given)
 
 
@@ -85,7 +85,7 @@ def _giver(value: Value, golden: Run, received: Run) -> tuple[str, str]:
     A mask that was ``None`` is no value that could drift; it shows in what goes into a module.
     """
     others = {call.key: call for call in received.calls}
-    where, given = value.where, ""
+    where, given = value.module, ""
     for call in golden.calls[value.position :]:
         if call.path != where or call.key not in others:
             continue
@@ -125,7 +125,7 @@ def _of_structure(first: Drift, value: Value | None) -> DriftOrigin:
     at = first.label.partition(" ")[2]
     if value is None or not at.startswith(("in.", "in[")):
         return DriftOrigin(first, first.path)
-    return DriftOrigin(first, value.where, value)
+    return DriftOrigin(first, value.module, value)
 
 
 def _time(drift: Drift, values: Sequence[Value], times: Mapping[LeafKey, int]) -> int:
@@ -188,15 +188,15 @@ def _parallel(
 ) -> str:
     """Count the modules of the starting one's class in which a drift starts as well."""
     classes = {call.path: call.module_class for call in golden.calls}
-    name = classes.get(start.where)
+    name = classes.get(start.module)
     if name is None:
         return ""
     floor = noise_floor(golden)
     alike = {path for path, other in classes.items() if other == name}
     jumping = {
-        value.where
+        value.module
         for index, value in enumerate(values)
-        if value.where in alike and _jumps(index, values, drifts, floor)
+        if value.module in alike and _jumps(index, values, drifts, floor)
     }
     is_many = len(jumping) >= max(3, _MANY * len(alike))  # a few may amplify what came in
     return f"{len(jumping)} of {len(alike)} {name}" if is_many else ""

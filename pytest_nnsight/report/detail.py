@@ -90,7 +90,7 @@ def _generated(
     }
     if divergence is not None:
         found["flip"] = {
-            "row": divergence.row,
+            "row": divergence.batch_index,
             "step": divergence.step,
             "then": visible(divergence.expected),
             "now": visible(divergence.received),

@@ -77,7 +77,7 @@ def test_within_replaces_the_default_tolerance() -> None:
     received = make_run(make_call(summary=make_summary(noise=1e-3)))
     assert not compare(make_run(), received).matches
     assert compare(make_run(), received.within(1e-2)).matches
-    assert compare(make_run(), received.within(1e-2)).tolerance.is_own
+    assert compare(make_run(), received.within(1e-2)).tolerance.is_explicit
     assert not compare(make_run(), received.within(1e-4)).matches
 
 

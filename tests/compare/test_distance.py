@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nnsight.compare.distance import (
-    APART,
+    INFINITE,
     SAME,
     Distance,
     distance,
     distances,
-    telling_statistics,
+    most_changed_statistic,
     true_distance,
 )
 from pytest_nnsight.run import numbers_per_token
@@ -49,7 +49,7 @@ def test_distance_is_symmetric(
     assert 0 <= there.rms <= there.worst * tokens**0.5 + 1e-12
     numbers = tokens * numbers_per_token(tokens)
     assert there.error == 0 or there.error > 0.999 * (2 * numbers) ** -0.5
-    np.testing.assert_array_equal(there.each, back.each)
+    np.testing.assert_array_equal(there.per_token, back.per_token)
 
 
 @quick
@@ -94,7 +94,7 @@ def test_each_token_is_estimated_by_itself() -> None:
     y[0, 6, 3] = 0.7
     found = apart(x, y)
     expected = [0, 0, 0.1, 0, 0, 0, 0.3, 0]
-    np.testing.assert_allclose(found.each, expected, atol=1e-6)
+    np.testing.assert_allclose(found.per_token, expected, atol=1e-6)
     assert (found.token, found.worst) == (6, pytest.approx(0.3, abs=1e-6))
     assert found.rms == pytest.approx(math.sqrt(0.1 / 8), abs=1e-6)
     assert found.is_same is False
@@ -128,7 +128,7 @@ def test_error_is_that_of_the_samples_behind_it() -> None:
 
 def test_integers_are_equal_or_infinitely_far() -> None:
     x = torch.tensor([1, 2, 3])
-    assert apart(x, torch.tensor([1, 3, 2])) == APART
+    assert apart(x, torch.tensor([1, 3, 2])) == INFINITE
     assert apart(x, x.clone()) == SAME
 
 
@@ -137,7 +137,7 @@ def test_nan_or_inf_that_appears_is_infinite_drift(value: float) -> None:
     x = normal(1, 7, 64)
     y = x.clone()
     y[0, 3, 5] = value
-    assert apart(x, y) == apart(y, x) == APART
+    assert apart(x, y) == apart(y, x) == INFINITE
 
 
 def test_the_same_nan_on_both_sides_matches() -> None:
@@ -169,7 +169,7 @@ def test_tensors_without_a_finite_value_agree_but_for_their_bits() -> None:
 
 def test_tensor_that_became_empty_of_values_is_infinite_drift() -> None:
     golden = make_summary()
-    assert distance(golden, golden._replace(norms=b"", sketch=b"", digest="")) == APART
+    assert distance(golden, golden._replace(norms=b"", sketch=b"", digest="")) == INFINITE
 
 
 @quick
@@ -197,7 +197,7 @@ def test_true_distance_is_its_definition(shape: list[int], noise: float, seed: i
 def test_true_distance_of_nan_is_as_its_estimate() -> None:
     x, y = normal(7, 64).numpy(), normal(7, 64).numpy()
     y[3, 5] = math.nan
-    assert true_distance(x, y) == APART
+    assert true_distance(x, y) == INFINITE
     x[3, 5] = math.nan
     assert true_distance(x, y) == SAME
     y[4] += 1
@@ -217,30 +217,30 @@ def test_the_statistic_that_moved_most_is_told(
     change: Callable[[torch.Tensor], torch.Tensor], name: str
 ) -> None:
     x = normal(1, 7, 64)
-    before, now = telling_statistics(summarize(x), summarize(change(x)))
+    before, now = most_changed_statistic(summarize(x), summarize(change(x)))
     assert before.startswith(f"{name} ")
     assert before.removeprefix(f"{name} ") != now
 
 
 def test_statistics_are_told_with_enough_digits_to_differ() -> None:
     golden = make_summary()._replace(maximum=3.0)
-    assert telling_statistics(golden, golden._replace(maximum=3.00002)) == ("max 3", "3.00002")
-    assert telling_statistics(golden, golden._replace(maximum=3.2)) == ("max 3", "3.2")
+    assert most_changed_statistic(golden, golden._replace(maximum=3.00002)) == ("max 3", "3.00002")
+    assert most_changed_statistic(golden, golden._replace(maximum=3.2)) == ("max 3", "3.2")
 
 
 def test_nan_and_inf_are_told_before_any_statistic() -> None:
     x = normal(1, 7, 64)
     y = x.clone()
     y[0, 1, :2], y[0, 2, 3] = math.nan, math.inf
-    told = telling_statistics(summarize(x), summarize(y))
+    told = most_changed_statistic(summarize(x), summarize(y))
     assert told == ("0 NaN, 0 Inf", "2 NaN, 1 Inf")
 
 
 def test_tensors_without_statistics_are_told_by_their_digest() -> None:
     nothing = summarize(torch.full((3,), math.nan))
-    assert telling_statistics(nothing, nothing._replace(digest="ab")) == (nothing.digest, "ab")
+    assert most_changed_statistic(nothing, nothing._replace(digest="ab")) == (nothing.digest, "ab")
     empty = summarize(torch.empty(0))
-    assert telling_statistics(empty, empty) == ("no values", "no values")
+    assert most_changed_statistic(empty, empty) == ("no values", "no values")
 
 
 def test_many_distances_are_those_of_each_alone() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import make_call, make_summary
 
-from pytest_nnsight.compare.distance import APART, SAME, Distance
+from pytest_nnsight.compare.distance import INFINITE, SAME, Distance
 from pytest_nnsight.compare.pooling import WINDOW, pool
 from pytest_nnsight.compare.timeline import Value, timeline
 from pytest_nnsight.run import Call, Leaf
@@ -18,7 +18,7 @@ TOKENS = 7
 
 
 def drift(*each: float) -> Distance:
-    return Distance(max(each), max(each), int(np.argmax(each)), each=np.array(each))
+    return Distance(max(each), max(each), int(np.argmax(each)), per_token=np.array(each))
 
 
 def one_token(size: float, token: int = 3) -> Distance:
@@ -72,7 +72,7 @@ def test_everything_else_of_a_distance_stays() -> None:
     before = one_token(0.5)
     after = pooled([before] * 8)[7]
     assert (after.rms, after.worst, after.token) == (before.rms, before.worst, before.token)
-    assert after.each is before.each
+    assert after.per_token is before.per_token
 
 
 def test_equal_values_are_not_pooled() -> None:
@@ -86,7 +86,7 @@ def test_fewer_than_eight_values_are_not_pooled() -> None:
 
 def test_nan_counts_as_no_drift_of_a_token_and_inf_as_all_of_it() -> None:
     """What has NaN fails by itself; it must not make its neighbours fail."""
-    found = pooled([APART] * 4 + [one_token(0.5)] * 4)
+    found = pooled([INFINITE] * 4 + [one_token(0.5)] * 4)
     assert found[7].pooled == pytest.approx(0.5 * 0.5**0.5)
     infinite = pooled([one_token(math.inf)] + [one_token(0.5)] * 7)
     assert infinite[7].pooled == pytest.approx(((1 + 7 * 0.25) / 8) ** 0.5)
@@ -94,7 +94,7 @@ def test_nan_counts_as_no_drift_of_a_token_and_inf_as_all_of_it() -> None:
 
 def test_single_tokens_are_not_pooled() -> None:
     """They have 61 numbers, so that their estimate is good."""
-    single = Distance(0.5, 0.5, each=np.array([0.5]))
+    single = Distance(0.5, 0.5, per_token=np.array([0.5]))
     known = {(i, "out"): single for i in range(9)}
     assert pool(values_of(9, shape=(1, 1, 64)), known) == {}
 

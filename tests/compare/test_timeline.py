@@ -66,7 +66,7 @@ def test_a_tensor_is_one_value_under_the_name_where_it_is_first_seen() -> None:
     ],
 )
 def test_a_value_is_made_by_the_module_whose_own_code_ran(name: str, where: str) -> None:
-    assert by_label(make_forward())[name].where == where
+    assert by_label(make_forward())[name].module == where
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_the_output_of_a_module_with_children_is_fed_by_all_that_went_through_it
 
 def test_inputs_of_the_model_are_fed_by_nothing() -> None:
     value = by_label(make_forward())[f"{ROOT} in.input_ids"]
-    assert (value.fed_by, value.enters) == ((), True)
-    assert not by_label(make_forward())["lm_head"].enters
+    assert (value.fed_by, value.is_model_input) == ((), True)
+    assert not by_label(make_forward())["lm_head"].is_model_input
 
 
 def test_nothing_is_fed_by_what_comes_later() -> None:
@@ -118,7 +118,7 @@ def test_a_module_that_is_called_twice_in_a_row_has_two_spans() -> None:
     )
     values = timeline(calls)
     assert [label(v) for v in values] == ["h in.0", "h.mlp", "h", "h.mlp#1 in.0", "h.mlp#1"]
-    assert [v.where for v in values] == [ROOT, "h.mlp", "h", "h", "h.mlp"]
+    assert [v.module for v in values] == [ROOT, "h.mlp", "h", "h", "h.mlp"]
     assert [values[i].call.label for i in values[3].fed_by] == ["h"]
 
 
@@ -135,7 +135,7 @@ def test_only_the_path_itself_or_what_is_below_it_is_inside() -> None:
     """``h.1`` is no part of ``h.10``."""
     x, y, z = (make_summary(seed=seed) for seed in range(3))
     values = timeline((call("h.10", {"in.0": x}, y), call("h.1", {"in.0": y}, z)))
-    assert [value.where for value in values] == [ROOT, "h.10", "h.1"]
+    assert [value.module for value in values] == [ROOT, "h.10", "h.1"]
 
 
 def test_without_inputs_a_value_is_fed_by_the_one_before_it() -> None:
@@ -158,7 +158,7 @@ def test_of_chosen_modules_what_enters_comes_from_the_module_around_them() -> No
         "model.layers.1.mlp in.0",
         "model.layers.1.mlp",
     ]
-    assert [value.where for value in values] == [
+    assert [value.module for value in values] == [
         ROOT,
         f"{LAYER}.mlp",
         ROOT,
@@ -169,7 +169,7 @@ def test_of_chosen_modules_what_enters_comes_from_the_module_around_them() -> No
 def test_a_chosen_module_around_others_made_what_enters_them() -> None:
     chosen = ("model.layers.0", f"{LAYER}.mlp")
     values = timeline([call for call in make_forward() if call.path in chosen])
-    assert [(label(value), value.where) for value in values] == [
+    assert [(label(value), value.module) for value in values] == [
         (f"{LAYER} in.0", ROOT),
         (f"{LAYER}.mlp in.0", LAYER),
         (f"{LAYER}.mlp", f"{LAYER}.mlp"),
@@ -182,9 +182,9 @@ def test_a_value_knows_all_the_places_where_it_is_seen() -> None:
     calls = make_forward()
     known = by_label(calls)
     leaves = [(i, leaf.at) for i, call in enumerate(calls) for leaf in call.leaves]
-    assert sorted(at for value in known.values() for at in value.places) == sorted(leaves)
-    assert [calls[i].label for i, _ in known["lm_head"].places] == ["lm_head", ROOT]
-    assert known["lm_head"].places[0] == (known["lm_head"].position, "out")
+    assert sorted(at for value in known.values() for at in value.keys) == sorted(leaves)
+    assert [calls[i].label for i, _ in known["lm_head"].keys] == ["lm_head", ROOT]
+    assert known["lm_head"].keys[0] == (known["lm_head"].position, "out")
 
 
 def test_a_tensor_that_is_two_in_the_other_run_is_two_values() -> None:
@@ -196,7 +196,7 @@ def test_a_tensor_that_is_two_in_the_other_run_is_two_values() -> None:
     assert [label(value) for value in timeline(calls, partners)] == names
     values = timeline(calls, {**partners, (1, "out"): 3})
     assert [label(value) for value in values] == [*names, "h.mlp"]
-    assert [value.where for value in values] == [ROOT, "h.mlp.drop", "h.mlp"]
+    assert [value.module for value in values] == [ROOT, "h.mlp.drop", "h.mlp"]
     assert values[2].fed_by == (0, 1)
 
 
@@ -215,7 +215,7 @@ def test_what_is_handed_to_a_module_was_made_outside_of_it() -> None:
         call(ROOT, {"in.encoder_outputs": encoded}, logits),
     )
     values = timeline(calls)
-    assert [(label(value), value.where) for value in values] == [
+    assert [(label(value), value.module) for value in values] == [
         ("encoder in.0", ROOT),
         ("encoder.block", "encoder.block"),
         ("encoder", "encoder"),

@@ -21,7 +21,7 @@ from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.token_divergence import (
     TokenDivergence,
-    divergence_place,
+    divergence_location,
     first_divergence,
 )
 from pytest_nnsight.run import ROOT, Generated, Leaf, Prompt, Run
@@ -68,17 +68,17 @@ def test_the_first_step_that_differs_in_any_prompt(
     now: tuple[tuple[int, ...], ...],
     place: tuple[int, int] | None,
 ) -> None:
-    assert divergence_place(rows(*before), rows(*now)) == place
+    assert divergence_location(rows(*before), rows(*now)) == place
 
 
 def test_a_trace_has_no_flip() -> None:
-    assert divergence_place(make_run(), make_generation(5)) is None
+    assert divergence_location(make_run(), make_generation(5)) is None
     assert compare(make_run(), make_run()).divergence is None
 
 
 def test_tokens_are_told_as_text() -> None:
     divergence = flip_of(make_greedy(5, 6), make_greedy(5, 7))
-    assert (divergence.row, divergence.step, divergence.expected, divergence.received) == (
+    assert (divergence.batch_index, divergence.step, divergence.expected, divergence.received) == (
         0,
         1,
         "' 6'",
@@ -88,7 +88,7 @@ def test_tokens_are_told_as_text() -> None:
 
 def test_tokens_without_text_are_told_by_their_id() -> None:
     divergence = flip_of(rows((1, 2), (3, 4)), rows((1, 2), (3, 5)))
-    assert (divergence.row, divergence.step, divergence.expected, divergence.received) == (
+    assert (divergence.batch_index, divergence.step, divergence.expected, divergence.received) == (
         1,
         1,
         "id 4",

@@ -20,7 +20,7 @@ from builders import (
 )
 
 from pytest_nnsight.compare.comparison import compare
-from pytest_nnsight.compare.distance import APART, SAME, Distance, distance
+from pytest_nnsight.compare.distance import INFINITE, SAME, Distance, distance
 from pytest_nnsight.compare.measurement import leaf_label
 from pytest_nnsight.compare.timeline import timeline
 from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
@@ -54,13 +54,13 @@ def of_dtypes(golden: str, received: str, *calibration: str) -> Tolerance:
 )
 def test_default_is_that_of_the_coarser_dtype(golden: str, received: str, tolerance: float) -> None:
     found = of_dtypes(golden, received)
-    assert (found.rel, found.is_own, found.floor) == (tolerance, False, None)
+    assert (found.rel, found.is_explicit, found.floor) == (tolerance, False, None)
 
 
 def test_a_tests_own_tolerance_overrules_the_dtype() -> None:
     received = make_run(environment={"dtype": "bfloat16"}).within(1e-4)
     found = tolerance_for(make_run(calibration=("2 threads",)), received, True)
-    assert found == Tolerance(1e-4, is_own=True)
+    assert found == Tolerance(1e-4, is_explicit=True)
 
 
 @pytest.mark.parametrize("tolerance", [-1e-9, 1, 2.0, math.nan, math.inf])
@@ -81,22 +81,23 @@ def test_within_leaves_the_run_as_it_was() -> None:
 def test_measured_noise_lowers_what_half_types_are_allowed(dtype: str, floor: float) -> None:
     found = of_dtypes(dtype, dtype, "2 threads")
     assert found.floor == floor
-    assert found.of(SEVEN) == floor
-    assert found.of(SEVEN._replace(noise=floor)) == pytest.approx(5 * floor)
+    assert found.allowed_for(SEVEN) == floor
+    assert found.allowed_for(SEVEN._replace(noise=floor)) == pytest.approx(5 * floor)
 
 
 def test_noise_of_a_golden_that_was_not_calibrated_counts_nothing() -> None:
-    assert of_dtypes("float32", "float32").of(SEVEN._replace(noise=0.1)) == 1e-5
+    assert of_dtypes("float32", "float32").allowed_for(SEVEN._replace(noise=0.1)) == 1e-5
 
 
 def test_a_tests_own_tolerance_overrules_measured_noise() -> None:
-    assert Tolerance(1e-4, is_own=True, floor=1e-5).of(SEVEN._replace(noise=0.1)) == 1e-4
+    explicit = Tolerance(1e-4, is_explicit=True, floor=1e-5)
+    assert explicit.allowed_for(SEVEN._replace(noise=0.1)) == 1e-4
 
 
 def test_the_drift_of_all_tokens_may_be_as_large_as_is_allowed() -> None:
-    tolerance = Tolerance(1e-3, is_own=True)
-    assert not tolerance.exceeded(Distance(rms=1e-3), SEVEN)
-    assert tolerance.exceeded(Distance(rms=1.001e-3), SEVEN)
+    tolerance = Tolerance(1e-3, is_explicit=True)
+    assert not tolerance.is_exceeded(Distance(rms=1e-3), SEVEN)
+    assert tolerance.is_exceeded(Distance(rms=1.001e-3), SEVEN)
 
 
 @pytest.mark.parametrize(
@@ -108,17 +109,17 @@ def test_one_token_may_drift_further_the_fewer_numbers_it_has(
     summary: Summary, tokens: int, numbers: int
 ) -> None:
     """As the largest of many normal estimates does."""
-    tolerance = Tolerance(1e-3, is_own=True)
+    tolerance = Tolerance(1e-3, is_explicit=True)
     limit = 1e-3 * (1 + math.sqrt(2 * math.log(50 * tokens) / numbers))
-    assert not tolerance.exceeded(Distance(worst=0.999 * limit), summary)
-    assert tolerance.exceeded(Distance(worst=1.001 * limit), summary)
+    assert not tolerance.is_exceeded(Distance(worst=0.999 * limit), summary)
+    assert tolerance.is_exceeded(Distance(worst=1.001 * limit), summary)
 
 
 def test_pooled_drift_of_one_token_has_eight_times_the_numbers() -> None:
-    tolerance = Tolerance(1e-3, is_own=True)
+    tolerance = Tolerance(1e-3, is_explicit=True)
     limit = 1 + math.sqrt(2 * math.log(50 * 100) / 8)
-    assert not tolerance.exceeded(Distance(pooled=limit * 1e-3 * 0.999), MANY)
-    assert tolerance.exceeded(Distance(pooled=limit * 1e-3 * 1.001), MANY)
+    assert not tolerance.is_exceeded(Distance(pooled=limit * 1e-3 * 0.999), MANY)
+    assert tolerance.is_exceeded(Distance(pooled=limit * 1e-3 * 1.001), MANY)
 
 
 @pytest.mark.parametrize(
@@ -129,23 +130,23 @@ def test_the_default_of_float32_leaves_less_room_for_one_token(
 ) -> None:
     """It was found by what single tokens drift, from one number where they are many."""
     tolerance = of_dtypes("float32", "float32")
-    assert not tolerance.exceeded(Distance(worst=limit * 0.999e-5), summary)
-    assert tolerance.exceeded(Distance(worst=limit * 1.001e-5), summary)
-    assert not tolerance.exceeded(Distance(pooled=pooled * 0.999e-5), summary)
-    assert tolerance.exceeded(Distance(pooled=pooled * 1.001e-5), summary)
+    assert not tolerance.is_exceeded(Distance(worst=limit * 0.999e-5), summary)
+    assert tolerance.is_exceeded(Distance(worst=limit * 1.001e-5), summary)
+    assert not tolerance.is_exceeded(Distance(pooled=pooled * 0.999e-5), summary)
+    assert tolerance.is_exceeded(Distance(pooled=pooled * 1.001e-5), summary)
 
 
 def test_single_tokens_of_half_types_may_drift_three_times_as_far() -> None:
     limit = 3 * (1 + math.sqrt(2 * math.log(50 * 7) / 9)) * 6e-2
     tolerance = of_dtypes("bfloat16", "bfloat16")
-    assert not tolerance.exceeded(Distance(worst=0.999 * limit), SEVEN)
-    assert tolerance.exceeded(Distance(worst=1.001 * limit), SEVEN)
+    assert not tolerance.is_exceeded(Distance(worst=0.999 * limit), SEVEN)
+    assert tolerance.is_exceeded(Distance(worst=1.001 * limit), SEVEN)
 
 
-@pytest.mark.parametrize("tolerance", [Tolerance(0.99, is_own=True), Tolerance(1e-5)])
+@pytest.mark.parametrize("tolerance", [Tolerance(0.99, is_explicit=True), Tolerance(1e-5)])
 def test_nan_that_appears_is_never_allowed(tolerance: Tolerance) -> None:
-    assert tolerance.exceeded(APART, SEVEN)
-    assert not tolerance.exceeded(SAME, SEVEN)
+    assert tolerance.is_exceeded(INFINITE, SEVEN)
+    assert not tolerance.is_exceeded(SAME, SEVEN)
 
 
 def test_tolerance_zero_passes_equal_bits_alone() -> None:
@@ -160,9 +161,9 @@ def test_noise_of_half_the_tolerance_passes_for_any_number_of_tokens(tokens: int
     size = 64 * tokens
     x = [normal(1, tokens, 64, seed=seed) for seed in range(100)]
     y = [a + 5e-4 * normal(1, tokens, 64, seed=seed + 500) for seed, a in enumerate(x)]
-    tolerance = Tolerance(1e-3, is_own=True)
+    tolerance = Tolerance(1e-3, is_explicit=True)
     pairs = zip(summarize_all(x), summarize_all(y), strict=True)
-    assert not any(tolerance.exceeded(distance(a, b), a) for a, b in pairs), size
+    assert not any(tolerance.is_exceeded(distance(a, b), a) for a, b in pairs), size
 
 
 @pytest.mark.parametrize("tokens", [7, 61, 256])
@@ -172,9 +173,9 @@ def test_one_token_that_drifts_by_ten_times_the_tolerance_fails(tokens: int) -> 
     y = [a.clone() for a in x]
     for seed, b in enumerate(y):
         b[0, seed % tokens] += 1e-2 * normal(64, seed=seed + 500)
-    tolerance = Tolerance(1e-3, is_own=True)
+    tolerance = Tolerance(1e-3, is_explicit=True)
     pairs = list(zip(summarize_all(x), summarize_all(y), strict=True))
-    found = [tolerance.exceeded(distance(a, b), a) for a, b in pairs]
+    found = [tolerance.is_exceeded(distance(a, b), a) for a, b in pairs]
     assert np.mean(found) >= (0.98 if tokens == 7 else 0.5)
 
 
@@ -243,10 +244,10 @@ def test_few_tokens_of_a_half_type_may_all_be_the_worst(tokens: int, times: floa
     """As the one token of a step: it drifts as far as the worst of many."""
     summary = make_summary(shape=(1, tokens, 64))
     tolerance = tolerance_for(half_run({}), half_run({}), False)
-    assert not tolerance.exceeded(Distance(rms=0.99 * times * 6e-2), summary)
-    assert tolerance.exceeded(Distance(rms=1.01 * times * 6e-2), summary)
-    for exact in (Tolerance(6e-2, is_own=True), Tolerance(1e-5)):
-        assert exact.exceeded(Distance(rms=1.01 * exact.rel), summary)
+    assert not tolerance.is_exceeded(Distance(rms=0.99 * times * 6e-2), summary)
+    assert tolerance.is_exceeded(Distance(rms=1.01 * times * 6e-2), summary)
+    for exact in (Tolerance(6e-2, is_explicit=True), Tolerance(1e-5)):
+        assert exact.is_exceeded(Distance(rms=1.01 * exact.rel), summary)
 
 
 def test_tensors_of_a_test_have_no_onset() -> None:
@@ -284,9 +285,9 @@ def test_the_size_of_the_batch_counts_as_tokens() -> None:
     batch = summarize(normal(4, 25, 64))
     assert len(batch.norms) == len(MANY.norms)
     limit = 1e-3 * (1 + math.sqrt(2 * math.log(50 * 100) / 1))
-    tolerance = Tolerance(1e-3, is_own=True)
-    assert not tolerance.exceeded(Distance(worst=0.99 * limit), batch)
-    assert tolerance.exceeded(Distance(worst=1.01 * limit), batch)
+    tolerance = Tolerance(1e-3, is_explicit=True)
+    assert not tolerance.is_exceeded(Distance(worst=0.99 * limit), batch)
+    assert tolerance.is_exceeded(Distance(worst=1.01 * limit), batch)
 
 
 @pytest.mark.parametrize(
