@@ -1,4 +1,4 @@
-"""Calls -> their values in order of time, with who made them and what fed them."""
+"""Calls -> their values in order of time, with the module that made them and from what."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def call(path: str, inputs: dict[str, Summary], output: Summary, visit: int = 0)
 
 
 def test_values_come_in_the_order_in_which_they_were_made() -> None:
-    """The builder writes its labels down as it makes the values."""
+    """The builder lists its labels in the order in which it makes the values."""
     forward = Forward()
     hidden = forward.new("model.embed_tokens")
     for index in range(2):
@@ -42,7 +42,7 @@ def test_values_come_in_the_order_in_which_they_were_made() -> None:
     assert [entered, *made] == [f"{LAYER} in.0", *forward.labels[1:]]
 
 
-def test_a_tensor_is_one_value_under_the_name_where_it_is_first_seen() -> None:
+def test_a_tensor_is_one_value_named_by_its_first_location() -> None:
     calls = make_forward(layers=2)
     names = [label(value) for value in timeline(calls)]
     assert len(names) == len(set(names))
@@ -87,11 +87,13 @@ def test_a_value_is_made_by_the_module_whose_own_code_ran(name: str, where: str)
         ),
     ],
 )
-def test_a_value_is_fed_by_what_its_module_had_at_hand(name: str, fed_by: list[str]) -> None:
+def test_a_value_is_fed_by_what_its_module_has_computed_so_far(
+    name: str, fed_by: list[str]
+) -> None:
     assert feeding(make_forward(), name) == fed_by
 
 
-def test_the_output_of_a_module_with_children_is_fed_by_all_that_went_through_it() -> None:
+def test_the_output_of_a_module_with_children_is_fed_by_all_values_inside_it() -> None:
     fed = feeding(make_forward(), LAYER)
     assert fed[0] == "model.embed_tokens"
     assert fed[1:] == [name for name in map(label, timeline(make_forward())) if LAYER in name][:-1]
@@ -132,7 +134,7 @@ def test_steps_of_a_generation_follow_each_other() -> None:
 
 
 def test_only_the_path_itself_or_what_is_below_it_is_inside() -> None:
-    """``h.1`` is no part of ``h.10``."""
+    """``h.1`` is not inside ``h.10``."""
     x, y, z = (make_summary(seed=seed) for seed in range(3))
     values = timeline((call("h.10", {"in.0": x}, y), call("h.1", {"in.0": y}, z)))
     assert [value.module for value in values] == [ROOT, "h.10", "h.1"]
@@ -149,7 +151,7 @@ def test_without_inputs_a_value_is_fed_by_the_one_before_it() -> None:
     assert by_label(calls)["model.embed_tokens"].fed_by == ()
 
 
-def test_of_chosen_modules_what_enters_comes_from_the_module_around_them() -> None:
+def test_inputs_of_chosen_modules_come_from_the_model_if_no_parent_was_chosen() -> None:
     calls = tuple(call for call in make_forward() if call.path.endswith(".mlp"))
     values = timeline(calls)
     assert [label(value) for value in values] == [
@@ -166,7 +168,7 @@ def test_of_chosen_modules_what_enters_comes_from_the_module_around_them() -> No
     ]
 
 
-def test_a_chosen_module_around_others_made_what_enters_them() -> None:
+def test_inputs_of_chosen_modules_come_from_a_chosen_parent() -> None:
     chosen = ("model.layers.0", f"{LAYER}.mlp")
     values = timeline([call for call in make_forward() if call.path in chosen])
     assert [(label(value), value.module) for value in values] == [
@@ -178,7 +180,7 @@ def test_a_chosen_module_around_others_made_what_enters_them() -> None:
     assert [label(values[i]) for i in values[1].fed_by] == [f"{LAYER} in.0"]
 
 
-def test_a_value_knows_all_the_places_where_it_is_seen() -> None:
+def test_a_value_knows_all_locations_where_it_is_seen() -> None:
     calls = make_forward()
     known = by_label(calls)
     leaves = [(i, leaf.at) for i, call in enumerate(calls) for leaf in call.leaves]
@@ -187,8 +189,8 @@ def test_a_value_knows_all_the_places_where_it_is_seen() -> None:
     assert known["lm_head"].keys[0] == (known["lm_head"].position, "out")
 
 
-def test_a_tensor_that_is_two_in_the_other_run_is_two_values() -> None:
-    """The other run has changed it in between: by an edit of a module's output, say."""
+def test_one_tensor_that_is_two_in_the_other_run_is_two_values() -> None:
+    """The other run has changed it in between, for example by editing a module's output."""
     x, y = make_summary(), make_summary(seed=1)
     calls = (call("h.mlp.drop", {"in.0": x}, y), call("h.mlp", {"in.0": x}, y))
     partners = {(0, "in.0"): 1, (0, "out"): 2, (1, "in.0"): 1, (1, "out"): 2}
@@ -205,8 +207,8 @@ def test_two_tensors_that_are_one_in_the_other_run_are_two_values() -> None:
     assert len(timeline(calls, {(0, "out"): 1, (1, "out"): 1})) == 2
 
 
-def test_what_is_handed_to_a_module_was_made_outside_of_it() -> None:
-    """The encoder of a model that generates runs before the model is called at all."""
+def test_an_input_that_was_made_before_the_call_was_not_made_inside_it() -> None:
+    """In a generation, an encoder runs before the model itself is called."""
     ids, hidden, encoded, decoded, logits = (make_summary(seed=seed) for seed in range(5))
     calls = (
         call("encoder.block", {"in.0": ids}, hidden),
@@ -225,14 +227,14 @@ def test_what_is_handed_to_a_module_was_made_outside_of_it() -> None:
     assert [label(values[i]) for i in values[3].fed_by] == ["encoder"]
 
 
-def test_a_child_that_returns_what_it_is_given_is_inside_all_the_same() -> None:
-    """As a dropout does that drops nothing."""
+def test_a_child_that_returns_its_input_is_still_inside_its_parent() -> None:
+    """Like a dropout in eval mode."""
     x, y = make_summary(), make_summary(seed=1)
     calls = (call("h.dropout", {"in.0": x}, x), call("h", {"in.0": x}, y))
     assert [label(value) for value in timeline(calls)] == ["h in.0", "h"]
 
 
-def test_nothing_has_no_values() -> None:
+def test_calls_without_tensors_have_no_values() -> None:
     assert timeline(()) == []
     assert timeline((make_call(leaves=()),)) == []
 

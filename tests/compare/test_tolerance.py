@@ -1,4 +1,4 @@
-"""How much drift is allowed: by dtype, by measured noise, by the test's own wish."""
+"""How much drift is allowed: by dtype, by measured noise, by the tolerance of the test."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def test_default_is_that_of_the_coarser_dtype(golden: str, received: str, tolera
     assert (found.rel, found.is_explicit, found.floor) == (tolerance, False, None)
 
 
-def test_a_tests_own_tolerance_overrules_the_dtype() -> None:
+def test_the_tolerance_of_the_test_overrides_the_dtype() -> None:
     received = make_run(environment={"dtype": "bfloat16"}).within(1e-4)
     found = tolerance_for(make_run(calibration=("2 threads",)), received, True)
     assert found == Tolerance(1e-4, is_explicit=True)
 
 
 @pytest.mark.parametrize("tolerance", [-1e-9, 1, 2.0, math.nan, math.inf])
-def test_within_refuses_what_is_no_tolerance(tolerance: float) -> None:
+def test_within_refuses_an_invalid_tolerance(tolerance: float) -> None:
     with pytest.raises(UsageError, match=r"^tolerance must be in \[0, 1\), got "):
         make_run().within(tolerance)
 
 
-def test_within_leaves_the_run_as_it_was() -> None:
+def test_within_does_not_change_the_run() -> None:
     run = make_run()
     assert (run.within(1e-2).tolerance, run.tolerance) == (1e-2, None)
 
@@ -85,11 +85,11 @@ def test_measured_noise_lowers_what_half_types_are_allowed(dtype: str, floor: fl
     assert found.allowed_for(SEVEN._replace(noise=floor)) == pytest.approx(5 * floor)
 
 
-def test_noise_of_a_golden_that_was_not_calibrated_counts_nothing() -> None:
+def test_noise_of_a_golden_that_was_not_calibrated_is_ignored() -> None:
     assert of_dtypes("float32", "float32").allowed_for(SEVEN._replace(noise=0.1)) == 1e-5
 
 
-def test_a_tests_own_tolerance_overrules_measured_noise() -> None:
+def test_the_tolerance_of_the_test_overrides_measured_noise() -> None:
     explicit = Tolerance(1e-4, is_explicit=True, floor=1e-5)
     assert explicit.allowed_for(SEVEN._replace(noise=0.1)) == 1e-4
 
@@ -105,10 +105,10 @@ def test_the_drift_of_all_tokens_may_be_as_large_as_is_allowed() -> None:
     [(ONE_TOKEN, 1, 61), (SEVEN, 7, 9), (MANY, 100, 1)],
     ids=["one", "seven", "many"],
 )
-def test_one_token_may_drift_further_the_fewer_numbers_it_has(
+def test_a_token_with_fewer_numbers_may_drift_further(
     summary: Summary, tokens: int, numbers: int
 ) -> None:
-    """As the largest of many normal estimates does."""
+    """The limit is that of the largest of many normal estimates."""
     tolerance = Tolerance(1e-3, is_explicit=True)
     limit = 1e-3 * (1 + math.sqrt(2 * math.log(50 * tokens) / numbers))
     assert not tolerance.is_exceeded(Distance(worst=0.999 * limit), summary)
@@ -125,10 +125,10 @@ def test_pooled_drift_of_one_token_has_eight_times_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("summary", "limit", "pooled"), [(ONE_TOKEN, 1, 1), (SEVEN, 1, 1), (MANY, 3, 1)]
 )
-def test_the_default_of_float32_leaves_less_room_for_one_token(
+def test_the_default_of_float32_allows_less_for_one_token(
     summary: Summary, limit: float, pooled: float
 ) -> None:
-    """It was found by what single tokens drift, from one number where they are many."""
+    """It was measured on single tokens, with one number per token in long prompts."""
     tolerance = of_dtypes("float32", "float32")
     assert not tolerance.is_exceeded(Distance(worst=limit * 0.999e-5), summary)
     assert tolerance.is_exceeded(Distance(worst=limit * 1.001e-5), summary)
@@ -157,7 +157,7 @@ def test_tolerance_zero_passes_equal_bits_alone() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 7, 61, 256])
 def test_noise_of_half_the_tolerance_passes_for_any_number_of_tokens(tokens: int) -> None:
-    """The scatter of estimates makes no test fail whose true drift is far below."""
+    """The scatter of estimates fails no test whose true drift is far below the tolerance."""
     size = 64 * tokens
     x = [normal(1, tokens, 64, seed=seed) for seed in range(100)]
     y = [a + 5e-4 * normal(1, tokens, 64, seed=seed + 500) for seed, a in enumerate(x)]
@@ -168,7 +168,7 @@ def test_noise_of_half_the_tolerance_passes_for_any_number_of_tokens(tokens: int
 
 @pytest.mark.parametrize("tokens", [7, 61, 256])
 def test_one_token_that_drifts_by_ten_times_the_tolerance_fails(tokens: int) -> None:
-    """In nine of ten tensors by itself, though over all tokens it is hardly there."""
+    """Over all tokens the drift is small, but most tensors fail by that token."""
     x = [normal(1, tokens, 64, seed=seed) for seed in range(50)]
     y = [a.clone() for a in x]
     for seed, b in enumerate(y):
@@ -180,7 +180,7 @@ def test_one_token_that_drifts_by_ten_times_the_tolerance_fails(tokens: int) -> 
 
 
 def half_run(noise: dict[str, float], **environment: object) -> Run:
-    """Return a run in bfloat16 of which some values drift."""
+    """Return a run in bfloat16 in which some values drift."""
 
     def drift(time: int, label: str) -> float:
         return noise.get(label, noise.get("", 0.0))
@@ -189,8 +189,8 @@ def half_run(noise: dict[str, float], **environment: object) -> Run:
     return make_run(*make_forward(drift), model={"weights": None}, environment=half)
 
 
-def test_the_beginning_of_a_drift_in_a_half_type_fails_though_it_is_small() -> None:
-    """All that it was made from is equal bit by bit, and bits should be equal."""
+def test_the_onset_of_a_drift_in_a_half_type_fails_though_it_is_small() -> None:
+    """All inputs of the value are equal bit by bit, and bits should be equal."""
     start = "model.layers.0.mlp.gate_proj"
     comparison = compare(half_run({}), half_run({start: 1e-3}))
     assert comparison.tolerance.onset == 1e-4
@@ -201,8 +201,8 @@ def test_the_beginning_of_a_drift_in_a_half_type_fails_though_it_is_small() -> N
     assert compare(half_run({}), half_run({start: 1e-6})).matches
 
 
-def test_the_beginning_of_a_drift_in_the_same_model_may_be_rounding() -> None:
-    """Weights known to be the same: what is left are sums in another order, rounded in between."""
+def test_the_onset_of_a_drift_in_the_same_model_may_be_rounding() -> None:
+    """If the weights are the same, only sums in another order are left, rounded in between."""
     start = "model.layers.0.mlp.gate_proj"
 
     def run(noise: float, weights: str | None = "same", **model: object) -> Run:
@@ -216,8 +216,8 @@ def test_the_beginning_of_a_drift_in_the_same_model_may_be_rounding() -> None:
         assert not found.matches
 
 
-def test_one_token_of_float32_fails_where_a_drift_begins() -> None:
-    """From one number a token, an estimate scatters; where nothing has gathered it counts."""
+def test_one_token_of_float32_fails_at_the_onset_of_a_drift() -> None:
+    """An estimate from one number scatters, but at the onset no noise has gathered yet."""
 
     def run(noise: float, **environment: object) -> Run:
         drift = drift_from("lm_head", noise) if noise else no_drift
@@ -228,7 +228,7 @@ def test_one_token_of_float32_fails_where_a_drift_begins() -> None:
     assert compare(run(0), run(3e-6)).matches
 
 
-def test_what_follows_of_a_small_drift_in_a_half_type_is_judged_by_its_size() -> None:
+def test_values_after_the_onset_in_a_half_type_are_judged_by_size() -> None:
     labels = ("gate_proj", "act_fn", "down_proj in.0", "down_proj")
     noise = {f"model.layers.0.mlp.{label}": 1e-3 for label in labels}
     noise |= {"model.layers.1.input_layernorm": 1e-3}
@@ -241,7 +241,7 @@ def test_what_follows_of_a_small_drift_in_a_half_type_is_judged_by_its_size() ->
 
 @pytest.mark.parametrize(("tokens", "times"), [(1, 3.0), (2, 2.0), (8, 1.25), (200, 1.01)])
 def test_few_tokens_of_a_half_type_may_all_be_the_worst(tokens: int, times: float) -> None:
-    """As the one token of a step: it drifts as far as the worst of many."""
+    """The single token of a step drifts as far as the worst of many tokens."""
     summary = make_summary(shape=(1, tokens, 64))
     tolerance = tolerance_for(half_run({}), half_run({}), False)
     assert not tolerance.is_exceeded(Distance(rms=0.99 * times * 6e-2), summary)
@@ -250,8 +250,8 @@ def test_few_tokens_of_a_half_type_may_all_be_the_worst(tokens: int, times: floa
         assert exact.is_exceeded(Distance(rms=1.01 * exact.rel), summary)
 
 
-def test_tensors_of_a_test_have_no_onset() -> None:
-    """What they were made from is not known: each would seem to begin a drift."""
+def test_a_dict_of_tensors_has_no_onset() -> None:
+    """Their inputs are unknown, so each tensor would seem to start a drift."""
     golden, received = (
         make_run(*make_forward(drift), kind=kind, environment={"dtype": "bfloat16"})
         for kind, drift in (("tensors", no_drift), ("tensors", drift_from("lm_head", 1e-3)))
@@ -267,7 +267,7 @@ def test_onsets_of_dtypes() -> None:
     assert tolerance_for(make_run(), make_run(), bits_are_expected=False).onset is None
 
 
-def test_where_onsets_hold() -> None:
+def test_onsets_apply_to_drifts_with_equal_inputs() -> None:
     values = timeline(make_forward())
     known = {(v.position, v.leaf.at): Distance(rms=1e-3) for v in values}
     assert Tolerance(1e-5).onsets(values, known) == {}

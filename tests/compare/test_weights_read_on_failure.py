@@ -41,10 +41,10 @@ def test_weights_are_not_read_if_the_runs_match() -> None:
 
 @pytest.mark.parametrize("weights", ["aaaa", "other"])
 @pytest.mark.parametrize("size", [3e-3, 9e-3, 0.5])
-def test_a_failure_is_judged_as_if_the_weights_had_been_known_before(
+def test_a_failure_is_judged_as_if_the_weights_had_been_known_from_the_start(
     size: float, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the same weights a drift of 3e-3 is rounding; only they tell."""
+    """A drift of 3e-3 is rounding if the weights are the same."""
     measured = []
 
     def measure(golden: Run, received: Run) -> measurement.Measurement:

@@ -86,7 +86,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
 
 
 class Golden:
-    """The assertion of one test in a project folder, with the host behind it."""
+    """The assertion of one test in a project folder, with its host."""
 
     def __init__(self, request: pytest.FixtureRequest, root: Path) -> None:
         self.request, self.root = request, root
@@ -137,7 +137,7 @@ def test_a_passing_assertion_decodes_and_compares_once(golden: Golden, counts: C
 
 
 def test_a_failing_assertion_decodes_and_compares_once(golden: Golden, counts: Counts) -> None:
-    """Though its message is asked for twice, by syrupy and by us."""
+    """Its message is rendered twice: by syrupy and by our own hook."""
     assertion = golden.assertion()
     assert is_mismatch(DRIFTED, assertion)
     lines = [assertion.get_assert_diff() for _ in range(2)]
