@@ -1,4 +1,4 @@
-"""Records for the tests of the core: runs of a small model that never ran."""
+"""Build records for tests: runs of a small model, without running any model."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.2.0", "nns
 CONFIG = {"hidden_size": 64, "model_type": "gpt2", "rope": {"theta": 1e4, "kind": "default"}}
 NEWER = {"versions": {**VERSIONS, "transformers": "5.23.0"}}
 OTHER_THREADS = {"threads": 8}
-"""An environment in which no bits need to be equal."""
+"""A change of the environment after which bits need not be equal."""
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return standard normal numbers that depend on shape and seed alone."""
+    """Return standard normal numbers that depend only on shape and seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
@@ -45,12 +45,12 @@ def summarize(tensor: torch.Tensor) -> Summary:
 
 
 def summarize_all(tensors: Sequence[torch.Tensor]) -> list[Summary]:
-    """Summarise many tensors in one go, as a capture would."""
+    """Summarise many tensors together, as a capture would."""
     return summaries_of(tensors)
 
 
 def make_summary(noise: float = 0.0, shape: tuple[int, ...] = (1, 7, 64), seed: int = 0) -> Summary:
-    """Summarise normal numbers with relative ``noise`` on top."""
+    """Summarise normal numbers plus relative ``noise``."""
     return summarize(normal(*shape, seed=seed) + noise * normal(*shape, seed=seed + 1000))
 
 
@@ -76,7 +76,7 @@ def make_run(
     environment: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Run:
-    """Return a trace of ``calls``, by default of one; ``model`` and ``environment`` are changes."""
+    """Return a trace of ``calls`` (default: one); ``model`` and ``environment`` hold changes."""
     run = Run(
         kind="trace",
         model=make_model(**(model or {})),
@@ -89,7 +89,7 @@ def make_run(
 
 
 def make_generation(*token_ids: int, margin: float = 0.0, **changes: Any) -> Run:
-    """Return a greedy run of ``generate``: ``token_ids``, each chosen by the same ``margin``."""
+    """Return a greedy run of ``generate`` whose tokens all have the same logit ``margin``."""
     generated = Generated(
         (token_ids,),
         ("x" * len(token_ids),),
@@ -143,7 +143,7 @@ def make_rich_run() -> Run:
 
 
 def make_steps(count: int, noise: float = 0.0) -> tuple[Call, ...]:
-    """Return the calls of ``count`` steps of a model that is its head alone."""
+    """Return the calls of ``count`` steps of a model that has only a head."""
     return tuple(
         make_call("lm_head", make_summary(noise, (1, 1, 64), seed=step), visit=step)
         for step in range(count)
@@ -151,13 +151,13 @@ def make_steps(count: int, noise: float = 0.0) -> tuple[Call, ...]:
 
 
 def make_greedy(*token_ids: int, noise: float = 0.0, margin: float = 0.5, **changes: Any) -> Run:
-    """Return a generation of which the logits drift by ``noise`` at every step."""
+    """Return a generation whose logits drift by ``noise`` at every step."""
     calls = make_steps(len(token_ids), noise)
     return make_generation(*token_ids, margin=margin, **{"calls": calls, **changes})
 
 
 Drift = Callable[[int, str], float]
-"""How much a value drifts, by its time and its label (`path`, or `path at`)."""
+"""How much a value drifts, from its index in time and its label (`path`, or `path at`)."""
 
 
 def no_drift(time: int, label: str) -> float:
@@ -166,7 +166,7 @@ def no_drift(time: int, label: str) -> float:
 
 
 def drift_from(start: str, size: float = 1e-2, noise: float = 0.0) -> Drift:
-    """Let every value drift by ``size`` from the one called ``start`` on, by ``noise`` before."""
+    """Let every value drift by ``size`` from the one labelled ``start`` on, by ``noise`` before."""
     begun: list[int] = []
 
     def drift(time: int, label: str) -> float:
@@ -184,10 +184,10 @@ def _value(seed: int, noise: float, shape: tuple[int, ...]) -> torch.Tensor:
 
 @dataclass
 class Forward:
-    """Writes down the calls of a model with children, as a capture would.
+    """Record the calls of a model with children, as a capture would.
 
-    A tensor that goes from one module into the next is one `Summary`. Values are named by where
-    they are first seen and depend on that name alone, and on how much ``drift`` adds to them.
+    A tensor that goes from one module into the next is one `Summary`. A value is labelled by the
+    location where it is first seen, and depends only on that label and on its ``drift``.
     """
 
     drift: Drift = no_drift
@@ -197,7 +197,7 @@ class Forward:
     labels: list[str] = field(default_factory=list)
 
     def new(self, path: str, at: str = "out") -> Summary:
-        """Return a value that is first seen at this place."""
+        """Return a value that is first seen at this location."""
         name = path if self.visit == 0 else f"{path}#{self.visit}"
         label = name if at == "out" else f"{name} {at}"
         noise = self.drift(len(self.labels), label)
@@ -222,7 +222,7 @@ class Forward:
         return self.close(path, module_class, {"in.0": entering}, self.new(path))
 
     def layer(self, path: str, hidden: Summary) -> Summary:
-        """Call a decoder layer, whose own code adds the residual stream up."""
+        """Call a decoder layer, whose own code adds to the residual stream."""
         normed = self.leaf(f"{path}.input_layernorm", "LlamaRMSNorm", hidden)
         self.leaf(f"{path}.self_attn.q_proj", "Linear", normed)
         mixed = self.new(f"{path}.self_attn.o_proj", "in.0")
@@ -245,7 +245,7 @@ def make_forward(
     visit: int = 0,
     shape: tuple[int, ...] = (1, 7, 64),
 ) -> tuple[Call, ...]:
-    """Return the calls of one forward pass of a small Llama that never ran."""
+    """Return the calls of one forward pass of a small Llama."""
     forward = Forward(drift, visit, shape)
     ids = forward.new(ROOT, "in.input_ids")
     hidden = forward.leaf("model.embed_tokens", "Embedding", ids)
@@ -259,7 +259,7 @@ def make_forward(
 
 
 def make_pass(drift: Drift = no_drift, layers: int = 2, **changes: Any) -> Run:
-    """Return a trace of one forward pass of a small Llama that never ran."""
+    """Return a trace of one forward pass of a small Llama."""
     return make_run(*make_forward(drift, layers), **changes)
 
 

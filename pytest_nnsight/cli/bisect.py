@@ -42,7 +42,9 @@ def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
         requirements = (f"{package}=={release}", *options.requirements)
         return bench.run(requirements, f"{package} {release}")
 
-    found = bisect(releases_between(package, options.good, options.bad), try_release, bench.progress)
+    found = bisect(
+        releases_between(package, options.good, options.bad), try_release, bench.progress
+    )
     date = release_date(package, found.first)
     dated = f"{package} {found.first}, of {date}," if date else f"{package} {found.first}"
     effect = "changes the goldens" if found.is_worse else "gives what the goldens hold"

@@ -1,4 +1,4 @@
-"""Two module trees with other names -> which module of the one is which of the other."""
+"""Two module trees with different names -> which module of one is which of the other."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from pytest_nnsight.run import Call, Run
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What the modules of one run are called in another; those of either without a partner."""
+    """The partners of modules: ``names`` maps a received path to the path in the golden.
+
+    ``only_golden`` and ``only_received`` are the modules without a partner.
+    """
 
     names: Mapping[str, str]
     only_golden: tuple[str, ...]
     only_received: tuple[str, ...]
 
     def renamed(self, run: Run) -> Run:
-        """Return the received run with the golden's names, where it has them."""
+        """Return the received run with the golden's names for modules that have a partner."""
         calls = (call._replace(path=self.names.get(call.path, call.path)) for call in run.calls)
         return replace(run, calls=tuple(calls))
 
@@ -28,21 +31,21 @@ class Alignment:
         return {self._parameter(name): digest for name, digest in digests.items()}
 
     def _parameter(self, name: str) -> str:
-        module, _, own = name.rpartition(".")
-        return f"{self.names.get(module, module)}.{own}" if module else own
+        module, _, last = name.rpartition(".")
+        return f"{self.names.get(module, module)}.{last}" if module else last
 
 
 def align(golden: Run, received: Run) -> Alignment:
-    """Find the partner of each module: of the same name, of another prefix, or in order.
+    """Find the partner of each module: by name, by another prefix, or by order.
 
-    One prefix stands for another where that brings most modules together, as of an adapter's
-    wrapper. Between two modules with partners, those left pair in order where they are as many and
-    give values of the same shapes.
+    One prefix is replaced by another, as for the wrapper of an adapter: the pair of prefixes that
+    matches most modules. Modules left between two partners pair in order if both runs have the same
+    number of them there, with outputs of the same shapes.
     """
     old, new = _first_calls(golden), _first_calls(received)
     names = {path: path for path in new if path in old}
     names |= _by_prefix([p for p in old if p not in names], [p for p in new if p not in names])
-    names |= dict(_in_order(old, new, names))
+    names |= dict(_by_order(old, new, names))
     partners = set(names.values())
     return Alignment(
         names,
@@ -52,6 +55,7 @@ def align(golden: Run, received: Run) -> Alignment:
 
 
 def _first_calls(run: Run) -> dict[str, Call]:
+    """Return the first call of each module, by its path."""
     calls: dict[str, Call] = {}
     for call in run.calls:
         calls.setdefault(call.path, call)
@@ -59,23 +63,25 @@ def _first_calls(run: Run) -> dict[str, Call]:
 
 
 def _by_prefix(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
-    """Pair paths that agree behind a prefix, by the pair of prefixes that does so most often."""
-    ends: dict[str, list[str]] = {}
+    """Pair paths that agree after a prefix, for the pair of prefixes that is most frequent."""
+    by_last_part: dict[str, list[str]] = {}
     for path in old:
-        ends.setdefault(path.rpartition(".")[2], []).append(path)
+        by_last_part.setdefault(path.rpartition(".")[2], []).append(path)
     prefixes = Counter(
-        _prefixes(theirs, path) for path in new for theirs in ends.get(path.rpartition(".")[2], ())
+        _prefixes(candidate, path)
+        for path in new
+        for candidate in by_last_part.get(path.rpartition(".")[2], ())
     )
     if not prefixes:
         return {}
     before, now = prefixes.most_common(1)[0][0]
-    there = set(old)
+    known = set(old)
     renamed = {path: before + path.removeprefix(now) for path in new if path.startswith(now)}
-    return {path: name for path, name in renamed.items() if name in there}
+    return {path: name for path, name in renamed.items() if name in known}
 
 
 def _prefixes(old: str, new: str) -> tuple[str, str]:
-    """Return what stands before the longest end, of whole parts, that two paths share."""
+    """Return what is left of two paths without the longest end, of whole parts, they share."""
     left, right = old.split("."), new.split(".")
     while left and right and left[-1] == right[-1]:
         left.pop()
@@ -83,22 +89,20 @@ def _prefixes(old: str, new: str) -> tuple[str, str]:
     return "".join(f"{part}." for part in left), "".join(f"{part}." for part in right)
 
 
-def _in_order(
+def _by_order(
     old: Mapping[str, Call], new: Mapping[str, Call], names: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
+    """Yield pairs (received path, golden path) of modules between those that have partners."""
     before, now = [*old], [*new]
-    at = {path: index for index, path in enumerate(before)}
+    index_of = {path: index for index, path in enumerate(before)}
     anchors = [(-1, -1)]
     for index, path in enumerate(now):
-        place = at.get(names.get(path, ""), -1)
-        if place > anchors[-1][0]:
-            anchors.append((place, index))
+        partner = index_of.get(names.get(path, ""), -1)
+        if partner > anchors[-1][0]:
+            anchors.append((partner, index))
     for (left, low), (right, high) in pairwise([*anchors, (len(before), len(now))]):
         theirs, ours = before[left + 1 : right], now[low + 1 : high]
-        same = [*map(_shapes, map(old.__getitem__, theirs))] == [
-            *map(_shapes, map(new.__getitem__, ours))
-        ]
-        if same:
+        if [_shapes(old[path]) for path in theirs] == [_shapes(new[path]) for path in ours]:
             yield from zip(ours, theirs, strict=True)
 
 

@@ -1,4 +1,4 @@
-"""Run x run -> whether they are equal bit by bit, and whether they should be."""
+"""Two runs -> whether they are equal bit by bit, and whether they should be."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pytest_nnsight.run import Call, Environment
 
 @dataclass(frozen=True, slots=True)
 class Bits:
-    """How many calls differ at all, ``count``, and the first of them.
+    """The number of calls that differ in any bit, and the label of the first of them.
 
-    ``is_expected`` tells whether they should be equal bit by bit: nothing that moves numbers
-    differs between the two runs; otherwise ``reason`` says what does.
+    ``is_expected`` tells whether all bits should be equal: nothing that may change numbers differs
+    between the two environments. Otherwise ``reason`` says what differs.
     """
 
     count: int
@@ -24,26 +24,25 @@ class Bits:
 
 
 def count_bits(
-    calls: Sequence[Call], values: Mapping[tuple[int, str], Distance], reason: str
+    calls: Sequence[Call], distances: Mapping[tuple[int, str], Distance], reason: str
 ) -> Bits:
-    """Count the calls that differ at all; ``reason`` is why they may, as `what_moves_numbers`."""
-    differing = sorted({position for (position, _), value in values.items() if not value.is_same})
-    first = calls[differing[0]].label if differing else ""
-    return Bits(len(differing), first, not reason, reason)
+    """Count the calls that differ in any bit; ``reason`` is that of `numeric_differences`."""
+    positions = sorted({position for (position, _), d in distances.items() if not d.is_same})
+    first = calls[positions[0]].label if positions else ""
+    return Bits(len(positions), first, not reason, reason)
 
 
 def numeric_differences(before: Environment, now: Environment) -> str:
     """Say what differs between two environments that may change the last bits of any result.
 
-    The empty string where nothing does: then equal models give equal bits.
+    Return the empty string if nothing does: then equal models give equal bits.
     """
     pairs = [
         (name, getattr(before, name), getattr(now, name))
         for name in ("device", "dtype", "attention", "threads", "cpu", "kernels")
     ]
     pairs.append(("torch", before.versions.get("torch"), now.versions.get("torch")))
+    default = "as torch has them"
     return ", ".join(
-        f"{name} {old or 'as torch has them'} -> {new or 'as torch has them'}"
-        for name, old, new in pairs
-        if old != new
+        f"{name} {old or default} -> {new or default}" for name, old, new in pairs if old != new
     )

@@ -12,9 +12,9 @@ class Drift:
     """One difference between golden and received.
 
     ``kind`` is ``values``, ``container``, ``shape``, ``dtype``, ``class``, ``order``, ``missing``,
-    ``added``, ``ids``, ``tensors``, ``settings`` or ``kind``. ``distance`` is the drift of values
-    and ``allowed`` its tolerance. ``position`` is the index of the golden's call, ``path`` its
-    module. A ``note`` does not fail.
+    ``added``, ``ids``, ``tensors``, ``settings`` or ``kind``. ``position`` is the index of the
+    golden's call and ``path`` its module. For ``values``, ``distance`` is the size and ``allowed``
+    the limit. A ``note`` is shown and does not fail.
     """
 
     kind: str
@@ -29,8 +29,8 @@ class Drift:
 
     @property
     def rel(self) -> float:
-        """The size of the drift: over all tokens, or of one where only that is too large."""
-        apart = self.distance
-        if apart.rms > self.allowed:
-            return apart.rms
-        return apart.pooled if apart.pooled > self.allowed else apart.worst
+        """The relative size: over all tokens, or of one token if only that is too large."""
+        distance = self.distance
+        if distance.rms > self.allowed:
+            return distance.rms
+        return distance.pooled if distance.pooled > self.allowed else distance.worst

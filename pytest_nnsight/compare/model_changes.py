@@ -1,21 +1,22 @@
-"""Run x run -> what differs between the models and machines that made them, in words."""
+"""Two runs -> what differs between the models and machines that made them, in words."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from pytest_nnsight.run import Run
 
-# Keys that change what a model is asked or how it is stored, never what a forward computes.
+# Config keys that never change what a forward pass computes.
 _IRRELEVANT = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tokenizer_class")
-# The keys that the first token of a decoder is made from.
-_START_KEYS = ("decoder_start_token_id", "bos_token_id")
+_START_KEYS = ("decoder_start_token_id", "bos_token_id")  # they choose a decoder's first token
 Fingerprints = Mapping[str, str]
+"""The fingerprint of each parameter, by its name."""
 
 
 def is_same_model(golden: Run, received: Run) -> bool:
-    """Tell whether both runs are known to be of one model under one intervention.
+    """Tell whether both runs are known to come from one model under one intervention.
 
     Weights that were not read are not known to be the same.
     """
@@ -29,7 +30,7 @@ def is_same_model(golden: Run, received: Run) -> bool:
 
 
 def changed_config(golden: Run, received: Run) -> list[str]:
-    """List the config keys with other values that may change what a forward computes."""
+    """List the config keys whose values differ and may change what a forward pass computes."""
     return [
         text
         for text in changed_keys(golden.model.config, received.model.config)
@@ -38,13 +39,13 @@ def changed_config(golden: Run, received: Run) -> list[str]:
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """List the keys with other values, ``key old -> new``.
+    """List the keys whose values differ, ``key old -> new``, nested keys joined by dots.
 
     Keys that only one side has do not count: libraries add and drop keys freely.
     """
     changes = []
     if ("rope_theta" in before) != ("rope_theta" in now):
-        before, now = _as_in_5(before), _as_in_5(now)
+        before, now = _as_in_transformers_5(before), _as_in_transformers_5(now)
     for key in sorted({*before, *now}):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -54,11 +55,11 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
     return changes
 
 
-def _as_in_5(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Spell the rotary settings of a config of transformers 4 as transformers 5 does.
+def _as_in_transformers_5(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Convert the rotary settings of a config of transformers 4 to the keys of transformers 5.
 
-    Version 4 reads ``rope_theta`` and ``rope_scaling``. The ``rope_parameters`` of a folder that 5
-    saved it keeps, but passes over.
+    Version 4 reads ``rope_theta`` and ``rope_scaling``. It keeps the ``rope_parameters`` of a
+    folder that version 5 saved, without using them.
     """
     if "rope_theta" not in config:
         return config
@@ -70,7 +71,7 @@ def _as_in_5(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _change(old: Any, new: Any) -> str:
-    """Write ``old -> new``, numbers no longer than they need to be told apart."""
+    """Write ``old -> new``; numbers as short as the difference allows."""
     if isinstance(old, float) and isinstance(new, float) and f"{old:.6g}" != f"{new:.6g}":
         return f"{old:.6g} -> {new:.6g}"
     return f"{_brief(old)} -> {_brief(new)}"
@@ -82,13 +83,13 @@ def _brief(value: Any) -> str:
 
 
 def is_rotary(change: str) -> bool:
-    """Tell whether a changed config key is one of the rotary embedding's."""
+    """Tell whether a changed config key, ``key old -> new``, belongs to the rotary embedding."""
     key = change.partition(" ")[0]
     return "rope_" in key or "rotary" in key
 
 
 def changed_generation(golden: Run, received: Run) -> list[str]:
-    """List the checkpoint's own settings for generating that have other values."""
+    """List the settings of the checkpoint's generation config whose values differ."""
     before, now = golden.model.generation, received.model.generation
     return [
         f"generation {key} {_brief(before.get(key))} -> {_brief(now.get(key))}"
@@ -100,8 +101,8 @@ def changed_generation(golden: Run, received: Run) -> list[str]:
 def changed_start_token(golden: Run, received: Run, first: tuple[int, int]) -> list[str]:
     """List the settings whose change explains that a decoder starts with another token.
 
-    ``first`` are the first tokens of both runs. ``generate`` reads the generation config, and the
-    model's config for what is not there.
+    ``first`` are the first tokens of both runs. ``generate`` reads the generation config first, and
+    then the model's config.
     """
     configs = [("", golden.model.config, received.model.config)]
     if golden.kind == "generate":
@@ -121,7 +122,7 @@ def changed_start_token(golden: Run, received: Run, first: tuple[int, int]) -> l
 
 
 def _start_tokens(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the keys, those of parts of the model too, that may choose a first token."""
+    """Return the settings that may choose a first token, also those of nested configs."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -132,32 +133,28 @@ def _start_tokens(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
 
 
 def changed_modules(golden: Run, received: Run) -> dict[str, str]:
-    """Say by class which modules have other settings of their own, and how many of them.
+    """Say for each class how many modules have other settings, as torch prints them.
 
     ``{"LlamaRMSNorm": "61 of 61 LlamaRMSNorm: (576,), eps=1e-05 -> (576,), eps=1e-06"}``
     """
     changes = {}
     before, now = golden.model.modules, received.model.modules
     for name in sorted({*before} & {*now}):
-        gone = {
-            t: n - now[name].get(t, 0) for t, n in before[name].items() if n > now[name].get(t, 0)
-        }
-        new = {
-            t: n - before[name].get(t, 0)
-            for t, n in now[name].items()
-            if n > before[name].get(t, 0)
-        }
-        if gone and new:
-            old_text, new_text = next(iter(gone)), next(iter(new))
-            count = f"{sum(gone.values())} of {sum(before[name].values())} {name}"
-            changes[name] = f"{count}: {_brief(old_text)} -> {_brief(new_text)}"
+        old, new = Counter(before[name]), Counter(now[name])
+        gone, added = old - new, new - old
+        if gone and added:
+            count = f"{gone.total()} of {old.total()} {name}"
+            changes[name] = f"{count}: {_brief(next(iter(gone)))} -> {_brief(next(iter(added)))}"
     return changes
 
 
 def changed_weights(
     golden: Run, received: Run, before: Fingerprints | None, now: Fingerprints | None
 ) -> tuple[list[str], str]:
-    """Return the parameters that differ, as far as known, and a text about them; empty for none."""
+    """Return the names of the parameters that differ, if known, and a text about them.
+
+    ``before`` and ``now`` are ``None`` if the fingerprints of single parameters are unknown.
+    """
     if golden.model.weights and golden.model.weights == received.model.weights:
         return [], ""
     if not before or not now:
@@ -176,7 +173,7 @@ def changed_weights(
 
 
 def changed_versions(golden: Run, received: Run) -> str:
-    """List the versions that differ, ``transformers 5.2.0 -> 5.23.0``."""
+    """List the packages whose versions differ, ``transformers 5.2.0 -> 5.23.0``."""
     before, now = golden.environment.versions, received.environment.versions
     return ", ".join(
         f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
@@ -186,6 +183,6 @@ def changed_versions(golden: Run, received: Run) -> str:
 
 
 def _rank(package: str) -> int:
-    """Put first what most often changes the insides of a model."""
+    """Sort first the packages that most often change what a model computes."""
     first = ("transformers", "torch", "nnsight")
     return first.index(package) if package in first else len(first)

@@ -1,4 +1,4 @@
-"""How much drift is allowed: by dtype, by measured noise, or by the test's own wish."""
+"""How much drift is allowed: by dtype, by measured noise, or by the tolerance of the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pytest_nnsight.compare.distance import SAME, Distance
 from pytest_nnsight.compare.model_changes import is_same_model
 from pytest_nnsight.compare.pooling import WINDOW
-from pytest_nnsight.compare.timeline import Place, Value
+from pytest_nnsight.compare.timeline import LeafKey, Value
 from pytest_nnsight.run import Run, Summary, numbers_per_token, token_count
 
 TOLERANCES = {
@@ -18,54 +18,54 @@ TOLERANCES = {
     "float16": 8e-3,
     "bfloat16": 6e-2,
 }
-"""What equal models may differ by on other kernels, by the coarsest dtype involved."""
+"""How far equal models may differ on other kernels, by the coarsest dtype of the two runs."""
 FLOORS = {"float64": 1e-6, "float32": 1e-5, "float16": 5e-4, "bfloat16": 4e-3}
-"""What is always allowed where the noise was measured."""
-_COARSEST = 1e-1
-_COARSE_FROM = 1e-4  # between what float32 is allowed and what half types are
+"""What is always allowed in a golden whose noise was measured."""
+_COARSEST = 1e-1  # for a dtype that is not listed
+_COARSE_FROM = 1e-4  # between the tolerances of float32 and of half types
 _TIMES_NOISE = 5.0
 ONSETS = {"float32": 5e-6, "float16": 2e-5, "bfloat16": 1e-4}
-"""What sums in another order move where all that they are made of is equal.
+"""How far sums in another order move a value whose inputs are equal.
 
-For one token in float32, where it was seen to be 1.5e-6 at most; over all tokens in half types.
+For one token in float32 (1.5e-6 was the largest seen), over all tokens in half types.
 """
 ROUNDINGS = {"float16": 8e-4, "bfloat16": 6e-3}
-"""What partial sums that are rounded to a half type move at once: 1.5 times its last bit.
+"""The same if partial sums are rounded to a half type: 1.5 times its last bit.
 
-So much may begin in a model whose weights, config and modules are known to be the same.
+Allowed only in a model whose weights, config and modules are known to be the same.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """The drift that is allowed.
+    """The drift that is allowed, relative to a token's norm.
 
-    ``is_own`` tells a test's own tolerance from the default of its dtype. ``floor`` is what is
-    always allowed in a golden whose noise was measured; otherwise it is ``None``. ``onset`` is what
-    is allowed for a value where all that it was made from is equal bit by bit, and should be. There
-    no noise has gathered yet. Half types blow any change up to the size of their noise, so that
-    only its beginning tells.
+    ``rel`` is the tolerance of the test if ``is_explicit``, otherwise the default of the dtype.
+    ``floor`` is what is always allowed in a golden whose noise was measured, else ``None``.
+    ``onset`` is the limit for a value whose inputs are all equal bit by bit, on machines that
+    should give equal bits: no noise has gathered there yet. Half types enlarge any change to the
+    size of their noise, so that only its onset can be judged.
     """
 
     rel: float
-    is_own: bool = False
+    is_explicit: bool = False
     floor: float | None = None
     onset: float | None = None
 
     @property
     def is_coarse(self) -> bool:
-        """Whether it is of the size of half types, in which noise gathers."""
+        """Whether it is as large as those of half types, in which noise gathers."""
         return self.rel >= _COARSE_FROM
 
-    def of(self, summary: Summary) -> float:
-        """Return what is allowed for one tensor of a golden, given its measured noise."""
-        if self.is_own or self.floor is None:
+    def allowed_for(self, summary: Summary) -> float:
+        """Return the drift that is allowed for one tensor of a golden, from its measured noise."""
+        if self.is_explicit or self.floor is None:
             return self.rel
         return max(self.floor, _TIMES_NOISE * summary.noise)
 
-    def exceeded(self, distance: Distance, summary: Summary) -> bool:
+    def is_exceeded(self, distance: Distance, summary: Summary) -> bool:
         """Tell whether a drift is more than is allowed, over all tokens or for one of them."""
-        allowed, tokens = self.of(summary), token_count(summary.shape)
+        allowed, tokens = self.allowed_for(summary), token_count(summary.shape)
         samples = numbers_per_token(tokens)
         few = 1.0 + (self._spread(allowed) - 1.0) / max(tokens, 1)  # all of them may be the worst
         return (
@@ -75,54 +75,61 @@ class Tolerance:
         )
 
     def _scatter(self, samples: int, summary: Summary) -> float:
-        """Return how far the largest estimate of one token may lie above what is allowed.
+        """Return how far the largest estimate of one token may exceed what is allowed.
 
-        The largest of many estimates from few samples is too high: from one, some 5 times. The
-        default for float32 and float64 has room for that in part: there the true drift of the
-        worst token on other kernels was 8e-6 at most, its estimate from one number 1.7e-5.
+        The largest of many estimates from few samples is too high: from one sample, 5 times. The
+        default of float32 and float64 covers a part of that: there the true drift of the worst
+        token on other kernels was 8e-6 at most, and its estimate from one number 1.7e-5.
         """
-        allowed = self.of(summary)
-        if not self.is_own and allowed == self.rel < _COARSE_FROM:
+        allowed = self.allowed_for(summary)
+        if not self.is_explicit and allowed == self.rel < _COARSE_FROM:
             return 1.0 + 2.0 / samples if samples < WINDOW else 1.0
         tokens = token_count(summary.shape)
-        luck = math.sqrt(2.0 * math.log(50.0 * tokens) / samples)
-        return self._spread(allowed) * (1.0 + luck)
+        largest = math.sqrt(2.0 * math.log(50.0 * tokens) / samples)
+        return self._spread(allowed) * (1.0 + largest)
 
     def _spread(self, allowed: float) -> float:
-        """Return how much farther than all tokens a single one drifts in half types."""
-        return 1.0 if self.is_own or allowed < _COARSE_FROM else 3.0
+        """Return how much farther a single token drifts than all tokens do, in half types."""
+        return 1.0 if self.is_explicit or allowed < _COARSE_FROM else 3.0
 
     def onsets(
-        self, values: Sequence[Value], distances: Mapping[Place, Distance]
-    ) -> dict[Place, float]:
-        """Return the values where a drift begins that is within what is allowed otherwise."""
+        self, values: Sequence[Value], distances: Mapping[LeafKey, Distance]
+    ) -> dict[LeafKey, float]:
+        """Return the limit of each value where a drift begins that is not exceeded otherwise."""
         if self.onset is None:
             return {}
-        places = [(value.position, value.leaf.at) for value in values]
-        apart = [distances.get(place, SAME) for place in places]
+        in_time = [distances.get(value.key, SAME) for value in values]
         return {
-            place: self.onset
-            for place, value, drift in zip(places, values, apart, strict=True)
-            if self._begins(drift)
-            and all(apart[i].is_same for i in value.fed_by)
-            and not self.exceeded(drift, value.leaf.summary)
+            value.key: self.onset
+            for value, distance in zip(values, in_time, strict=True)
+            if self._begins(distance)
+            and all(in_time[i].is_same for i in value.fed_by)
+            and not self.is_exceeded(distance, value.leaf.summary)
         }
 
-    def _begins(self, drift: Distance) -> bool:
-        """Tell whether a drift from nothing is more than other sums explain."""
-        size = drift.rms if self.is_coarse else max(drift.rms, drift.worst)
+    def _begins(self, distance: Distance) -> bool:
+        """Tell whether a drift with equal inputs is more than sums in another order explain."""
+        size = distance.rms if self.is_coarse else max(distance.rms, distance.worst)
         return self.onset is not None and size > self.onset
 
 
 def tolerance_for(golden: Run, received: Run, bits_are_expected: bool) -> Tolerance:
-    """Return the test's own tolerance, or that of the coarser dtype of the two runs."""
+    """Return the tolerance of the test, or the default of the coarser dtype of the two runs."""
     if received.tolerance is not None:
-        return Tolerance(received.tolerance, is_own=True)
+        return Tolerance(received.tolerance, is_explicit=True)
     dtypes = {golden.environment.dtype, received.environment.dtype}
     known = {**dict.fromkeys(dtypes, _COARSEST), "none": 1e-5, **TOLERANCES}
     coarsest = max(dtypes, key=lambda name: known[name])
     floor = FLOORS.get(coarsest, _COARSEST) if golden.calibration else None
     knows_inputs = golden.kind != "tensors"
-    lines = ROUNDINGS if coarsest in ROUNDINGS and is_same_model(golden, received) else ONSETS
-    onset = lines.get(coarsest) if bits_are_expected and knows_inputs else None
+    limits = ROUNDINGS if coarsest in ROUNDINGS and is_same_model(golden, received) else ONSETS
+    onset = limits.get(coarsest) if bits_are_expected and knows_inputs else None
     return Tolerance(known[coarsest], floor=floor, onset=onset)
+
+
+def has_half_type(golden: Run, received: Run) -> bool:
+    """Tell whether one of two runs computed in a half type.
+
+    Only then the allowed drift depends on whether the weights are known to be the same.
+    """
+    return not {golden.environment.dtype, received.environment.dtype}.isdisjoint(ROUNDINGS)

@@ -83,9 +83,11 @@ def from_changed_tensors(evidence: Evidence) -> Cause | None:
     golden, received = evidence.golden.prompt.digests, evidence.received.prompt.digests
     names = [name for name in golden if golden[name] != received.get(name, golden[name])]
     value = evidence.origin.value
-    if value is None or not names or not (value.enters or not value.fed_by):
+    if value is None or not names or not (value.is_model_input or not value.fed_by):
         return None
-    is_certain = value.enters  # the first value of a module may also be wrong by its own code
+    is_certain = (
+        value.is_model_input
+    )  # the first value of a module may also be wrong by its own code
     return Cause("prompt", f"the model is given other {', '.join(names)}", is_certain)
 
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_nnsight.compare.comparison import Comparison, place
+from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import SAME, Distance
 from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.compare.measurement import leaf_label
 from pytest_nnsight.compare.pairing import is_input
-from pytest_nnsight.compare.timeline import Place, Value
+from pytest_nnsight.compare.timeline import LeafKey, Value
 from pytest_nnsight.compare.tolerance import TOLERANCES
 from pytest_nnsight.run import ROOT, Call, Run
 
@@ -52,7 +53,7 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> DriftOrigin:
     if not failures:
         return DriftOrigin(comparison.failures[0], GENERATED)
     values = comparison.timeline
-    times = {place: time for time, value in enumerate(values) for place in value.places}
+    times = {key: time for time, value in enumerate(values) for key in value.keys}
     first = min(failures, key=lambda drift: _drift_time(drift, values, times))
     end = _drift_time(first, values, times)
     if first.kind == "values":
@@ -71,12 +72,12 @@ def _values_origin(
     jumps = [_is_jump(value, drifts, index, noise) for index, value in enumerate(values)]
     index, is_jump = _find_start(drifts, jumps, end, comparison.bits.is_expected)
     value, drift = values[index], drifts[index]
-    path, label = value.call.path, place(value.call, value.leaf)
-    allowed = comparison.tolerance.of(value.leaf.summary)
+    path, label = value.call.path, leaf_label(value.call, value.leaf)
+    allowed = comparison.tolerance.allowed_for(value.leaf.summary)
     within_tolerance = Drift("values", label, path, drift, allowed, position=value.position)
     start = next((failure for failure in failures if failure.label == label), within_tolerance)
-    count = _count_starting_modules(values, jumps, value.where, golden)
-    where, change = value.where, ""
+    count = _count_starting_modules(values, jumps, value.module, golden)
+    where, change = value.module, ""
     if is_jump:
         where, change = _find_changed_mask(where, value.position, golden, received)
     return DriftOrigin(start, where, value, is_jump, count, change)
@@ -126,10 +127,10 @@ def _structure_origin(first: Drift, value: Value | None) -> DriftOrigin:
     location = first.label.partition(" ")[2]
     if value is None or not location.startswith(("in.", "in[")):
         return DriftOrigin(first, first.path)
-    return DriftOrigin(first, value.where, value)
+    return DriftOrigin(first, value.module, value)
 
 
-def _drift_time(drift: Drift, values: Sequence[Value], times: Mapping[Place, int]) -> int:
+def _drift_time(drift: Drift, values: Sequence[Value], times: Mapping[LeafKey, int]) -> int:
     """Return the index of the value that drifts, or of the first value from that call on."""
     location = drift.label.partition(" ")[2] or "out"
     if drift.kind not in ("missing", "added") and (drift.position, location) in times:
@@ -177,6 +178,6 @@ def _count_starting_modules(
     classes = {call.path: call.module_class for call in golden.calls}
     name = classes.get(where)
     paths = {path for path, other in classes.items() if other == name}
-    starting = {v.where for v, jumps_here in zip(values, jumps, strict=True) if jumps_here} & paths
+    starting = {v.module for v, jumps_here in zip(values, jumps, strict=True) if jumps_here} & paths
     is_many = len(starting) >= max(3, _CLASS_SHARE * len(paths))  # fewer may only amplify noise
     return f"{len(starting)} of {len(paths)} {name}" if is_many else ""

@@ -1,13 +1,11 @@
 """The life of a golden under syrupy: found, compared, written after the test has passed.
 
-What syrupy would do differently, and why it does not here:
+Three things differ from syrupy's own extensions:
 
-- it deletes snapshots that a run did not use, also those of failed, deselected and crashed tests.
-  A golden is never offered for that: `GoldenExtension.discover_snapshots` finds none;
-- it writes while the test still runs. A golden is written when the test has passed, its teardown
-  too, in one step;
-- it names files by the stem of the test file, so that two folders collide. Here the relative
-  folder of the test is mirrored.
+- syrupy deletes snapshots that a session did not use, also those of failed, deselected and crashed
+  tests. `GoldenExtension.discover_snapshots` finds none, so no golden is deleted that way;
+- syrupy writes while the test runs; a golden is written when its teardown has passed too;
+- syrupy names files by the stem of the test file; here its folder is part of the path as well.
 """
 
 from __future__ import annotations
@@ -15,83 +13,97 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from syrupy.assertion import DiffMode, SnapshotAssertion
+from syrupy.assertion import AssertionResult, DiffMode, SnapshotAssertion
 from syrupy.data import SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.compare.tolerance import has_half_type
 from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError, NnsightPluginError, one_line
 from pytest_nnsight.golden.context import GoldenContext
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.golden.noise import carry_noise
-from pytest_nnsight.golden.storage import (
-    check_inside,
-    file_name,
-    read_text,
-    read_weights,
-)
+from pytest_nnsight.golden.storage import check_inside, file_name, read_text, read_weights
 from pytest_nnsight.golden.stored_tensors import exact_distances
 from pytest_nnsight.run import Run, with_weights
 
 
 class GoldenAssertion(SnapshotAssertion):
-    """What the ``nnsight_golden`` fixture gives: ``assert run == nnsight_golden``."""
+    """The value of the ``nnsight_golden`` fixture: ``assert run == nnsight_golden``.
+
+    Each comparison is made once. A mismatch leaves a `Finding`, by the number of its execution, and
+    `report` renders it.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._findings: dict[int, Finding] = {}
+        self._reports: dict[int, list[str]] = {}
+
+    @property
+    def extension(self) -> GoldenExtension:
+        """The extension of this test, bound to its golden files."""
+        extension = super().extension
+        assert isinstance(extension, GoldenExtension)
+        return extension
 
     def __eq__(self, other: object) -> bool:
-        """Compare, and keep at hand what is to be said where the test does not ask for it."""
-        matches = super().__eq__(other)
+        """Compare; remember a mismatch for tests whose assertion pytest does not explain."""
+        matches, number = super().__eq__(other), self.num_executions - 1
         if not matches:
-            assert isinstance(self.extension, GoldenExtension)
-            self.extension.context.unreported = self.get_assert_diff
+            self._findings[number] = self.extension.finding_of(self.executions[number])
+            self.extension.context.unreported = partial(self.report, number)
         return matches
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
-        assert issubclass(self.extension_class, GoldenExtension)
-        return f"nnsight_golden({self.extension_class.context.test})"
+        return f"nnsight_golden({self.extension.context.test})"
 
     def get_assert_diff(self, *, diff_mode: DiffMode = DiffMode.DETAILED) -> list[str]:
-        """Return the report of the last mismatch, verdict first; syrupy asks for it twice."""
-        extension, number = self.extension, self.num_executions - 1
-        assert isinstance(extension, GoldenExtension)
-        extension.context.unreported = None
-        if number not in extension.told:
-            result = self.executions[number]
-            finding = extension.find(
-                Path(result.snapshot_location), result.recalled_data, result.exception
-            )
-            extension.told[number] = extension.context.explain(finding)
-        return extension.told[number]
+        """Return the message of the last comparison, the verdict first."""
+        return self.report(self.num_executions - 1)
+
+    def report(self, number: int) -> list[str]:
+        """Return the message of one comparison; its diagnosis is made and recorded only once."""
+        context = self.extension.context
+        if number not in self._findings:
+            path = Path(self.executions[number].snapshot_location)
+            return [f"golden: the run matches {context.display(path)}"]
+        context.unreported = None
+        if number not in self._reports:
+            self._reports[number] = context.live_host.explain(self._findings[number])
+        return self._reports[number]
 
     def release(self) -> None:
-        """Let go of model, runs and texts; syrupy keeps every assertion to the session's end."""
-        assert isinstance(self.extension, GoldenExtension)
+        """Let go of model and runs: syrupy keeps every assertion until the end of the session."""
         for result in self.executions.values():
             result.asserted_data = result.recalled_data = None
             self.extension.context.count_as_failed(result)
-        self.extension._received = None
+        self._findings.clear()
+        self._reports.clear()
+        self.extension._finding = None
         self.extension.context.release()
 
 
 class GoldenExtension(SingleFileSnapshotExtension):
-    """Stores a `Run` as a golden; what syrupy calls serialized data is the run itself."""
+    """Store a `Run` as a golden; what syrupy calls serialized data is the run itself."""
 
     file_extension = "json"
     _write_mode = WriteMode.TEXT
     context: ClassVar[GoldenContext]
-    told: ClassVar[dict[int, list[str]]]
-    _received: Run | None = None
     _location: Path
+    _finding: Finding | None = None
 
     @classmethod
     def bound_to(cls, context: GoldenContext) -> type[GoldenExtension]:
         """Return a class for one test: syrupy makes extensions without arguments."""
-        return type("BoundGoldenExtension", (cls,), {"context": context, "told": {}})
+        return type("BoundGoldenExtension", (cls,), {"context": context})
 
     @classmethod
     def dirname(cls, *, test_location: Any) -> str:
@@ -106,12 +118,12 @@ class GoldenExtension(SingleFileSnapshotExtension):
 
     @classmethod
     def matches_test_location(cls, *, test_location: Any, snapshot_location: str) -> bool:
-        """Hold every golden for its test's: its path was made from the test's own."""
+        """Accept every golden: its path was made from the test's own."""
         return True
 
     @classmethod
     def write_snapshot(cls, *, snapshot_location: str, snapshots: Iterable[Any], **_: Any) -> None:
-        """Keep the run until the test has passed (`GoldenContext.commit`)."""
+        """Hold the run until the test has passed (`GoldenContext.prepare_writes`)."""
         for run, _location, _index in snapshots:
             cls.context.pending[Path(snapshot_location)] = run
 
@@ -122,111 +134,107 @@ class GoldenExtension(SingleFileSnapshotExtension):
         return SnapshotCollections()
 
     def delete_snapshots(self, *, snapshot_location: str, snapshot_names: set[str]) -> None:
-        """Refuse: nothing but an explicit prune deletes a golden."""
+        """Refuse: only ``--nnsight-prune`` deletes goldens."""
         raise GoldenError(f"refused to delete golden {snapshot_location}")
 
     def read_snapshot_data_from_location(
         self, *, snapshot_location: str, snapshot_name: str, session_id: str
     ) -> Any:
-        """Return the golden's text, or what this test has already asked to write there."""
+        """Return the golden's text, or the text that this test already wants to write there."""
         path = self._location = Path(snapshot_location)
         if path in self.context.pending:
             return encode(self.context.pending[path])
-        check_inside(self._readable(path), self.context.goldens)
-        return read_text(self._readable(path))
-
-    def _readable(self, path: Path) -> Path:
-        """Return the file to compare with: that of another variant, where one was asked for."""
-        if self.context.read_from is None:
-            return path
-        return self.context.read_from / path.relative_to(self.context.folder)
+        check_inside(self.context.readable(path), self.context.goldens)
+        return read_text(self.context.readable(path))
 
     def serialize(self, data: Any, **_: Any) -> Any:
-        """Make a run of what the test asserts, with the tolerance that holds for the test."""
-        run, settings = self.context.as_run(data), self.context.settings
+        """Turn what the test asserts into a run that carries the rules to compare it by."""
+        run, settings = self.context.live_host.as_run(data), self.context.settings
         tolerance = settings.tolerance if run.tolerance is None else run.tolerance
-        self._received = replace(
-            run, tolerance=tolerance, tokens=settings.tokens, is_exact=settings.exact
-        )
-        return self._received
+        return replace(run, tolerance=tolerance, tokens=settings.tokens, is_exact=settings.exact)
 
     def matches(self, *, serialized_data: Any, snapshot_data: Any) -> bool:
-        """Compare the received run with the golden, within its tolerance.
+        """Compare the received run with the golden.
 
         A golden that cannot be read does not match, so that an update can replace it.
         """
+        context, received = self.context, serialized_data
+        name = context.display(self._location)
         try:
-            golden = decode(snapshot_data, "golden")
-        except GoldenError:
-            return False
-        if is_foreign(golden, serialized_data):
-            return False
-        if self.context.settings.rebaseline or self.context.settings.calibrate:
-            run = carry_noise(golden, self._with_weights(serialized_data)[0])
-            return bool(encode(run) == snapshot_data)
-        comparison = compare(golden, serialized_data)
-        if not comparison.matches and comparison.depends_on_weights:
-            comparison = compare(golden, self._with_weights(serialized_data)[0])
-        if comparison.matches:
-            name = self.context.display(self._readable(self._location))
-            self.context.note(
-                Finding(name, golden=golden, received=serialized_data, comparison=comparison)
-            )
-        return comparison.matches
-
-    def find(self, path: Path, text: Any, exception: Exception | None) -> Finding:
-        """Say what is wrong between the golden at ``path`` and the run received last."""
-        name = self.context.display(self._readable(path))
-        if exception is not None:
-            known = isinstance(exception, NnsightPluginError)
-            reason = (
-                str(exception) if known else f"{type(exception).__name__}: {one_line(exception)}"
-            )
-            return Finding(name, error=reason)
-        assert self._received is not None
-        if text is None:
-            return Finding(name, error=self._missing(path, name))
-        try:
-            golden = decode(text, name)
+            golden = decode(snapshot_data, name)
         except GoldenError as error:
-            return Finding(name, error=str(error))
-        if is_foreign(golden, self._received):
-            return Finding(name, error=_foreign(name, golden, self._received))
-        received, parameters = self._with_weights(self._received)
+            self._finding = Finding(name, error=str(error))
+            return False
+        if golden.calibration:
+            context.replaced.setdefault(self._location, golden)
+        if is_foreign(golden, received):
+            self._finding = Finding(name, error=_foreign_message(name, golden, received))
+            return False
+        if context.settings.rebaseline or context.settings.calibrate:
+            run = with_weights(received, context.read_weights([received])[0])
+            return bool(encode(carry_noise(golden, run)) == snapshot_data)
+        finding = self._finding = self._compare(name, golden, received)
+        assert finding.comparison is not None
+        if finding.comparison.matches:
+            self._finding = None
+            context.live_host.note_match(finding)
+        return finding.comparison.matches
+
+    def _compare(self, name: str, golden: Run, received: Run) -> Finding:
+        """Compare once; read the weights only if something fails and they matter."""
+        fingerprint, parameters = received.model.weights, dict[str, str]()
+
+        def read_weights() -> str | None:
+            nonlocal fingerprint, parameters
+            fingerprint, parameters = self.context.read_weights([received])
+            return fingerprint
+
+        # An update reports nothing; there only half types need the weights, to tell what matches.
+        is_needed = not self.context.is_updating or has_half_type(golden, received)
+        comparison = compare(golden, received, read_weights if is_needed else None)
         return Finding(
             name,
             golden=golden,
-            received=received,
-            comparison=compare(golden, received),
-            golden_weights=read_weights(self.context.read_from or self.context.folder),
+            received=with_weights(received, fingerprint),
+            comparison=comparison,
             received_weights=parameters,
-            exact=self._exact(path, text),
         )
 
-    def _with_weights(self, run: Run) -> tuple[Run, dict[str, str]]:
-        """Return a run with the fingerprint of the weights as they are now, and all of them."""
-        fingerprint, parameters = self.context.weights([run])
-        return with_weights(run, fingerprint), parameters
+    def finding_of(self, result: AssertionResult) -> Finding:
+        """Describe the comparison that was made last and failed."""
+        path = Path(result.snapshot_location)
+        name = self.context.display(path)
+        if result.exception is not None:
+            text, kind = one_line(result.exception), type(result.exception).__name__
+            is_ours = isinstance(result.exception, NnsightPluginError)
+            return Finding(name, error=str(result.exception) if is_ours else f"{kind}: {text}")
+        if result.recalled_data is None:
+            return Finding(name, error=self._missing(path, name))
+        finding, folder = self._finding, self.context.read_from or self.context.folder
+        assert finding is not None
+        if finding.received is None:
+            return finding
+        exact = self._exact_distances(path, result.recalled_data, finding.received)
+        return replace(finding, golden_weights=read_weights(folder), exact=exact)
 
-    def _exact(self, path: Path, text: str) -> dict[str, Distance]:
-        """Return exact numbers for the tensors that are stored and that this run kept."""
-        assert self._received is not None
-        if not self._received.tensors:
+    def _exact_distances(self, path: Path, text: Any, received: Run) -> dict[str, Distance]:
+        """Return the exact distances of the tensors that both golden and run have stored whole."""
+        if not received.tensors:
             return {}
         try:
-            tensors = self.context.whole_tensors(self._received)
-            return exact_distances(self._readable(path), text, tensors)
+            tensors = self.context.live_host.whole_tensors(received)
+            return exact_distances(self.context.readable(path), text, tensors)
         except GoldenError as error:
             warnings.warn(f"no exact numbers: {error}", stacklevel=1)
             return {}
 
     def _missing(self, path: Path, name: str) -> str:
-        """Say how to make a golden, and which other variant has one."""
-        relative = path.relative_to(self.context.folder)
+        """Say how to write a golden, and which other variant has one."""
+        folder = self.context.folder
         others = sorted(
-            folder.name
-            for folder in self.context.folder.parent.glob("*-*")
-            if (folder / relative).is_file()
+            other.name
+            for other in folder.parent.glob("*-*")
+            if (other / path.relative_to(folder)).is_file()
         )
         if others and self.context.read_from is None:
             also = f"there is one for {', '.join(others)}: compare with --nnsight-golden-from, or"
@@ -243,7 +251,7 @@ def is_foreign(golden: Run, received: Run) -> bool:
     return len(before & now) < 0.5 * min(len(before), len(now))
 
 
-def _foreign(name: str, golden: Run, received: Run) -> str:
+def _foreign_message(name: str, golden: Run, received: Run) -> str:
     return (
         f"{name} is the golden of another model: {golden.model.model_class} ({golden.model.spec}), "
         f"this run is of {received.model.model_class} ({received.model.spec}); "

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError, hide_home
-from pytest_nnsight.golden.document import decode, encode
+from pytest_nnsight.golden.document import encode
+from pytest_nnsight.golden.host import GoldenHost
 from pytest_nnsight.golden.noise import carry_noise
-from pytest_nnsight.golden.storage import check_inside, read_text, write_atomically, write_weights
-from pytest_nnsight.golden.stored_tensors import Tensors, write_tensors
+from pytest_nnsight.golden.storage import check_inside, write_atomically, write_weights
+from pytest_nnsight.golden.stored_tensors import write_tensors
 from pytest_nnsight.run import Run, with_weights
 from pytest_nnsight.settings import Settings
 
@@ -21,42 +21,31 @@ if TYPE_CHECKING:
     from syrupy.assertion import AssertionResult
 
 
-class UncountedResult(NamedTuple):
-    """A result of syrupy's whose golden is not written yet, and what it is once it is."""
-
-    result: AssertionResult
-    created: bool
-    updated: bool
-
-
 @dataclass(slots=True)
 class GoldenContext:
-    """What the assertions of one test share.
+    """The state that the assertions of one test share.
 
     ``folder`` is ``golden/<model>/<device>-<dtype>`` and ``test`` the path of the test below it.
-    ``read_from`` is the folder of another variant to compare with, where that was asked for.
-    ``as_run`` makes a run of what is asserted, ``fingerprint`` reads the weights as they are now,
-    ``check_unchanged`` raises where the test changed them and tells whether they are as loaded,
-    ``whole_tensors`` gives the tensors that a run kept, by label. ``note`` is told of a
-    run that matched its golden. ``uncounted`` are the results whose goldens are not written yet.
-    ``unsaid`` gives what the last comparison came to, where it has failed and nothing has asked for
-    it yet.
+    ``read_from`` is the folder of another variant to compare with (``--nnsight-golden-from``).
+    ``is_updating`` tells that a run that does not match is written, not reported. ``pending`` are
+    the runs to write; ``replaced`` the calibrated goldens that they replace. ``prepared`` are the
+    writes that wait for the end of the teardown. ``uncounted`` are the results whose goldens are
+    not written yet, with whether syrupy is to count them as created or updated. ``unreported``
+    returns the message of the last mismatch until something has asked for it. ``host`` is ``None``
+    after the end of the test.
     """
 
     root: Path
     folder: Path
     test: str
-    as_run: Callable[[Any], Run]
-    fingerprint: Callable[[], tuple[str | None, dict[str, str]]]
-    check_unchanged: Callable[[], bool]
-    explain: Callable[[Finding], list[str]]
-    whole_tensors: Callable[[Run], Tensors]
-    note: Callable[[Finding], None]
+    host: GoldenHost | None
     settings: Settings = field(default_factory=Settings)
     read_from: Path | None = None
+    is_updating: bool = False
     pending: dict[Path, Run] = field(default_factory=dict)
+    replaced: dict[Path, Run] = field(default_factory=dict)
     prepared: list[Callable[[], None]] = field(default_factory=list)
-    uncounted: list[UncountedResult] = field(default_factory=list)
+    uncounted: list[tuple[AssertionResult, bool, bool]] = field(default_factory=list)
     unreported: Callable[[], list[str]] | None = None
 
     @property
@@ -64,46 +53,68 @@ class GoldenContext:
         """The folder of all goldens, of any model."""
         return self.folder.parents[1]
 
+    @property
+    def live_host(self) -> GoldenHost:
+        """The host of a test that still runs. Raise `GoldenError` after its end."""
+        if self.host is None:
+            raise GoldenError("nnsight_golden was used after its test had ended")
+        return self.host
+
+    def readable(self, path: Path) -> Path:
+        """Return the file to compare with: that of another variant if one was asked for."""
+        return path if self.read_from is None else self.read_from / path.relative_to(self.folder)
+
+    def display(self, path: Path) -> str:
+        """Return the name of the golden to compare with, for messages."""
+        path = self.readable(path)
+        is_inside = path.is_relative_to(self.root)
+        return str(path.relative_to(self.root)) if is_inside else hide_home(str(path))
+
+    def read_weights(self, runs: Iterable[Run]) -> tuple[str | None, dict[str, str]]:
+        """Read the weights, unless all runs are scans: a scan computes no numbers."""
+        is_scan = all(run.kind == "scan" for run in runs)
+        return (None, {}) if is_scan else self.live_host.read_weights()
+
     def prepare_writes(self) -> None:
-        """Make ready what the test's assertions asked for; called once its call has passed."""
+        """Encode the goldens to be written; call this when the test function has passed.
+
+        Raise `LeakError` if the test changed the weights.
+        """
         if not self.pending:
             return
-        fingerprint, parameters = self.weights(self.pending.values())
-        is_as_loaded = self.check_unchanged()
+        fingerprint, parameters = self.read_weights(self.pending.values())
+        is_as_loaded = self.live_host.check_unchanged()
         for path, run in self.pending.items():
             check_inside(path, self.goldens)
-            text = encode(self.to_write(path, run, fingerprint))
+            run = with_weights(run, fingerprint)
+            earlier = self.replaced.get(path)
+            text = encode(run if earlier is None else carry_noise(earlier, run))
             self.prepared.append(partial(write_atomically, path, text))
             self.prepared.append(partial(self.count_written, path))
             if self.settings.store_tensors and run.tensors:
-                self.prepared.append(partial(write_tensors, path, text, self.whole_tensors(run)))
+                tensors = self.live_host.whole_tensors(run)
+                self.prepared.append(partial(write_tensors, path, text, tensors))
         if parameters and is_as_loaded:
             self.prepared.append(partial(write_weights, self.folder, parameters))
         self.pending.clear()
 
-    def weights(self, runs: Iterable[Run]) -> tuple[str | None, dict[str, str]]:
-        """Read the weights; nothing where no run has numbers, or where they are not at hand."""
-        if all(run.kind == "scan" for run in runs):
-            return None, {}
-        return self.fingerprint()
-
     def discard_if(self, is_wrong: object) -> bool:
-        """Drop what was made ready where something is wrong; return whether there was anything."""
+        """Drop the prepared writes if something is wrong; return whether there were any."""
         had_any = bool(is_wrong and self.prepared)
         if is_wrong:
             self.prepared.clear()
         return had_any
 
-    def commit(self) -> None:
-        """Write what was made ready; called once the test has passed its teardown too."""
+    def write_prepared(self) -> None:
+        """Write the prepared goldens; call this when the teardown has passed too."""
         for write in self.prepared:
             write()
         self.prepared.clear()
 
     def count_as_failed(self, result: AssertionResult) -> None:
-        """Let syrupy count a golden as failed until `count_written`, where one is to be written."""
+        """Let syrupy count a golden that is to be written as failed, until `count_written`."""
         if result.created or result.updated:
-            self.uncounted.append(UncountedResult(result, result.created, result.updated))
+            self.uncounted.append((result, result.created, result.updated))
             result.created = result.updated = result.success = False
 
     def count_written(self, path: Path) -> None:
@@ -112,29 +123,8 @@ class GoldenContext:
             if Path(result.snapshot_location) == path:
                 result.created, result.updated, result.success = created, updated, True
 
-    def to_write(self, path: Path, run: Run, fingerprint: str | None) -> Run:
-        """Return what stands in the golden of a run: with weights, and noise measured before."""
-        run = with_weights(run, fingerprint)
-        try:
-            earlier = read_text(path)
-            return run if earlier is None else carry_noise(decode(earlier, "golden"), run)
-        except GoldenError:  # what is replaced may be damaged
-            return run
-
     def release(self) -> None:
-        """Let go of the model, which the functions of a context refer to."""
-        self.as_run = self.fingerprint = self.check_unchanged = self.explain = _released
-        self.whole_tensors = self.note = _released
-        self.unreported = None
-
-    def display(self, path: Path) -> str:
-        """Return a golden's path as a message should call it."""
-        return (
-            str(path.relative_to(self.root))
-            if path.is_relative_to(self.root)
-            else hide_home(str(path))
-        )
-
-
-def _released(*_: Any) -> Any:
-    raise GoldenError("nnsight_golden was used after its test had ended")
+        """Let go of the model and the runs; the context itself lives as long as the session."""
+        self.host = self.unreported = None
+        self.pending.clear()
+        self.replaced.clear()

@@ -1,10 +1,10 @@
-"""Run <-> the text of a golden, format 1. JSON only; the same run gives the same bytes."""
+"""A run <-> the text of a golden, format 1: JSON only, and the same run gives the same bytes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from pytest_nnsight.errors import GoldenError
 from pytest_nnsight.golden.encoding import (
@@ -30,80 +30,68 @@ from pytest_nnsight.run import (
 )
 from pytest_nnsight.summary.packing import sketch_size
 
+T = TypeVar("T", int, str)
 FORMAT = 1
 KINDS = ("trace", "generate", "scan", "tensors")
 _STATISTICS = {"min": "minimum", "max": "maximum", "mean": "mean", "std": "std"}
 
 
 def encode(run: Run) -> str:
-    """Write a run as the text of a golden, one call a line."""
+    """Write a run as the text of a golden, one line per call."""
+    model, prompt, generated = run.model, run.prompt, run.generated
     head = {
         "format": FORMAT,
         "kind": run.kind,
         "model": {
-            "spec": run.model.spec,
-            "revision": run.model.revision,
-            "class": run.model.model_class,
-            "parameters": run.model.parameters,
-            "weights": run.model.weights,
-            "config": _sorted(run.model.config),
-            "modules": _sorted(run.model.modules),
-            "generation": _sorted(run.model.generation),
+            "spec": model.spec,
+            "revision": model.revision,
+            "class": model.model_class,
+            **_fields(model, "parameters", "weights", "config", "modules", "generation"),
         },
-        "environment": {
-            "versions": _sorted(run.environment.versions),
-            "device": run.environment.device,
-            "dtype": run.environment.dtype,
-            "attention": run.environment.attention,
-            "threads": run.environment.threads,
-            "cpu": run.environment.cpu,
-            "kernels": run.environment.kernels,
-        },
+        "environment": _fields(
+            run.environment,
+            *("versions", "device", "dtype", "attention", "threads", "cpu", "kernels"),
+        ),
         "calibration": run.calibration,
         "input": {
-            "text": run.prompt.text,
-            "batch": run.prompt.is_batch,
-            "token_ids": run.prompt.token_ids,
-            "pieces": run.prompt.pieces,
-            "tensors": {
-                name: encode_ranges(rows) for name, rows in sorted(run.prompt.tensors.items())
-            },
-            **({"digests": _sorted(run.prompt.digests)} if run.prompt.digests else {}),
-            "generation": _sorted(run.prompt.generation),
-            "intervention": run.prompt.intervention,
-            "intervention_code": run.prompt.intervention_code,
+            "text": prompt.text,
+            "batch": prompt.is_batch,
+            "token_ids": prompt.token_ids,
+            "pieces": prompt.pieces,
+            "tensors": {name: encode_ranges(rows) for name, rows in sorted(prompt.tensors.items())},
+            **(_fields(prompt, "digests") if prompt.digests else {}),
+            **_fields(prompt, "generation", "intervention", "intervention_code"),
         },
-        "output": None
-        if run.generated is None
-        else {
-            "token_ids": run.generated.token_ids,
-            "text": run.generated.text,
-            "pieces": run.generated.pieces,
-            "margins": [to_base64(margins) for margins in run.generated.margins],
+        "output": generated
+        and {
+            **_fields(generated, "token_ids", "text", "pieces"),
+            "margins": [to_base64(margins) for margins in generated.margins],
         },
     }
     lines = [f"{json.dumps(key)}: {_json(value)}," for key, value in head.items()]
-    known: dict[int, str] = {}
-    calls = [_json(_call_to_json(call, run.environment.dtype, known)) for call in run.calls]
+    locations: dict[int, str] = {}
+    calls = [_json(_call_to_json(call, run.environment.dtype, locations)) for call in run.calls]
     body = ",\n".join(calls)
     return "{\n" + "\n".join(lines) + '\n"calls": [\n' + body + "\n]\n}\n"
 
 
 def _json(value: Any) -> str:
-    return json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=False
-    )
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _fields(record: Any, *names: str) -> dict[str, Any]:
+    return {name: _sorted(getattr(record, name)) for name in names}
 
 
 def _sorted(value: Any) -> Any:
-    """Sort the keys of nested mappings: the same run gives the same bytes."""
+    """Sort the keys of nested mappings, so that the same run gives the same bytes."""
     if isinstance(value, Mapping):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return value
 
 
-def _call_to_json(call: Call, dtype: str, known: dict[int, str]) -> dict[str, Any]:
-    """Write a call; a first visit goes without saying, as does ``dtype``, which is the model's."""
+def _call_to_json(call: Call, dtype: str, locations: dict[int, str]) -> dict[str, Any]:
+    """Write a call; leave out the number of a first visit, and ``dtype``, which is the model's."""
     line: dict[str, Any] = {"path": call.path}
     if call.visit:
         line["visit"] = call.visit
@@ -111,16 +99,16 @@ def _call_to_json(call: Call, dtype: str, known: dict[int, str]) -> dict[str, An
     if call.inputs is not None:
         line["in"] = call.inputs
     line["out"] = call.output
-    line["tensors"] = [_leaf_to_json(call, leaf, dtype, known) for leaf in call.leaves]
+    line["tensors"] = [_leaf_to_json(call, leaf, dtype, locations) for leaf in call.leaves]
     return line
 
 
-def _leaf_to_json(call: Call, leaf: Leaf, dtype: str, known: dict[int, str]) -> dict[str, Any]:
-    """Write a tensor; one that stands earlier in the file is written as where it stands."""
+def _leaf_to_json(call: Call, leaf: Leaf, dtype: str, locations: dict[int, str]) -> dict[str, Any]:
+    """Write a tensor; one that is already in the file is written as its earlier location."""
     summary = leaf.summary
-    if id(summary) in known:
-        return {"at": leaf.at, "same": known[id(summary)]}
-    known[id(summary)] = f"{call.path}#{call.visit} {leaf.at}"
+    if id(summary) in locations:
+        return {"at": leaf.at, "same": locations[id(summary)]}
+    locations[id(summary)] = f"{call.path}#{call.visit} {leaf.at}"
     line: dict[str, Any] = {"at": leaf.at, "shape": summary.shape}
     if summary.dtype != dtype:
         line["dtype"] = summary.dtype
@@ -142,10 +130,10 @@ def _leaf_to_json(call: Call, leaf: Leaf, dtype: str, known: dict[int, str]) -> 
 
 
 def decode(text: str | bytes, name: str) -> Run:
-    """Read the text of a golden. Raise `GoldenError` that names the file for anything else.
+    """Read the text of a golden; check sizes against shapes before they are trusted.
 
-    ``name`` is the file as a message should call it. Sizes are checked against shapes before they
-    are trusted.
+    ``name`` is the file as a message should call it. Raise `GoldenError` with it if the text is not
+    a whole golden of a format that this version reads.
     """
     if len(text) > LARGEST_FILE:
         raise GoldenError(f"{name} is larger than {LARGEST_FILE >> 20} MB; that is not a golden")
@@ -155,14 +143,13 @@ def decode(text: str | bytes, name: str) -> Run:
         raise _broken(name, "is not whole JSON (truncated, or a merge conflict?)") from error
     number = document.get("format") if isinstance(document, dict) else None
     if type(number) is not int or number < 1:
-        raise GoldenError(f"{name} is no golden of pytest-nnsight: it has no format number")
-    if document["format"] > FORMAT:
+        raise GoldenError(f"{name} is not a golden of pytest-nnsight: it has no format number")
+    if number > FORMAT:
         raise GoldenError(
-            f"{name} has format {document['format']}, this version reads up to {FORMAT}; "
-            "upgrade pytest-nnsight"
+            f"{name} has format {number}, this version reads up to {FORMAT}; upgrade pytest-nnsight"
         )
     try:
-        return _run(document)
+        return _read_run(document)
     except (LookupError, TypeError, ArithmeticError, ValueError, AttributeError) as error:
         reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise _broken(name, f"is damaged ({reason[:120]})") from error
@@ -173,102 +160,108 @@ def _refuse_constant(name: str) -> float:
 
 
 def _broken(name: str, what: str) -> GoldenError:
-    return GoldenError(f"{name} {what}; restore it, or write it anew with --snapshot-update")
+    return GoldenError(f"{name} {what}; restore it, or rewrite it with --snapshot-update")
 
 
-def _run(document: Mapping[str, Any]) -> Run:
-    model, environment, prompt = document["model"], document["environment"], document["input"]
-    output = document["output"]
+def _read_run(document: Mapping[str, Any]) -> Run:
     if document["kind"] not in KINDS:
         raise ValueError(f"kind {document['kind']!r} is unknown")
-    for texts in (model["revision"], model["weights"], prompt["intervention"]):
-        if not isinstance(texts, str | None):
-            raise ValueError(f"{texts!r:.40} should be text")
-    if output is not None and len(output["text"]) != len(output["token_ids"]):
-        raise ValueError("texts and token ids differ in number")
-    margins = () if output is None else zip(output["margins"], output["token_ids"], strict=False)
-    for numbers, ids in margins:
-        from_base64(numbers, 4 * len(ids))
-    known: dict[str, Summary] = {}
+    environment, summaries = _read_environment(document["environment"]), dict[str, Summary]()
     return Run(
         kind=document["kind"],
-        model=ModelRecord(
-            spec=str(model["spec"]),
-            model_class=str(model["class"]),
-            config=dict(model["config"]),
-            revision=model["revision"],
-            weights=model["weights"],
-            parameters=int(model["parameters"]),
-            modules={
-                str(name): {str(text): int(count) for text, count in counts.items()}
-                for name, counts in model["modules"].items()
-            },
-            generation=dict(model["generation"]),
-        ),
-        environment=Environment(
-            versions={str(k): str(v) for k, v in environment["versions"].items()},
-            device=str(environment["device"]),
-            dtype=str(environment["dtype"]),
-            attention=str(environment["attention"]),
-            threads=int(environment["threads"]),
-            cpu=str(environment["cpu"]),
-            kernels=str(environment["kernels"]),
-        ),
-        prompt=Prompt(
-            text=prompt["text"],
-            token_ids=_rows(prompt["token_ids"]),
-            pieces=_texts(prompt["pieces"]),
-            tensors={str(name): decode_ranges(rows) for name, rows in prompt["tensors"].items()},
-            digests={str(k): str(v) for k, v in prompt.get("digests", {}).items()},
-            is_batch=bool(prompt["batch"]),
-            generation=dict(prompt["generation"]),
-            intervention=prompt["intervention"],
-            intervention_code=str(prompt["intervention_code"]),
-        ),
-        generated=None
-        if output is None
-        else Generated(
-            token_ids=_rows(output["token_ids"]),
-            text=tuple(str(text) for text in output["text"]),
-            margins=tuple(from_base64(margins, None) for margins in output["margins"]),
-            pieces=_texts(output["pieces"]),
-        ),
-        calls=tuple(_call(line, str(environment["dtype"]), known) for line in document["calls"]),
+        model=_read_model(document["model"]),
+        environment=environment,
+        prompt=_read_prompt(document["input"]),
+        generated=_read_generated(document["output"]),
+        calls=tuple(_read_call(line, environment.dtype, summaries) for line in document["calls"]),
         calibration=tuple(str(name) for name in document["calibration"]),
     )
 
 
-def _rows(value: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(int(token) for token in row) for row in value)
+def _read_model(model: Mapping[str, Any]) -> ModelRecord:
+    return ModelRecord(
+        spec=str(model["spec"]),
+        model_class=str(model["class"]),
+        config=dict(model["config"]),
+        revision=_optional_text(model["revision"]),
+        weights=_optional_text(model["weights"]),
+        parameters=int(model["parameters"]),
+        modules={
+            str(name): {str(text): int(count) for text, count in counts.items()}
+            for name, counts in model["modules"].items()
+        },
+        generation=dict(model["generation"]),
+    )
 
 
-def _texts(value: Any) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(str(piece) for piece in row) for row in value)
+def _read_environment(environment: Mapping[str, Any]) -> Environment:
+    names = ("device", "dtype", "attention", "cpu", "kernels")
+    texts = {name: str(environment[name]) for name in names}
+    versions = _text_map(environment["versions"])
+    return Environment(versions, threads=int(environment["threads"]), **texts)
 
 
-def _call(line: Mapping[str, Any], dtype: str, known: dict[str, Summary]) -> Call:
+def _read_prompt(prompt: Mapping[str, Any]) -> Prompt:
+    return Prompt(
+        text=prompt["text"],
+        token_ids=_rows(prompt["token_ids"], int),
+        pieces=_rows(prompt["pieces"], str),
+        tensors={str(name): decode_ranges(rows) for name, rows in prompt["tensors"].items()},
+        digests=_text_map(prompt.get("digests", {})),
+        is_batch=bool(prompt["batch"]),
+        generation=dict(prompt["generation"]),
+        intervention=_optional_text(prompt["intervention"]),
+        intervention_code=str(prompt["intervention_code"]),
+    )
+
+
+def _read_generated(output: Mapping[str, Any] | None) -> Generated | None:
+    if output is None:
+        return None
+    ids = _rows(output["token_ids"], int)
+    texts, margins = output["text"], output["margins"]
+    if len(texts) != len(ids) or len(margins) not in (0, len(ids)):
+        raise ValueError("texts, margins and token ids differ in number")
+    sizes = [4 * len(row) for row in ids]
+    return Generated(
+        token_ids=ids,
+        text=tuple(str(text) for text in texts),
+        margins=tuple(from_base64(*pair) for pair in zip(margins, sizes, strict=False)),
+        pieces=_rows(output["pieces"], str),
+    )
+
+
+def _optional_text(value: Any) -> str | None:
+    if not isinstance(value, str | None):
+        raise ValueError(f"{value!r:.40} should be text")
+    return value
+
+
+def _text_map(value: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(key): str(text) for key, text in value.items()}
+
+
+def _rows(value: Any, kind: Callable[[Any], T]) -> tuple[tuple[T, ...], ...]:
+    return tuple(tuple(kind(item) for item in row) for row in value)
+
+
+def _read_call(line: Mapping[str, Any], dtype: str, summaries: dict[str, Summary]) -> Call:
     path, visit = str(line["path"]), int(line.get("visit", 0))
     leaves = []
     for tensor in line["tensors"]:
         at = str(tensor["at"])
         if "same" in tensor:
-            summary = known[tensor["same"]]
+            summary = summaries[tensor["same"]]
         else:
-            summary = _summary(tensor, dtype)
-            known[f"{path}#{visit} {at}"] = summary
+            summary = summaries[f"{path}#{visit} {at}"] = _read_summary(tensor, dtype)
         leaves.append(Leaf(at, summary))
-    inputs = line.get("in")
-    return Call(path, visit, str(line["class"]), str(line["out"]), tuple(leaves), inputs)
+    return Call(path, visit, str(line["class"]), str(line["out"]), tuple(leaves), line.get("in"))
 
 
-def _summary(tensor: Mapping[str, Any], dtype: str) -> Summary:
+def _read_summary(tensor: Mapping[str, Any], dtype: str) -> Summary:
     shape = tuple(int(size) for size in tensor["shape"])
     if any(size < 0 for size in shape):
         raise ValueError("a shape has a negative size")
-    statistics = {
-        attribute: None if name not in tensor else float(tensor[name])
-        for name, attribute in _STATISTICS.items()
-    }
     tokens = token_count(shape)
     norms = from_base64(tensor.get("norms", ""), 2 * tokens)
     sketch = from_base64(tensor.get("sketch", ""), sketch_size(tokens * numbers_per_token(tokens)))
@@ -283,5 +276,9 @@ def _summary(tensor: Mapping[str, Any], dtype: str) -> Summary:
         sketch=sketch,
         digest=str(tensor.get("digest", "")),
         noise=read_noise(tensor.get("noise", 0.0)),
-        **statistics,
+        **{
+            attribute: float(tensor[name])
+            for name, attribute in _STATISTICS.items()
+            if name in tensor
+        },
     )

@@ -6,10 +6,11 @@ import base64
 from typing import Any
 
 LONGEST_ROW = 16 * 1024 * 1024
+"""The most numbers of one prompt, so that a few bytes of a golden cannot ask for all memory."""
 
 
 def shortest(value: float) -> float | int:
-    """Cut a number to the 7 digits that float32 holds for sure; whole ones lose their point."""
+    """Round a number to the 7 digits that float32 surely holds; return whole ones as `int`."""
     short = float(f"{value:.7g}")
     return int(short) if short == int(short) and abs(short) < 1e15 else short
 
@@ -19,45 +20,45 @@ def to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
+def from_base64(text: Any, size: int) -> bytes:
+    """Read base64. Raise `ValueError` unless it holds ``size`` bytes, or none at all."""
+    data = base64.b64decode(text, validate=True)
+    if data and len(data) != size:
+        raise ValueError(f"there are {len(data)} bytes of numbers, not {size}")
+    return data
+
+
 def encode_ranges(rows: tuple[tuple[int, ...], ...]) -> list[list[list[int]]]:
-    """Write rows of numbers as runs ``[first, step, count]``: a mask or positions take a few."""
-    return [_rowto_runs(row) for row in rows]
+    """Write rows of integers as ranges ``[first, step, count]``: a mask takes only a few."""
+    return [_ranges_of(row) for row in rows]
 
 
-def _rowto_runs(row: tuple[int, ...]) -> list[list[int]]:
-    runs: list[list[int]] = []
+def _ranges_of(row: tuple[int, ...]) -> list[list[int]]:
+    ranges: list[list[int]] = []
     for number in row:
-        if runs and runs[-1][2] == 1:
-            runs[-1] = [runs[-1][0], number - runs[-1][0], 2]
-        elif runs and number == runs[-1][0] + runs[-1][1] * runs[-1][2]:
-            runs[-1][2] += 1
+        if ranges and ranges[-1][2] == 1:
+            ranges[-1] = [ranges[-1][0], number - ranges[-1][0], 2]
+        elif ranges and number == ranges[-1][0] + ranges[-1][1] * ranges[-1][2]:
+            ranges[-1][2] += 1
         else:
-            runs.append([number, 0, 1])
-    return runs
+            ranges.append([number, 0, 1])
+    return ranges
 
 
 def decode_ranges(rows: Any) -> tuple[tuple[int, ...], ...]:
-    """Read what `to_runs` wrote. Raise `ValueError` for a row longer than any prompt."""
-    if any(type(number) is not int for row in rows for run in row for number in run):
-        raise ValueError("a run is of whole numbers")
+    """Read what `encode_ranges` wrote. Raise `ValueError` for rows longer than any prompt."""
+    if any(type(number) is not int for row in rows for item in row for number in item):
+        raise ValueError("a range consists of integers")
     counts = [count for row in rows for _, _, count in row]
     if any(count < 1 for count in counts) or sum(counts) > LONGEST_ROW:
-        raise ValueError("rows of whole numbers are too long")
+        raise ValueError("rows of integers are too long")
     return tuple(
         tuple(first + step * i for first, step, count in row for i in range(count)) for row in rows
     )
 
 
 def read_noise(value: Any) -> float:
-    """Read a relative drift, which is below 1."""
+    """Read a relative noise. Raise `ValueError` unless it is at least 0 and below 1."""
     if not 0 <= float(value) < 1:
         raise ValueError(f"noise {value!r:.40} is not in [0, 1)")
     return float(value)
-
-
-def from_base64(text: Any, size: int | None) -> bytes:
-    """Read base64; where ``size`` is given, nothing at all or that many bytes."""
-    data = base64.b64decode(text, validate=True)
-    if size is not None and data and len(data) != size:
-        raise ValueError(f"there are {len(data)} bytes of numbers, not {size}")
-    return data

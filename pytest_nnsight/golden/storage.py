@@ -1,4 +1,4 @@
-"""Where goldens lie and how they are written: whole, or not at all."""
+"""Names of golden files, reading them, and writing them whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from pathlib import Path
 from pytest_nnsight.errors import GoldenError, hide_home
 
 WEIGHTS_FILE = "weights.json"
-LARGEST_FILE = 128 * 1024 * 1024  # bytes; reading takes some ten times as much memory
+LARGEST_FILE = 128 * 1024 * 1024
+"""The largest golden that is read, in bytes; reading takes about ten times as much memory."""
 LONGEST_NAME = 160  # characters
 
 
 def clean_name(name: str) -> str:
-    """Keep of a test's name ASCII letters, digits and ``-_.,=+[]``, at most 160 of them."""
+    """Replace all but ASCII letters, digits and ``-_.,=+[]`` by ``_``; cut at 160 characters."""
     return re.sub(r"[^A-Za-z0-9_\-.,=+\[\]]", "_", name)[:LONGEST_NAME]
 
 
 def file_name(name: str) -> str:
-    """Make a test's name a file name.
+    """Turn a test's name into a file name.
 
-    A name that had to be changed gets a part of its hash, so that two names have two files.
+    A name that had to be changed ends in a part of its hash, so that two tests never share a file.
     """
     clean = clean_name(name)
     if clean == name and clean.strip("."):
@@ -38,7 +39,7 @@ def file_name(name: str) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace ``path`` by ``content`` in one step: a reader sees the old file or the new one.
 
-    Raise `GoldenError` where the folder cannot be written or the disk is full.
+    Raise `GoldenError` if the folder cannot be written or the disk is full.
     """
     temporary: str | None = None
     try:
@@ -66,49 +67,50 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Raise `GoldenError` where links lead from a path below ``root`` to somewhere else."""
+    """Raise `GoldenError` if a symbolic link leads from ``path`` to outside of ``root``."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise GoldenError(f"{hide_home(str(path))} leads out of {root.name}/ by a link; remove it")
 
 
 def read_text(path: Path) -> str | None:
-    """Return the text of a golden, ``None`` where there is none.
+    """Return the text of a golden, or ``None`` if there is no such file.
 
-    Raise `GoldenError` for what is no text, no file (a pipe would never end) or too large.
+    Raise `GoldenError` if it is not text, is too large, or is not a regular file (reading from a
+    pipe would never end).
     """
+    name = hide_home(str(path))
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise GoldenError(f"cannot read golden {hide_home(str(path))}: it is no file")
+            raise GoldenError(f"cannot read golden {name}: it is not a regular file")
         if status.st_size > LARGEST_FILE:
-            raise GoldenError(
-                f"{hide_home(str(path))} is larger than {LARGEST_FILE >> 20} MB; "
-                "that is not a golden"
-            )
+            size = f"{LARGEST_FILE >> 20} MB"
+            raise GoldenError(f"{name} is larger than {size}; that is not a golden")
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError as error:
         raise GoldenError(
-            f"{hide_home(str(path))} is not text; restore it, or rewrite it with --snapshot-update"
+            f"{name} is not text; restore it, or rewrite it with --snapshot-update"
         ) from error
     except OSError as error:
-        raise GoldenError(
-            f"cannot read golden {hide_home(str(path))}: {error.strerror or error}"
-        ) from error
+        raise GoldenError(f"cannot read golden {name}: {error.strerror or error}") from error
 
 
 def read_weights(folder: Path) -> dict[str, str] | None:
-    """Return the fingerprints per parameter of a golden folder, ``None`` where unknown."""
+    """Return the fingerprint of each parameter of a golden folder, or ``None`` if unknown.
+
+    A damaged file counts as unknown: it only refines a diagnosis, and must not hide the drift.
+    """
     try:
         document = json.loads(read_text(folder / WEIGHTS_FILE) or "{}")
         return {str(name): str(digest) for name, digest in document["parameters"].items()}
     except (GoldenError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None  # it only refines a diagnosis; a damaged one must not hide the drift itself
+        return None
 
 
 def write_weights(folder: Path, parameters: Mapping[str, str]) -> None:
-    """Write the fingerprints per parameter, once a model, where they are not there already."""
+    """Write the fingerprint of each parameter, unless the folder already has the same ones."""
     if read_weights(folder) == dict(parameters):
         return
     lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in parameters.items())

@@ -1,4 +1,4 @@
-"""Whole tensors beside a golden, for exact numbers: ``test.safetensors`` beside ``test.json``."""
+"""Whole tensors next to a golden, for exact distances: ``test.json`` and ``test.safetensors``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_nnsight.golden.storage import write_atomically
 Tensors = Mapping[str, np.ndarray]
 """Tensors as ``[tokens, values]`` in float32 or float64, by the label that a drift has."""
 
-_BELONGS = "golden"
+_GOLDEN_DIGEST = "golden"  # the key of the metadata that ties the file to the text of its golden
 
 
 def tensors_path(golden: Path) -> Path:
@@ -28,14 +28,14 @@ def write_tensors(golden: Path, text: str, tensors: Tensors) -> None:
     from safetensors.numpy import save
 
     arrays = {label: np.ascontiguousarray(array) for label, array in tensors.items()}
-    write_atomically(tensors_path(golden), save(arrays, {_BELONGS: _digest(text)}))
+    write_atomically(tensors_path(golden), save(arrays, {_GOLDEN_DIGEST: _digest(text)}))
 
 
 def exact_distances(golden: Path, text: str, tensors: Tensors) -> dict[str, Distance]:
-    """Return the true distances of what is stored beside a golden from ``tensors``, by label.
+    """Return the exact distances between the stored tensors and ``tensors``, by label.
 
-    Nothing where nothing is stored. Raise `GoldenError` where the file is damaged, or belongs to
-    an earlier state of the golden.
+    Return nothing if no tensors are stored. Raise `GoldenError` if the file is damaged or belongs
+    to an earlier text of the golden.
     """
     path = tensors_path(golden)
     if not tensors or not path.is_file():
@@ -44,12 +44,12 @@ def exact_distances(golden: Path, text: str, tensors: Tensors) -> dict[str, Dist
 
     try:
         with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get(_BELONGS) != _digest(text):
+            if (file.metadata() or {}).get(_GOLDEN_DIGEST) != _digest(text):
                 raise GoldenError(f"{path.name} is of an earlier golden")
             shared = [label for label in file.keys() if label in tensors]  # noqa: SIM118
             shapes = {label: tuple(file.get_slice(label).get_shape()) for label in shared}
-            alike = [label for label in shared if shapes[label] == tensors[label].shape]
-            stored = {label: file.get_tensor(label) for label in alike}
+            same_shape = [label for label in shared if shapes[label] == tensors[label].shape]
+            stored = {label: file.get_tensor(label) for label in same_shape}
     except (SafetensorError, OSError) as error:
         raise GoldenError(f"{path.name} is damaged ({error!s:.80})") from error
     return {label: true_distance(array, tensors[label]) for label, array in stored.items()}

@@ -99,7 +99,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     with failures.one_line_failures(item):
         result = yield
         if GOLDENS in item.stash:
-            item.stash[GOLDENS].commit()
+            item.stash[GOLDENS].write_prepared()
         return result
 
 
@@ -125,13 +125,11 @@ def pytest_fixture_setup(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_assertrepr_compare(left: object, right: object) -> Iterator[None]:
+def pytest_assertrepr_compare(config: pytest.Config, left: object, right: object) -> Iterator[Any]:
     """Replace syrupy's text by the verdict where a golden is compared."""
-    explained: Any = yield
-    for side in (left, right):
-        if type(side).__name__ == "GoldenAssertion":
-            return [side.get_assert_diff()]  # type: ignore[attr-defined, return-value]
-    return explained  # type: ignore[no-any-return]
+    explained = yield
+    message = failures.golden_message(config, left, right)
+    return explained if message is None else [message]  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="session")

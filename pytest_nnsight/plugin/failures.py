@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_nnsight.errors import NnsightPluginError
-from pytest_nnsight.plugin.keys import GOLDENS
+from pytest_nnsight.plugin.keys import GOLDEN_ASSERTION, GOLDENS
 
 HINT_SECTION = "nnsight: what went wrong"
 _DRIFT_SECTION = "nnsight: golden"
@@ -26,6 +26,14 @@ def one_line_failures(item: pytest.Item) -> Iterator[None]:
         lines = [frame.lineno for frame in frames if frame.filename == str(item.path)]
         text = f"{error} ({item.path.name}:{lines[-1]})" if lines else str(error)
         raise pytest.fail.Exception(text, pytrace=False) from None
+
+
+def golden_message(config: pytest.Config, left: object, right: object) -> list[str] | None:
+    """Return the message of a golden's comparison, ``None`` if neither side is a golden."""
+    for side in (left, right):
+        if isinstance(side, config.stash.get(GOLDEN_ASSERTION, ())):
+            return list(side.get_assert_diff())
+    return None
 
 
 def add_drift_section(item: pytest.Item, report: Any) -> None:

@@ -16,6 +16,8 @@ SETTINGS = pytest.StashKey[Settings]()
 """On the config: the settings of the session."""
 GOLDENS = pytest.StashKey[Any]()
 """On an item: the `GoldenContext` of a test that uses ``nnsight_golden``."""
+GOLDEN_ASSERTION = pytest.StashKey[Any]()
+"""On the config: the class `GoldenAssertion`, once a test has used it."""
 PASSED = pytest.StashKey[bool]()
 """On an item: set once the call phase has passed."""
 WATCHDOG = pytest.StashKey[Any]()

@@ -89,7 +89,7 @@ def _generated(
     flip = None
     if divergence is not None:
         flip = {
-            "row": divergence.row,
+            "row": divergence.batch_index,
             "step": divergence.step,
             "then": visible(divergence.expected),
             "now": visible(divergence.received),

@@ -108,6 +108,6 @@ def _token_drifts(distance: Distance | None, tokens: int) -> np.ndarray:
     """Return the drift of each token, NaN where it was not compared."""
     if distance is None:
         return np.full(tokens, np.nan)
-    if distance.each is not None and len(distance.each) == tokens:
-        return distance.each
+    if distance.per_token is not None and len(distance.per_token) == tokens:
+        return distance.per_token
     return np.full(tokens, distance.rms)

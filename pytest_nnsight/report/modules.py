@@ -95,7 +95,7 @@ def _row(
         len(positions),
         _state([each for each, _, _ in compared], failing),
         distance,
-        comparison.tolerance.of(leaf.summary),
+        comparison.tolerance.allowed_for(leaf.summary),
         next((new.summary for old, new in pairs if old.at == leaf.at), None),
     )
 

@@ -1,4 +1,4 @@
-"""Modules of two trees find their partners: by name, by prefix, in order."""
+"""Modules of two trees pair by name, by prefix, or by order."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def run_of(*paths: str, prefix: str = "", shapes: dict[str, int] | None = None) 
     return make_run(calls=tuple(calls))
 
 
-def test_equal_trees_keep_their_names() -> None:
+def test_modules_of_equal_trees_pair_by_name() -> None:
     found = align(run_of(*TREE), run_of(*TREE))
     assert found.names == {path: path for path in TREE}
     assert (found.only_golden, found.only_received) == ((), ())
 
 
-def test_one_prefix_stands_for_another() -> None:
+def test_modules_pair_after_one_prefix_is_replaced_by_another() -> None:
     wrapped = run_of(*TREE, "lora", prefix="base_model.model.")
     found = align(run_of(*TREE, prefix="model."), wrapped)
     assert found.names["base_model.model.layers.0.mlp"] == "model.layers.0.mlp"
@@ -37,7 +37,7 @@ def test_one_prefix_stands_for_another() -> None:
     assert found.parameters(digests) == {"model.head.weight": "1", "scale": "2"}
 
 
-def test_what_lies_between_partners_pairs_in_order_if_it_is_alike() -> None:
+def test_modules_between_partners_pair_in_order_if_their_shapes_are_equal() -> None:
     old = run_of("embed", "block.q", "block.k", "block", "head")
     new = run_of("embed", "block.query", "block.key", "block", "head")
     assert align(old, new).names["block.key"] == "block.k"

@@ -26,13 +26,13 @@ def test_equal_runs_have_equal_bits() -> None:
     assert (bits.count, bits.first, bits.is_expected, bits.reason) == (0, "", True, "")
 
 
-def test_calls_that_differ_at_all_are_counted_from_the_first() -> None:
+def test_calls_that_differ_in_any_bit_are_counted() -> None:
     comparison = compare(run_of(0, 0, 0, 0), run_of(0, TINY, 0, TINY))
     assert comparison.matches
     assert (comparison.bits.count, comparison.bits.first) == (2, "h.1")
 
 
-def test_a_bit_that_moves_no_number_counts() -> None:
+def test_a_bit_that_changes_no_number_counts() -> None:
     """Zero and minus zero."""
     x = torch.zeros(1, 7, 64)
     y = x.clone()
@@ -43,7 +43,7 @@ def test_a_bit_that_moves_no_number_counts() -> None:
     assert not compare(golden, replace(received, is_exact=True)).matches
 
 
-def test_a_call_counts_once() -> None:
+def test_a_call_with_two_changed_tensors_counts_once() -> None:
     def both(noise: float) -> Run:
         leaves = tuple(Leaf(at, make_summary(noise=noise)) for at in ("in.0", "out"))
         return make_run(make_call(leaves=leaves, inputs="{0=tensor}"))
@@ -64,13 +64,13 @@ def test_a_call_counts_once() -> None:
         ),
     ],
 )
-def test_what_moves_numbers_is_named(changes: dict[str, Any], reason: str) -> None:
+def test_what_may_change_numbers_is_named(changes: dict[str, Any], reason: str) -> None:
     assert numeric_differences(make_environment(), make_environment(**changes)) == reason
     bits = compare(run_of(0), run_of(0, environment=changes)).bits
     assert (bits.is_expected, bits.reason) == (False, reason)
 
 
-def test_settings_that_choose_kernels_move_numbers() -> None:
+def test_settings_that_choose_kernels_may_change_numbers() -> None:
     environments = [make_environment(kernels=text) for text in ("no oneDNN", "deterministic")]
     assert numeric_differences(*environments) == "kernels no oneDNN -> deterministic"
     assert numeric_differences(environments[0], environments[0]) == ""
@@ -79,12 +79,12 @@ def test_settings_that_choose_kernels_move_numbers() -> None:
 
 
 @pytest.mark.parametrize("package", ["transformers", "nnsight", "python", "tokenizers"])
-def test_other_packages_move_no_numbers(package: str) -> None:
+def test_versions_of_other_packages_change_no_numbers(package: str) -> None:
     now = make_environment(versions={**VERSIONS, package: "99"})
     assert numeric_differences(make_environment(), now) == ""
 
 
-def test_exact_makes_any_bit_count() -> None:
+def test_with_exact_any_changed_bit_fails() -> None:
     golden, received = run_of(0, 0, 0), run_of(0, TINY, 0, is_exact=True)
     (drift,) = compare(golden, received).failures
     assert (drift.kind, drift.label, drift.allowed) == ("values", "h.1", 0.0)
@@ -92,13 +92,13 @@ def test_exact_makes_any_bit_count() -> None:
     assert compare(golden, run_of(0, 0, 0, is_exact=True)).matches
 
 
-def test_exact_counts_no_bits_where_something_moves_numbers() -> None:
+def test_with_exact_no_bit_fails_if_the_environment_may_change_numbers() -> None:
     golden = run_of(0, 0)
     other = {"threads": 8}
     assert compare(golden, run_of(0, TINY, environment=other, is_exact=True)).matches
     assert not compare(golden, run_of(0, 1e-3, environment=other, is_exact=True)).matches
 
 
-def test_exact_overrules_a_tests_own_tolerance() -> None:
+def test_exact_overrides_the_tolerance_of_the_test() -> None:
     received = run_of(0, TINY, is_exact=True).within(1e-2)
     assert not compare(run_of(0, 0), received).matches

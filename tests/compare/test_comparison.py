@@ -1,4 +1,4 @@
-"""Run x run -> drifts."""
+"""Two runs -> drifts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pytest_nnsight.run import Leaf, Run
 
 
 def only(comparison: Comparison) -> Drift:
-    """Return the only drift there is."""
+    """Return the only drift."""
     assert len(comparison.drifts) == 1, comparison.drifts
     return comparison.drifts[0]
 
@@ -63,7 +63,7 @@ def test_noise_is_the_largest_drift_of_a_tensor() -> None:
     assert comparison.noise == comparison.values[1, "out"].rms
 
 
-def test_the_worst_token_of_a_drift_is_kept() -> None:
+def test_a_drift_names_its_worst_token() -> None:
     x = normal(1, 7, 64)
     y = x.clone()
     y[0, 4] *= 1.5
@@ -77,17 +77,17 @@ def test_within_replaces_the_default_tolerance() -> None:
     received = make_run(make_call(summary=make_summary(noise=1e-3)))
     assert not compare(make_run(), received).matches
     assert compare(make_run(), received.within(1e-2)).matches
-    assert compare(make_run(), received.within(1e-2)).tolerance.is_own
+    assert compare(make_run(), received.within(1e-2)).tolerance.is_explicit
     assert not compare(make_run(), received.within(1e-4)).matches
 
 
-def test_a_tolerance_of_the_golden_does_not_count() -> None:
-    """It is how the received run is to be judged."""
+def test_the_tolerance_of_the_golden_is_ignored() -> None:
+    """Only the received run says how it is to be judged."""
     received = make_run(make_call(summary=make_summary(noise=1e-3)))
     assert not compare(make_run().within(0.1), received).matches
 
 
-def test_inputs_are_compared_by_place() -> None:
+def test_inputs_are_compared_by_location() -> None:
     leaves = (Leaf("in.0", make_summary()), Leaf("out", make_summary()))
     golden = make_run(make_call(leaves=leaves, inputs="{0=tensor}"))
     changed = (Leaf("in.0", make_summary(noise=1e-2)), leaves[1])
@@ -95,8 +95,8 @@ def test_inputs_are_compared_by_place() -> None:
     assert only(compare(golden, received)).label == "h.0 in.0"
 
 
-def test_inputs_that_one_run_left_out_are_no_drift_and_do_not_count_as_equal() -> None:
-    """A drift that came in with them must not seem to start in the call."""
+def test_inputs_that_one_run_did_not_record_are_ignored() -> None:
+    """They do not count as equal: a drift that they bring must not seem to start in the call."""
     leaves = (Leaf("in.0", make_summary(seed=1)), Leaf("out", make_summary()))
     full = make_run(make_call(leaves=leaves, inputs="{0=tensor}"), make_call("h.1"))
     few = make_run(make_call(leaves=leaves[1:]), make_call("h.1", inputs="{}"))
@@ -114,7 +114,7 @@ def test_drifts_come_in_the_order_of_execution() -> None:
     assert [(drift.label, drift.position) for drift in drifts] == [(f"h.{i}", i) for i in range(5)]
 
 
-def test_integers_fail_with_nothing_allowed() -> None:
+def test_integers_that_differ_fail_at_any_tolerance() -> None:
     golden = make_run(make_call(summary=summarize(torch.tensor([1, 2, 3]))))
     received = make_run(make_call(summary=summarize(torch.tensor([1, 3, 2]))))
     drift = only(compare(golden, received.within(0.5)))
@@ -128,8 +128,8 @@ def test_every_tensor_is_compared_once() -> None:
     assert all(value.is_same for value in comparison.values.values())
 
 
-def test_one_token_that_stays_apart_fails_though_all_tokens_together_pass() -> None:
-    """Each estimate of it alone would pass, too: 8 of them together tell."""
+def test_one_token_that_drifts_in_many_values_fails_though_all_tokens_together_pass() -> None:
+    """Each single estimate would pass too; 8 of them together fail."""
     shape = (1, 100, 64)
 
     def run_of(size: float) -> Run:
@@ -154,13 +154,13 @@ def spiked(noise: float, spike: float, **changes: Any) -> Run:
     return make_run(*calls, **changes)
 
 
-def test_a_single_value_that_drifts_fails_alone() -> None:
-    """Not the seven that come after it, in which it is no more."""
+def test_a_single_value_that_drifts_does_not_fail_its_successors() -> None:
+    """The seven values after it are pooled with it, but do not drift themselves."""
     comparison = compare(spiked(0, 0), spiked(1e-7, 1e-3, environment=OTHER_THREADS))
     assert [drift.label for drift in comparison.failures] == ["h.9"]
 
 
-def test_a_value_that_is_known_to_be_noisy_lets_no_other_fail() -> None:
+def test_a_value_with_measured_noise_does_not_fail_others() -> None:
     golden = spiked(0, 0, calibration=("2 threads",))
     noisy = golden.calls[9].leaves[0].summary._replace(noise=1e-4)
     calls = list(golden.calls)
@@ -169,7 +169,7 @@ def test_a_value_that_is_known_to_be_noisy_lets_no_other_fail() -> None:
     assert compare(golden, spiked(1e-7, 2e-4, environment=OTHER_THREADS)).failures == ()
 
 
-def test_a_whole_pass_that_drifts_fails_from_there_on() -> None:
+def test_every_value_after_the_start_of_a_drift_fails() -> None:
     start = "model.layers.1.mlp.down_proj in.0"
     comparison = compare(make_pass(), make_pass(drift_from(start)))
     assert comparison.failures[0].label == "model.layers.1.mlp.down_proj in.0"
@@ -188,5 +188,7 @@ def test_a_whole_pass_that_drifts_fails_from_there_on() -> None:
     ],
     ids=["all", "one", "pooled", "pooled-below", "none"],
 )
-def test_the_size_of_a_drift_is_what_is_over_the_tolerance(distance: Distance, rel: float) -> None:
+def test_the_size_of_a_drift_is_the_part_that_exceeds_the_tolerance(
+    distance: Distance, rel: float
+) -> None:
     assert Drift("values", "h", distance=distance, allowed=1.0).rel == rel

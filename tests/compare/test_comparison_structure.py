@@ -1,4 +1,4 @@
-"""Calls that come, go or change what they are: order, containers, shapes, dtypes, classes."""
+"""Calls that are added, missing or changed: order, containers, shapes, dtypes, classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pytest_nnsight.run import Call, Leaf, Summary
 
 
 def only(comparison: Comparison) -> Drift:
-    """Return the only drift there is."""
+    """Return the only drift."""
     assert len(comparison.drifts) == 1, comparison.drifts
     return comparison.drifts[0]
 
@@ -37,7 +37,7 @@ def test_one_tuple_against_tensor_fails_as_container() -> None:
     assert (drift.expected, drift.received) == ("(tensor,)", "tensor")
 
 
-def test_values_below_a_changed_container_are_still_compared() -> None:
+def test_values_inside_a_changed_container_are_still_compared() -> None:
     golden = make_run(with_outputs("(tensor,)", ("out[0]", make_summary())))
     received = make_run(make_call(summary=make_summary(noise=1e-2)))
     for before, now in ((golden, received), (received, golden)):
@@ -46,7 +46,7 @@ def test_values_below_a_changed_container_are_still_compared() -> None:
         assert 5e-3 < drifts[1].rel < 2e-2
 
 
-def test_output_that_was_none_and_is_a_tensor_now_is_a_note() -> None:
+def test_an_output_that_was_none_and_is_a_tensor_now_is_a_note() -> None:
     golden = make_run(with_outputs("(tensor, None)", ("out[0]", make_summary())))
     both = (("out[0]", make_summary()), ("out[1]", make_summary()))
     comparison = compare(golden, make_run(with_outputs("(tensor, tensor)", *both)))
@@ -55,8 +55,8 @@ def test_output_that_was_none_and_is_a_tensor_now_is_a_note() -> None:
     assert (drift.kind, drift.note) == ("container", True)
 
 
-def test_output_that_was_a_tensor_and_is_none_now_fails_but_under_another_attention() -> None:
-    """Eager attention returns its weights, others do not."""
+def test_an_output_that_is_none_now_fails_unless_the_attention_implementation_changed() -> None:
+    """Only eager attention returns its weights."""
     both = (("out[0]", make_summary()), ("out[1]", make_summary()))
     golden = make_run(with_outputs("(tensor, tensor)", *both))
     lost = with_outputs("(tensor, None)", ("out[0]", make_summary()))
@@ -64,7 +64,7 @@ def test_output_that_was_a_tensor_and_is_none_now_fails_but_under_another_attent
     assert only(compare(golden, make_run(lost, environment={"attention": "eager"}))).note is True
 
 
-def test_tensor_beside_a_filled_none_is_still_compared() -> None:
+def test_a_tensor_next_to_a_filled_none_is_still_compared() -> None:
     golden = make_run(with_outputs("(None, tensor)", ("out[1]", make_summary())))
     both = (("out[0]", make_summary()), ("out[1]", make_summary(noise=1e-2)))
     comparison = compare(golden, make_run(with_outputs("(tensor, tensor)", *both)))
@@ -85,8 +85,8 @@ def test_missing_and_added_calls_fail() -> None:
     assert comparison.calls == 4
 
 
-def test_what_another_attention_calls_inside_a_module_is_a_note() -> None:
-    """GPT-2's eager attention calls its dropout up to transformers 5.2, others do not."""
+def test_a_call_that_another_attention_adds_inside_a_module_is_a_note() -> None:
+    """Only GPT-2's eager attention, up to transformers 5.2, calls its dropout module."""
     sdpa = (make_call("h.0.attn"), make_call("h.0"))
     eager = (make_call("h.0.attn.attn_dropout"), *sdpa)
     for before, now in ((sdpa, eager), (eager, sdpa)):
@@ -96,15 +96,15 @@ def test_what_another_attention_calls_inside_a_module_is_a_note() -> None:
         assert only(comparison).kind in ("added", "missing")
 
 
-def test_a_call_whose_module_is_not_compared_fails_under_another_attention_too() -> None:
-    """Or nothing would be compared where a test chooses other modules."""
+def test_a_missing_call_fails_if_its_parent_is_not_compared() -> None:
+    """Otherwise a test that chooses other modules would compare nothing and pass."""
     golden, received = make_run(make_call("h.0.mlp")), make_run(make_call("h.1.mlp"))
     other = make_run(make_call("h.1.mlp"), environment={"attention": "eager"})
     for run in (received, other):
         assert [d.kind for d in compare(golden, run).failures] == ["missing", "added"]
 
 
-def test_added_calls_stand_behind_the_call_they_came_after() -> None:
+def test_an_added_call_has_the_position_of_the_call_before_it() -> None:
     golden = make_run(make_call("a"), make_call("b"), make_call("c"))
     received = make_run(
         make_call("x"), make_call("a"), make_call("b"), make_call("y"), make_call("c")
@@ -118,7 +118,7 @@ def test_calls_are_aligned_by_path_and_visit() -> None:
     assert compare(make_run(*calls), make_run(*reversed(calls))).matches
 
 
-def test_another_order_of_calls_is_a_note_where_it_begins() -> None:
+def test_another_order_of_calls_is_one_note_at_the_first_change() -> None:
     calls = [make_call(path, make_summary(seed=i)) for i, path in enumerate("abcd")]
     comparison = compare(make_run(*calls), make_run(calls[0], calls[2], calls[1], calls[3]))
     drift = only(comparison)
@@ -139,7 +139,7 @@ def test_changed_shape_fails() -> None:
     assert (drift.kind, drift.expected, drift.received) == ("shape", "[1, 7, 64]", "[1, 8, 64]")
 
 
-def test_as_many_values_in_another_shape_fail() -> None:
+def test_the_same_number_of_values_in_another_shape_fails() -> None:
     x = normal(1, 8, 64)
     golden, received = (make_run(make_call(summary=summarize(z))) for z in (x, x.view(8, 1, 64)))
     assert [drift.kind for drift in compare(golden, received).failures] == ["shape"]

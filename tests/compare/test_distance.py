@@ -1,4 +1,4 @@
-"""Summary x summary -> how far two tensors are apart."""
+"""Two summaries -> how far their tensors are apart."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nnsight.compare.distance import (
-    APART,
+    INFINITE,
     SAME,
     Distance,
     distance,
     distances,
-    telling_statistics,
+    most_changed_statistic,
     true_distance,
 )
 from pytest_nnsight.run import numbers_per_token
@@ -49,7 +49,7 @@ def test_distance_is_symmetric(
     assert 0 <= there.rms <= there.worst * tokens**0.5 + 1e-12
     numbers = tokens * numbers_per_token(tokens)
     assert there.error == 0 or there.error > 0.999 * (2 * numbers) ** -0.5
-    np.testing.assert_array_equal(there.each, back.each)
+    np.testing.assert_array_equal(there.per_token, back.per_token)
 
 
 @quick
@@ -86,7 +86,7 @@ def test_distance_is_relative_to_the_larger_norm() -> None:
     assert found.worst == pytest.approx(0.75, rel=1e-6)
 
 
-def test_each_token_is_estimated_by_itself() -> None:
+def test_each_token_has_its_own_estimate() -> None:
     x = torch.zeros(1, 8, 64)
     x[..., 3] = 1.0
     y = x.clone()
@@ -94,7 +94,7 @@ def test_each_token_is_estimated_by_itself() -> None:
     y[0, 6, 3] = 0.7
     found = apart(x, y)
     expected = [0, 0, 0.1, 0, 0, 0, 0.3, 0]
-    np.testing.assert_allclose(found.each, expected, atol=1e-6)
+    np.testing.assert_allclose(found.per_token, expected, atol=1e-6)
     assert (found.token, found.worst) == (6, pytest.approx(0.3, abs=1e-6))
     assert found.rms == pytest.approx(math.sqrt(0.1 / 8), abs=1e-6)
     assert found.is_same is False
@@ -105,7 +105,7 @@ def test_token_of_a_single_vector_has_no_index() -> None:
     assert apart(normal(1, 2, 64), normal(1, 2, 64, seed=1)).token in (0, 1)
 
 
-def test_tokens_that_are_zero_on_one_side_are_apart_by_their_norm() -> None:
+def test_a_token_that_is_zero_in_one_run_has_distance_one() -> None:
     x = normal(1, 5, 64)
     y = x.clone()
     y[0, 3] = 0
@@ -113,8 +113,8 @@ def test_tokens_that_are_zero_on_one_side_are_apart_by_their_norm() -> None:
     assert (found.token, found.worst) == (3, pytest.approx(1.0, rel=0.4))
 
 
-def test_error_is_that_of_the_samples_behind_it() -> None:
-    """61 of one token, 61 of seven, 9 where one of seven has it all."""
+def test_error_follows_from_the_number_of_samples() -> None:
+    """61 samples of one token, 61 of seven, and 9 if one of seven tokens carries the drift."""
     assert apart(normal(1, 64), normal(1, 64, seed=1)).error == pytest.approx(
         (2 * 61) ** -0.5, rel=0.05
     )
@@ -126,9 +126,9 @@ def test_error_is_that_of_the_samples_behind_it() -> None:
     assert apart(x, x.clone()).error == 0.0
 
 
-def test_integers_are_equal_or_infinitely_far() -> None:
+def test_integers_are_equal_or_at_infinite_distance() -> None:
     x = torch.tensor([1, 2, 3])
-    assert apart(x, torch.tensor([1, 3, 2])) == APART
+    assert apart(x, torch.tensor([1, 3, 2])) == INFINITE
     assert apart(x, x.clone()) == SAME
 
 
@@ -137,7 +137,7 @@ def test_nan_or_inf_that_appears_is_infinite_drift(value: float) -> None:
     x = normal(1, 7, 64)
     y = x.clone()
     y[0, 3, 5] = value
-    assert apart(x, y) == apart(y, x) == APART
+    assert apart(x, y) == apart(y, x) == INFINITE
 
 
 def test_the_same_nan_on_both_sides_matches() -> None:
@@ -146,30 +146,30 @@ def test_the_same_nan_on_both_sides_matches() -> None:
     assert apart(x, x.clone()) == SAME
 
 
-def test_drift_beside_a_nan_is_estimated() -> None:
+def test_drift_next_to_a_nan_is_estimated() -> None:
     x = normal(1, 7, 64)
     x[0, 3, 5] = math.nan
     y = x + 1e-3 * normal(1, 7, 64, seed=1)
     assert apart(x, y).rms == pytest.approx(1e-3, rel=0.4)
 
 
-def test_nan_that_wanders_to_another_token_is_seen() -> None:
+def test_nan_that_moves_to_another_token_is_seen() -> None:
     x, y = normal(1, 7, 64), normal(1, 7, 64)
     x[0, 3] = math.nan
     y[0, 4] = math.nan
     assert apart(x, y).worst >= 0.5
 
 
-def test_tensors_without_a_finite_value_agree_but_for_their_bits() -> None:
+def test_tensors_without_a_finite_value_differ_at_most_in_bits() -> None:
     x, y = torch.full((3,), math.nan), torch.full((3,), -math.nan)
     assert apart(x, x.clone()) == SAME
     y.view(torch.int32)[0] ^= 1
     assert apart(x, y) == Distance(is_same=False)
 
 
-def test_tensor_that_became_empty_of_values_is_infinite_drift() -> None:
+def test_a_tensor_that_lost_all_finite_values_is_infinite_drift() -> None:
     golden = make_summary()
-    assert distance(golden, golden._replace(norms=b"", sketch=b"", digest="")) == APART
+    assert distance(golden, golden._replace(norms=b"", sketch=b"", digest="")) == INFINITE
 
 
 @quick
@@ -178,7 +178,7 @@ def test_tensor_that_became_empty_of_values_is_infinite_drift() -> None:
     st.sampled_from([0.0, 1e-7, 1e-3, 1.0]),
     st.integers(0, 2**20),
 )
-def test_true_distance_is_its_definition(shape: list[int], noise: float, seed: int) -> None:
+def test_true_distance_follows_its_definition(shape: list[int], noise: float, seed: int) -> None:
     x = normal(*shape, 8, seed=seed, dtype=torch.float64)
     y = x + noise * normal(*shape, 8, seed=seed + 1, dtype=torch.float64)
     small = 10.0 ** -(np.arange(len(tokens_of(x))) % 4)[:, None]  # some tokens are near zero
@@ -194,10 +194,10 @@ def test_true_distance_is_its_definition(shape: list[int], noise: float, seed: i
     assert (found.error, found.is_same) == (0.0, noise == 0.0)
 
 
-def test_true_distance_of_nan_is_as_its_estimate() -> None:
+def test_true_distance_treats_nan_like_the_estimate() -> None:
     x, y = normal(7, 64).numpy(), normal(7, 64).numpy()
     y[3, 5] = math.nan
-    assert true_distance(x, y) == APART
+    assert true_distance(x, y) == INFINITE
     x[3, 5] = math.nan
     assert true_distance(x, y) == SAME
     y[4] += 1
@@ -213,38 +213,38 @@ def test_true_distance_of_nan_is_as_its_estimate() -> None:
         (lambda x: torch.where(x.abs() < 1, x * 0.2, x), "std"),
     ],
 )
-def test_the_statistic_that_moved_most_is_told(
+def test_the_statistic_that_changed_most_is_shown(
     change: Callable[[torch.Tensor], torch.Tensor], name: str
 ) -> None:
     x = normal(1, 7, 64)
-    before, now = telling_statistics(summarize(x), summarize(change(x)))
+    before, now = most_changed_statistic(summarize(x), summarize(change(x)))
     assert before.startswith(f"{name} ")
     assert before.removeprefix(f"{name} ") != now
 
 
-def test_statistics_are_told_with_enough_digits_to_differ() -> None:
+def test_statistics_are_shown_with_enough_digits_to_differ() -> None:
     golden = make_summary()._replace(maximum=3.0)
-    assert telling_statistics(golden, golden._replace(maximum=3.00002)) == ("max 3", "3.00002")
-    assert telling_statistics(golden, golden._replace(maximum=3.2)) == ("max 3", "3.2")
+    assert most_changed_statistic(golden, golden._replace(maximum=3.00002)) == ("max 3", "3.00002")
+    assert most_changed_statistic(golden, golden._replace(maximum=3.2)) == ("max 3", "3.2")
 
 
-def test_nan_and_inf_are_told_before_any_statistic() -> None:
+def test_counts_of_nan_and_inf_are_shown_before_any_statistic() -> None:
     x = normal(1, 7, 64)
     y = x.clone()
     y[0, 1, :2], y[0, 2, 3] = math.nan, math.inf
-    told = telling_statistics(summarize(x), summarize(y))
-    assert told == ("0 NaN, 0 Inf", "2 NaN, 1 Inf")
+    shown = most_changed_statistic(summarize(x), summarize(y))
+    assert shown == ("0 NaN, 0 Inf", "2 NaN, 1 Inf")
 
 
-def test_tensors_without_statistics_are_told_by_their_digest() -> None:
+def test_tensors_without_statistics_are_shown_by_their_digest() -> None:
     nothing = summarize(torch.full((3,), math.nan))
-    assert telling_statistics(nothing, nothing._replace(digest="ab")) == (nothing.digest, "ab")
+    assert most_changed_statistic(nothing, nothing._replace(digest="ab")) == (nothing.digest, "ab")
     empty = summarize(torch.empty(0))
-    assert telling_statistics(empty, empty) == ("no values", "no values")
+    assert most_changed_statistic(empty, empty) == ("no values", "no values")
 
 
-def test_many_distances_are_those_of_each_alone() -> None:
-    """Tensors of one size together, of several sizes beside each other, a pair once."""
+def test_many_distances_equal_those_computed_one_by_one() -> None:
+    """Tensors of several sizes are grouped by size, and equal pairs are computed once."""
     shapes = [(1, 7, 64), (1, 1, 64), (1, 300, 8), (1, 7, 64)] * 2
     pairs = [
         (make_summary(shape=shape, seed=seed), make_summary(10.0**-seed, shape, seed))

@@ -42,7 +42,7 @@ def test_config_shows_old_and_new_of_nested_keys() -> None:
         ("x" * 50, "y" * 40, "x" * 37 + "... -> " + "y" * 40),
     ],
 )
-def test_a_changed_value_is_told_as_short_as_it_can_be(old: Any, new: Any, text: str) -> None:
+def test_a_changed_value_is_written_as_short_as_possible(old: Any, new: Any, text: str) -> None:
     assert model_changes.changed_keys({"k": old}, {"k": new}) == [f"k {text}"]
 
 
@@ -56,7 +56,7 @@ FIVE = {"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}, "hidden_
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "told"),
+    ("before", "now", "expected"),
     [
         (FIVE, {"rope_theta": 100000, "rope_scaling": None}, []),
         (
@@ -84,11 +84,11 @@ FIVE = {"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}, "hidden_
     ids=["same", "lost", "scaling", "scaling lost", "nested", "both of 4"],
 )
 def test_rotary_settings_are_compared_across_transformers_4_and_5(
-    before: dict[str, Any], now: dict[str, Any], told: list[str]
+    before: dict[str, Any], now: dict[str, Any], expected: list[str]
 ) -> None:
     """Transformers 4 keeps what 5 has in ``rope_parameters`` as a key that it never reads."""
-    assert model_changes.changed_keys(before, now) == told
-    assert len(model_changes.changed_keys(now, before)) == len(told)
+    assert model_changes.changed_keys(before, now) == expected
+    assert len(model_changes.changed_keys(now, before)) == len(expected)
 
 
 def test_changed_keys_come_in_order() -> None:
@@ -99,14 +99,14 @@ def test_changed_keys_come_in_order() -> None:
 @pytest.mark.parametrize(
     "key", ["use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tokenizer_class"]
 )
-def test_keys_that_no_forward_reads_do_not_count(key: str) -> None:
+def test_keys_that_no_forward_pass_reads_do_not_count(key: str) -> None:
     assert model_changes.changed_config(configured({key: 1}), configured({key: 2})) == []
     nested = ({"text": {key: 1}}, {"text": {key: 2}})
     assert model_changes.changed_config(*map(configured, nested)) == []
     assert model_changes.changed_keys({key: 1}, {key: 2}) == [f"{key} 1 -> 2"]
 
 
-def test_settings_for_generating_count_where_only_one_side_has_them() -> None:
+def test_generation_settings_count_if_only_one_side_has_them() -> None:
     found = model_changes.changed_generation(
         model(generation={"a": 1, "top_k": 5, "same": 0}),
         model(generation={"a": 2, "same": 0, "top_p": 0.9}),
@@ -134,7 +134,7 @@ def test_some_modules_of_a_class_with_other_settings() -> None:
     }
 
 
-def test_modules_that_only_came_or_went_have_no_other_settings() -> None:
+def test_added_or_removed_modules_are_not_changed_modules() -> None:
     before, now = {"Dropout": {"p=0.0": 10}}, {"Dropout": {"p=0.0": 12}}
     assert model_changes.changed_modules(model(modules=before), model(modules=now)) == {}
     assert model_changes.changed_modules(model(modules=now), model(modules=before)) == {}
@@ -162,13 +162,13 @@ def test_parameters_that_differ_are_named(now: dict[str, str], names: list[str],
     assert found == (names, text)
 
 
-def test_equal_fingerprints_of_the_whole_model_end_the_search() -> None:
+def test_parameters_are_ignored_if_the_fingerprints_of_the_models_are_equal() -> None:
     other = WEIGHTS | {"h.1.w": "99"}
     assert model_changes.changed_weights(model(), model(), WEIGHTS, other) == ([], "")
 
 
 @pytest.mark.parametrize("known", [(None, None), (WEIGHTS, None), (None, WEIGHTS), ({}, {})])
-def test_without_parameters_the_fingerprints_are_told(
+def test_without_parameters_the_fingerprints_of_the_models_are_shown(
     known: tuple[dict[str, str] | None, dict[str, str] | None],
 ) -> None:
     found = model_changes.changed_weights(model(), model(weights="bbbb"), *known)
@@ -180,7 +180,7 @@ def test_without_parameters_the_fingerprints_are_told(
     )
 
 
-def test_versions_that_differ_are_told_what_changes_most_first() -> None:
+def test_changed_versions_are_listed_in_order_of_importance() -> None:
     before = {"accelerate": "1", "nnsight": "1", "torch": "1", "transformers": "1", "numpy": "1"}
     now = {**dict.fromkeys(before, "2"), "numpy": "1"}
     environments = [{"versions": before}, {"versions": now}]
@@ -190,7 +190,7 @@ def test_versions_that_differ_are_told_what_changes_most_first() -> None:
     )
 
 
-def test_a_version_that_came_or_went_is_absent_on_the_other_side() -> None:
+def test_a_package_that_only_one_side_has_is_absent_on_the_other() -> None:
     fewer = {key: value for key, value in VERSIONS.items() if key != "torch"}
     golden, received = make_run(), make_run(environment={"versions": fewer})
     assert model_changes.changed_versions(golden, received) == "torch 2.13.0 -> absent"
@@ -211,7 +211,7 @@ def test_a_version_that_came_or_went_is_absent_on_the_other_side() -> None:
     ],
     ids=str,
 )
-def test_a_model_is_the_same_where_all_is_known_to_be(
+def test_models_are_the_same_only_if_everything_is_known_to_be_equal(
     changes: dict[str, Any], is_same: bool
 ) -> None:
     like = {"config": {"eps": 1e-5}, "modules": {"Norm": {"eps=1e-05": 2}}, "weights": "ab"}
@@ -221,5 +221,5 @@ def test_a_model_is_the_same_where_all_is_known_to_be(
     assert model_changes.is_same_model(golden, received) is is_same
 
 
-def test_weights_that_neither_run_knows_are_not_known_to_be_the_same() -> None:
+def test_unknown_weights_are_not_known_to_be_the_same() -> None:
     assert not model_changes.is_same_model(model(weights=None), model(weights=None))

@@ -1,4 +1,4 @@
-"""Call x call -> which tensors are compared, and whether their containers differ."""
+"""Two calls -> which tensors are compared, and whether their containers differ."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pytest_nnsight.run import Call, Leaf
 ANY = make_summary()
 
 
-def call(output: str, *places: str) -> Call:
-    return make_call(output=output, leaves=tuple(Leaf(at, ANY) for at in places))
+def call(output: str, *locations: str) -> Call:
+    return make_call(output=output, leaves=tuple(Leaf(at, ANY) for at in locations))
 
 
-def places(golden: Call, received: Call, may_lose: bool = False) -> list[tuple[str, str]]:
+def paired_locations(golden: Call, received: Call, may_lose: bool = False) -> list[tuple[str, str]]:
     return [(old.at, new.at) for old, new in pair(golden, received, may_lose)[0]]
 
 
@@ -26,7 +26,7 @@ def verdict(golden: Call, received: Call, may_lose: bool = False) -> str | None:
 def test_equal_containers_pair_every_tensor() -> None:
     both = call("(tensor, None, {a=tensor})", "out[0]", "out[2].a")
     assert verdict(both, both) is None
-    assert places(both, both) == [("out[0]", "out[0]"), ("out[2].a", "out[2].a")]
+    assert paired_locations(both, both) == [("out[0]", "out[0]"), ("out[2].a", "out[2].a")]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_tensors_of_another_container_pair_in_order(
     golden: tuple[str, ...], received: tuple[str, ...], expected: list[tuple[str, str]]
 ) -> None:
     before, now = call(*golden), call(*received)
-    assert places(before, now) == expected
+    assert paired_locations(before, now) == expected
     assert verdict(before, now) == "fail"
 
 
@@ -66,11 +66,11 @@ def test_tensors_of_another_container_pair_in_order(
         ("Output(logits=tensor, cache=None)", "Output(logits=tensor, cache=tensor)"),
     ],
 )
-def test_a_none_that_is_a_tensor_now_is_a_note(before: str, now: str) -> None:
-    kept = {"(N": "out[1]", "Ou": "out.logits"}.get(before[:2], "out[0]")
-    golden, received = call(before, kept), call(now, "out.new", kept)
+def test_a_none_replaced_by_a_tensor_is_a_note(before: str, now: str) -> None:
+    other = {"(N": "out[1]", "Ou": "out.logits"}.get(before[:2], "out[0]")
+    golden, received = call(before, other), call(now, "out.new", other)
     assert verdict(golden, received) == "note"
-    assert places(golden, received) == [(kept, kept)]
+    assert paired_locations(golden, received) == [(other, other)]
 
 
 @pytest.mark.parametrize(
@@ -85,33 +85,36 @@ def test_a_none_that_is_a_tensor_now_is_a_note(before: str, now: str) -> None:
     ],
 )
 def test_other_changes_of_the_container_fail(before: str, now: str) -> None:
-    place = "out.logits" if "logits" in before else "out[0]"
-    golden, received = call(before, place), call(now, place)
+    location = "out.logits" if "logits" in before else "out[0]"
+    golden, received = call(before, location), call(now, location)
     assert verdict(golden, received) == "fail"
     assert verdict(golden, received, may_lose=True) == "fail"
 
 
-def test_a_tensor_that_is_none_now_is_a_note_where_it_may_be_lost() -> None:
-    """As the weights of attention are under another attention."""
+def test_a_tensor_replaced_by_none_is_a_note_if_the_call_may_lose_tensors() -> None:
+    """Like the attention weights under another attention implementation."""
     golden = call("(tensor, tensor)", "in.0", "out[0]", "out[1]")
     received = call("(tensor, None)", "in.0", "out[0]")
     assert verdict(golden, received) == "fail"
     assert verdict(golden, received, may_lose=True) == "note"
-    assert places(golden, received, may_lose=True) == [("in.0", "in.0"), ("out[0]", "out[0]")]
+    assert paired_locations(golden, received, may_lose=True) == [
+        ("in.0", "in.0"),
+        ("out[0]", "out[0]"),
+    ]
     other = call("[tensor, None]", "out[0]")
     assert verdict(golden, other, may_lose=True) == "fail"
 
 
-def test_inputs_pair_by_place_alone() -> None:
+def test_inputs_pair_by_location_only() -> None:
     golden = call("tensor", "in.0", "in.mask", "out")
     received = call("tensor", "in.mask", "in.1", "out")
-    assert places(golden, received) == [("in.mask", "in.mask"), ("out", "out")]
+    assert paired_locations(golden, received) == [("in.mask", "in.mask"), ("out", "out")]
     assert verdict(golden, received) is None
 
 
 def test_an_input_never_pairs_with_an_output() -> None:
     golden, received = call("tensor", "in.0", "out"), call("(tensor,)", "out[0]")
-    assert places(golden, received) == [("out", "out[0]")]
+    assert paired_locations(golden, received) == [("out", "out[0]")]
 
 
 @pytest.mark.parametrize(
@@ -127,5 +130,5 @@ def test_an_input_never_pairs_with_an_output() -> None:
         ("inner", False),
     ],
 )
-def test_inputs_are_told_by_their_place(at: str, enters: bool) -> None:
+def test_is_input_depends_on_the_location(at: str, enters: bool) -> None:
     assert is_input(Leaf(at, ANY)) is enters

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import make_call, make_summary
 
-from pytest_nnsight.compare.distance import APART, SAME, Distance
+from pytest_nnsight.compare.distance import INFINITE, SAME, Distance
 from pytest_nnsight.compare.pooling import WINDOW, pool
 from pytest_nnsight.compare.timeline import Value, timeline
 from pytest_nnsight.run import Call, Leaf
@@ -18,7 +18,7 @@ TOKENS = 7
 
 
 def drift(*each: float) -> Distance:
-    return Distance(max(each), max(each), int(np.argmax(each)), each=np.array(each))
+    return Distance(max(each), max(each), int(np.argmax(each)), per_token=np.array(each))
 
 
 def one_token(size: float, token: int = 3) -> Distance:
@@ -28,18 +28,18 @@ def one_token(size: float, token: int = 3) -> Distance:
 
 
 def values_of(count: int, shape: tuple[int, ...] = (1, TOKENS, 64)) -> list[Value]:
-    """Return the values of ``count`` calls, each with one output of its own."""
+    """Return the values of ``count`` calls with one output each."""
     return timeline([make_call(f"h.{i}", make_summary(shape=shape, seed=i)) for i in range(count)])
 
 
 def pooled(distances: Sequence[Distance]) -> list[Distance]:
-    """Pool the distances of as many calls; return all of them, pooled or not."""
+    """Pool the distances of consecutive calls; return all of them, pooled or not."""
     known = {(index, "out"): distance for index, distance in enumerate(distances)}
     known |= pool(values_of(len(distances)), known)
     return list(known.values())
 
 
-def test_a_token_that_stays_apart_is_pooled_to_its_size() -> None:
+def test_a_token_with_a_constant_drift_is_pooled_to_its_size() -> None:
     found = pooled([one_token(0.5)] * 12)
     assert [value.pooled for value in found[: WINDOW - 1]] == [0.0] * 7
     assert [value.pooled for value in found[WINDOW - 1 :]] == pytest.approx([0.5] * 5)
@@ -68,11 +68,11 @@ def test_the_token_that_drifts_longest_is_pooled_not_the_worst_of_one_value() ->
     assert found[7].pooled == pytest.approx(0.5)
 
 
-def test_everything_else_of_a_distance_stays() -> None:
+def test_pooling_changes_nothing_else_of_a_distance() -> None:
     before = one_token(0.5)
     after = pooled([before] * 8)[7]
     assert (after.rms, after.worst, after.token) == (before.rms, before.worst, before.token)
-    assert after.each is before.each
+    assert after.per_token is before.per_token
 
 
 def test_equal_values_are_not_pooled() -> None:
@@ -84,22 +84,22 @@ def test_fewer_than_eight_values_are_not_pooled() -> None:
     assert len(pool(values_of(8), {(i, "out"): one_token(1.0) for i in range(8)})) == 1
 
 
-def test_nan_counts_as_no_drift_of_a_token_and_inf_as_all_of_it() -> None:
-    """What has NaN fails by itself; it must not make its neighbours fail."""
-    found = pooled([APART] * 4 + [one_token(0.5)] * 4)
+def test_nan_is_pooled_as_zero_and_inf_as_one() -> None:
+    """A value with NaN fails by itself; it must not make its neighbours fail."""
+    found = pooled([INFINITE] * 4 + [one_token(0.5)] * 4)
     assert found[7].pooled == pytest.approx(0.5 * 0.5**0.5)
     infinite = pooled([one_token(math.inf)] + [one_token(0.5)] * 7)
     assert infinite[7].pooled == pytest.approx(((1 + 7 * 0.25) / 8) ** 0.5)
 
 
 def test_single_tokens_are_not_pooled() -> None:
-    """They have 61 numbers, so that their estimate is good."""
-    single = Distance(0.5, 0.5, each=np.array([0.5]))
+    """A single token has 61 numbers, so its own estimate is good."""
+    single = Distance(0.5, 0.5, per_token=np.array([0.5]))
     known = {(i, "out"): single for i in range(9)}
     assert pool(values_of(9, shape=(1, 1, 64)), known) == {}
 
 
-def test_only_values_of_as_many_tokens_are_pooled_together() -> None:
+def test_only_values_with_the_same_number_of_tokens_are_pooled_together() -> None:
     shapes = [(1, TOKENS, 64), (1, 5, 64)]
     calls = [make_call(f"h.{i}", make_summary(shape=shapes[i % 2], seed=i)) for i in range(16)]
     drifts = [one_token(0.5), drift(0, 0.1, 0, 0, 0)]
@@ -111,7 +111,7 @@ def test_only_values_of_as_many_tokens_are_pooled_together() -> None:
 
 
 def test_values_are_pooled_in_order_of_time() -> None:
-    """What enters a module comes before its children, though its call ends behind them."""
+    """The input of a module comes before its children, though its call ends after them."""
     x = [make_summary(seed=i) for i in range(9)]
     calls: list[Call] = [make_call(f"h.{i}", leaves=(Leaf("out", x[i]),)) for i in range(7)]
     calls.append(
@@ -126,7 +126,7 @@ def test_values_are_pooled_in_order_of_time() -> None:
     assert sizes == pytest.approx([(1 + 7 * 0.25) / 8, 0.25])
 
 
-def test_what_was_not_compared_is_left_out() -> None:
+def test_values_that_were_not_compared_are_left_out() -> None:
     known = {(i, "out"): one_token(0.5) for i in range(12) if i not in (2, 5)}
     found = pool(values_of(12), known)
     assert sorted(found) == [(9, "out"), (10, "out"), (11, "out")]

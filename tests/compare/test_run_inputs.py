@@ -1,4 +1,4 @@
-"""What went in: kind of run, prompt, masks, positions, settings."""
+"""Inputs of a run: its kind, prompt, masks, positions, settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IDS = ((1, 2, 3),)
 
 
 def only(golden: Run, received: Run) -> Drift:
-    """Return the only drift there is."""
+    """Return the only drift."""
     (drift,) = compare_inputs(golden, received)
     return drift
 
@@ -30,7 +30,7 @@ def test_equal_inputs_do_not_drift() -> None:
     assert list(compare_inputs(prompted(**changes), prompted(**changes))) == []
 
 
-def test_another_text_of_the_same_ids_is_no_drift() -> None:
+def test_another_text_with_the_same_ids_is_not_a_drift() -> None:
     assert list(compare_inputs(prompted(), make_run(prompt=Prompt(None, IDS)))) == []
 
 
@@ -44,7 +44,7 @@ def test_another_text_of_the_same_ids_is_no_drift() -> None:
         (((1, 2, 3), (4,)), "1 prompts", "2 prompts"),
     ],
 )
-def test_other_ids_say_where_they_part(
+def test_changed_ids_show_the_first_difference(
     now: tuple[tuple[int, ...], ...], expected: str, received: str
 ) -> None:
     drift = only(prompted(), prompted(now))
@@ -58,7 +58,7 @@ def test_ids_of_a_batch_name_the_prompt() -> None:
     assert drift.received == "2 ids of prompt 1, at 1: 5"
 
 
-def test_other_ids_are_shown_with_their_text() -> None:
+def test_changed_ids_are_shown_with_their_text() -> None:
     golden = prompted(pieces=(("He", "ll", "o"),))
     received = prompted(((1, 7, 3),), pieces=(("He", "lp", "o"),))
     drift = only(golden, received)
@@ -68,12 +68,12 @@ def test_other_ids_are_shown_with_their_text() -> None:
     )
 
 
-def test_an_end_has_no_text() -> None:
+def test_the_end_of_a_prompt_has_no_text() -> None:
     drift = only(prompted(pieces=(("a", "b", "c"),)), prompted(((1, 2),), pieces=(("a", "b"),)))
     assert (drift.expected, drift.received) == ("3 ids, at 2: 3 ('c')", "2 ids, at 2: end")
 
 
-def test_text_is_that_of_the_prompt_that_differs() -> None:
+def test_the_text_shown_is_that_of_the_prompt_that_differs() -> None:
     golden = prompted(((1, 2), (3, 4)), pieces=(("a", "b"), ("c", "d")))
     received = prompted(((1, 2), (3, 5)), pieces=(("a", "b"), ("c", "e")))
     drift = only(golden, received)
@@ -81,7 +81,7 @@ def test_text_is_that_of_the_prompt_that_differs() -> None:
     assert drift.received.endswith("('e')")
 
 
-def test_another_mask_fails_where_it_parts() -> None:
+def test_a_changed_mask_shows_the_first_difference() -> None:
     golden = prompted(tensors={"attention_mask": ((1, 1, 1),), "position_ids": ((0, 1, 2),)})
     received = prompted(tensors={"attention_mask": ((0, 1, 1),), "position_ids": ((0, 1, 2),)})
     drift = only(golden, received)
@@ -90,8 +90,8 @@ def test_another_mask_fails_where_it_parts() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_mask_that_only_one_side_was_given_is_a_note(turned: bool) -> None:
-    """It may mean what is done without one."""
+def test_a_mask_that_only_one_run_has_is_a_note(turned: bool) -> None:
+    """The model may do the same without one."""
     runs = [prompted(tensors={"attention_mask": ((1, 1, 1),)}), prompted()]
     drift = only(*(reversed(runs) if turned else runs))
     assert (drift.kind, drift.label, drift.note) == ("tensors", "attention_mask", True)
@@ -105,10 +105,10 @@ def test_a_mask_that_only_one_side_was_given_is_a_note(turned: bool) -> None:
         ((1, 1, 1, 0), (1, 2, 3)),
     ],
 )
-def test_ids_that_only_a_mask_hides_are_another_mask(
+def test_ids_that_only_a_mask_hides_are_a_changed_mask(
     mask: tuple[int, ...], shown: tuple[int, ...]
 ) -> None:
-    """A prompt keeps its ids without those that are hidden."""
+    """A run stores only the ids that its mask shows."""
     golden = prompted(((1, 2, 3, 4),), tensors={"attention_mask": ((1, 1, 1, 1),)})
     received = prompted((shown,), tensors={"attention_mask": (mask,)})
     for before, now in ((golden, received), (received, golden)):
@@ -121,7 +121,7 @@ def test_ids_that_only_a_mask_hides_are_another_mask(
     [((1, 0, 1, 1), (1, 9, 4)), ((1, 1, 1, 1), (1, 2, 9, 4)), ((0, 1, 1), (2, 3))],
     ids=["hidden", "same", "shorter"],
 )
-def test_other_ids_beside_another_mask_are_other_ids(
+def test_changed_ids_with_a_changed_mask_are_changed_ids(
     mask: tuple[int, ...], shown: tuple[int, ...]
 ) -> None:
     golden = prompted(((1, 2, 3, 4),), tensors={"attention_mask": ((1, 1, 1, 1),)})
@@ -129,13 +129,13 @@ def test_other_ids_beside_another_mask_are_other_ids(
     assert [drift.kind for drift in compare_inputs(golden, received)] == ["ids"]
 
 
-def test_another_number_of_prompts_is_no_other_mask() -> None:
+def test_another_number_of_prompts_is_not_a_changed_mask() -> None:
     golden = prompted(((1, 2),), tensors={"attention_mask": ((1, 1),)})
     received = prompted(((1, 2), (3,)), tensors={"attention_mask": ((1, 1), (0, 1))})
     assert [drift.kind for drift in compare_inputs(golden, received)] == ["ids"]
 
 
-def test_masks_of_other_prompts_say_nothing() -> None:
+def test_masks_of_changed_prompts_are_not_compared() -> None:
     golden = prompted(tensors={"attention_mask": ((1, 1, 1),)})
     received = prompted(((1, 2),), tensors={"attention_mask": ((1, 1),)})
     assert [drift.kind for drift in compare_inputs(golden, received)] == ["ids"]
@@ -150,7 +150,7 @@ def test_masks_of_other_prompts_say_nothing() -> None:
         ({"intervention": "zero_mlp"}, "intervention", "None", "zero_mlp"),
     ],
 )
-def test_other_settings_of_the_test_fail_by_name(
+def test_changed_settings_of_the_test_fail_by_name(
     change: dict[str, object], label: str, expected: str, received: str
 ) -> None:
     prompt = Prompt("Hello", IDS, generation={"seed": 1, "max_new_tokens": 8})
@@ -162,7 +162,7 @@ def test_other_settings_of_the_test_fail_by_name(
 @pytest.mark.parametrize(
     ("dtype", "note"), [("float32", True), ("bfloat16", True), ("int64", False)]
 )
-def test_another_picture_is_told_by_its_values_another_index_at_once(
+def test_a_changed_floating_point_input_is_a_note_a_changed_index_fails(
     dtype: str, note: bool
 ) -> None:
     before, now = (f"{dtype} [1, 3, 8, 8] {digits}" for digits in ("aa", "bb"))
@@ -170,10 +170,11 @@ def test_another_picture_is_told_by_its_values_another_index_at_once(
     drift = only(golden, received)
     assert (drift.kind, drift.label, drift.note) == ("tensors", "input", note)
     assert (drift.expected, drift.received) == (before, now)
-    assert list(compare_inputs(prompted(), received)) == []  # a golden from before they were kept
+    # A golden that was written before digests were stored:
+    assert list(compare_inputs(prompted(), received)) == []
 
 
-def test_another_code_of_the_same_intervention_is_no_drift_by_itself() -> None:
+def test_changed_code_of_an_intervention_is_not_a_drift_by_itself() -> None:
     golden = prompted(intervention="f", intervention_code="aa")
     received = prompted(intervention="f", intervention_code="bb")
     assert list(compare_inputs(golden, received)) == []
@@ -184,7 +185,7 @@ def test_another_kind_of_run_fails() -> None:
     assert (drift.kind, drift.expected, drift.received) == ("kind", "trace", "tensors")
 
 
-def test_inputs_that_only_one_side_captured_are_a_note() -> None:
+def test_inputs_that_only_one_run_captured_are_a_note() -> None:
     golden = make_run(make_call("a", inputs="{0=tensor}"), make_call("b"))
     drift = only(golden, make_run(make_call("a"), make_call("b")))
     assert (drift.kind, drift.label, drift.note) == ("settings", "inputs", True)
@@ -192,6 +193,6 @@ def test_inputs_that_only_one_side_captured_are_a_note() -> None:
     assert list(compare_inputs(golden, make_run(calls=()))) == []
 
 
-def test_rows_that_are_equal_have_no_difference() -> None:
+def test_equal_ids_have_no_difference() -> None:
     assert first_difference(IDS, IDS) == ("", "")
     assert first_difference((), ()) == ("", "")

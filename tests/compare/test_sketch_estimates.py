@@ -75,8 +75,8 @@ def same_vector(x: torch.Tensor, luck: torch.Generator) -> torch.Tensor:
     return x + 0.1 * torch.randn(x.shape[-1], generator=luck)
 
 
-# The 1st, 50th and 99th percentile of estimate over truth, each with its bounds, by tokens.
-# All tokens together have 61 samples of a drift, or one each; one token has its share of them.
+# Bounds of the 1st, 50th and 99th percentile of estimate / truth, by the number of tokens.
+# All tokens share 61 samples of a drift, or have one each if there are more tokens.
 Bounds = dict[int, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]]
 SPREAD: Bounds = {
     1: ((0.68, 0.95), (0.95, 1.05), (1.05, 1.30)),
@@ -95,7 +95,7 @@ IN_TWO_TOKENS: Bounds = {
     61: ((0.0, 0.35), (0.6, 1.1), (1.5, 2.8)),
     256: ((0.0, 0.35), (0.6, 1.1), (1.5, 2.8)),
 }
-# Of one token, two channels are seen exactly, or both in one bucket.
+# In one token, two channels are seen exactly, unless both fall into one bucket.
 IN_TWO_CHANNELS: Bounds = {**SPREAD, 1: ((0.0, 1.0), (0.998, 1.002), (1.0, 1.45))}
 EXACT: Bounds = dict.fromkeys(TOKENS, ((0.995, 1.0), (0.998, 1.002), (1.0, 1.005)))
 CHANGES: dict[Change, Bounds] = {
@@ -123,7 +123,7 @@ def originals(tokens: int, width: int) -> tuple[tuple[torch.Tensor, ...], tuple[
 
 
 def ratios(change: Change, tokens: int, width: int) -> np.ndarray:
-    """Return the estimates over the true distances, of many tensors."""
+    """Return estimate / true distance for many tensors."""
     before, old = originals(tokens, width)
     luck = torch.Generator().manual_seed(tokens)
     after = [change(tensor, luck) for tensor in before]
@@ -145,7 +145,7 @@ def test_estimate_of_the_distance(change: Change, tokens: int) -> None:
 
 @pytest.mark.parametrize("change", [dense_noise, one_token, swapped_heads, same_vector])
 def test_estimate_of_a_narrow_tensor(change: Change) -> None:
-    """A width that is not far above the number of buckets."""
+    """Its width is only a little above the number of buckets."""
     percentiles = np.percentile(ratios(change, 61, 128), [1, 50, 99])
     for value, (low, high) in zip(percentiles, CHANGES[change][61], strict=True):
         assert low <= value <= high, percentiles
@@ -154,7 +154,7 @@ def test_estimate_of_a_narrow_tensor(change: Change) -> None:
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("change", [dense_noise, same_vector, one_token, swapped_channels])
 def test_squared_estimate_is_unbiased(change: Change, tokens: int) -> None:
-    """Over 60 draws: with one sample each (one token of many) its error is a fifth."""
+    """Over 60 draws; with one sample each (one token of many) the error of the mean is 0.2."""
     samples = DRAWS * (max(61, tokens) if change is not one_token else -(-61 // tokens))
     squares = np.square(ratios(change, tokens, 576))
     assert squares.mean() == pytest.approx(1.0, abs=4 * (2 / samples) ** 0.5)
@@ -174,7 +174,7 @@ def test_stated_error_is_the_scatter_of_the_estimate(change: Change, tokens: int
 @pytest.mark.parametrize("width", [64, 128, 256, 512, 576, 768, 1024, 2048, 4096])
 @pytest.mark.parametrize(("tokens", "factor"), [(1, 1.4), (8, 1.4), (60, 1.4), (61, 1.8)])
 def test_the_same_shift_of_all_channels_is_seen(tokens: int, factor: float, width: int) -> None:
-    """As in logits, where noise is often one number for all. Many tokens average it out."""
+    """As in logits, where noise is often one number for all channels; many tokens average it."""
     x = normal(1, tokens, width)
     y = x + 0.01
     truth = true_distance(x[0].numpy(), y[0].numpy()).rms
@@ -210,7 +210,7 @@ def test_change_of_the_massive_token_is_seen_too() -> None:
 
 
 def test_token_near_zero_has_the_size_of_a_tenth_of_the_median() -> None:
-    """Or its rounding errors would be the largest drift there is."""
+    """Otherwise its rounding errors would be the largest drift."""
     x = normal(1, 9, 64)
     x[0, 4] *= 1e-6
     y = x.clone()

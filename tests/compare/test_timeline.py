@@ -1,11 +1,11 @@
-"""Calls -> their values in order of time, with who made them and what fed them."""
+"""Calls -> their values in order of time, with the module that made them and from what."""
 
 from __future__ import annotations
 
 import pytest
 from builders import Forward, make_call, make_forward, make_summary
 
-from pytest_nnsight.compare.comparison import place
+from pytest_nnsight.compare.measurement import leaf_label
 from pytest_nnsight.compare.timeline import Value, timeline
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 
@@ -13,7 +13,7 @@ LAYER = "model.layers.0"
 
 
 def label(value: Value) -> str:
-    return place(value.call, value.leaf)
+    return leaf_label(value.call, value.leaf)
 
 
 def by_label(calls: tuple[Call, ...]) -> dict[str, Value]:
@@ -33,7 +33,7 @@ def call(path: str, inputs: dict[str, Summary], output: Summary, visit: int = 0)
 
 
 def test_values_come_in_the_order_in_which_they_were_made() -> None:
-    """The builder writes its labels down as it makes the values."""
+    """The builder lists its labels in the order in which it makes the values."""
     forward = Forward()
     hidden = forward.new("model.embed_tokens")
     for index in range(2):
@@ -42,7 +42,7 @@ def test_values_come_in_the_order_in_which_they_were_made() -> None:
     assert [entered, *made] == [f"{LAYER} in.0", *forward.labels[1:]]
 
 
-def test_a_tensor_is_one_value_under_the_name_where_it_is_first_seen() -> None:
+def test_a_tensor_is_one_value_named_by_its_first_location() -> None:
     calls = make_forward(layers=2)
     names = [label(value) for value in timeline(calls)]
     assert len(names) == len(set(names))
@@ -66,7 +66,7 @@ def test_a_tensor_is_one_value_under_the_name_where_it_is_first_seen() -> None:
     ],
 )
 def test_a_value_is_made_by_the_module_whose_own_code_ran(name: str, where: str) -> None:
-    assert by_label(make_forward())[name].where == where
+    assert by_label(make_forward())[name].module == where
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,13 @@ def test_a_value_is_made_by_the_module_whose_own_code_ran(name: str, where: str)
         ),
     ],
 )
-def test_a_value_is_fed_by_what_its_module_had_at_hand(name: str, fed_by: list[str]) -> None:
+def test_a_value_is_fed_by_what_its_module_has_computed_so_far(
+    name: str, fed_by: list[str]
+) -> None:
     assert feeding(make_forward(), name) == fed_by
 
 
-def test_the_output_of_a_module_with_children_is_fed_by_all_that_went_through_it() -> None:
+def test_the_output_of_a_module_with_children_is_fed_by_all_values_inside_it() -> None:
     fed = feeding(make_forward(), LAYER)
     assert fed[0] == "model.embed_tokens"
     assert fed[1:] == [name for name in map(label, timeline(make_forward())) if LAYER in name][:-1]
@@ -99,8 +101,8 @@ def test_the_output_of_a_module_with_children_is_fed_by_all_that_went_through_it
 
 def test_inputs_of_the_model_are_fed_by_nothing() -> None:
     value = by_label(make_forward())[f"{ROOT} in.input_ids"]
-    assert (value.fed_by, value.enters) == ((), True)
-    assert not by_label(make_forward())["lm_head"].enters
+    assert (value.fed_by, value.is_model_input) == ((), True)
+    assert not by_label(make_forward())["lm_head"].is_model_input
 
 
 def test_nothing_is_fed_by_what_comes_later() -> None:
@@ -118,7 +120,7 @@ def test_a_module_that_is_called_twice_in_a_row_has_two_spans() -> None:
     )
     values = timeline(calls)
     assert [label(v) for v in values] == ["h in.0", "h.mlp", "h", "h.mlp#1 in.0", "h.mlp#1"]
-    assert [v.where for v in values] == [ROOT, "h.mlp", "h", "h", "h.mlp"]
+    assert [v.module for v in values] == [ROOT, "h.mlp", "h", "h", "h.mlp"]
     assert [values[i].call.label for i in values[3].fed_by] == ["h"]
 
 
@@ -132,10 +134,10 @@ def test_steps_of_a_generation_follow_each_other() -> None:
 
 
 def test_only_the_path_itself_or_what_is_below_it_is_inside() -> None:
-    """``h.1`` is no part of ``h.10``."""
+    """``h.1`` is not inside ``h.10``."""
     x, y, z = (make_summary(seed=seed) for seed in range(3))
     values = timeline((call("h.10", {"in.0": x}, y), call("h.1", {"in.0": y}, z)))
-    assert [value.where for value in values] == [ROOT, "h.10", "h.1"]
+    assert [value.module for value in values] == [ROOT, "h.10", "h.1"]
 
 
 def test_without_inputs_a_value_is_fed_by_the_one_before_it() -> None:
@@ -149,7 +151,7 @@ def test_without_inputs_a_value_is_fed_by_the_one_before_it() -> None:
     assert by_label(calls)["model.embed_tokens"].fed_by == ()
 
 
-def test_of_chosen_modules_what_enters_comes_from_the_module_around_them() -> None:
+def test_inputs_of_chosen_modules_come_from_the_model_if_no_parent_was_chosen() -> None:
     calls = tuple(call for call in make_forward() if call.path.endswith(".mlp"))
     values = timeline(calls)
     assert [label(value) for value in values] == [
@@ -158,7 +160,7 @@ def test_of_chosen_modules_what_enters_comes_from_the_module_around_them() -> No
         "model.layers.1.mlp in.0",
         "model.layers.1.mlp",
     ]
-    assert [value.where for value in values] == [
+    assert [value.module for value in values] == [
         ROOT,
         f"{LAYER}.mlp",
         ROOT,
@@ -166,10 +168,10 @@ def test_of_chosen_modules_what_enters_comes_from_the_module_around_them() -> No
     ]
 
 
-def test_a_chosen_module_around_others_made_what_enters_them() -> None:
+def test_inputs_of_chosen_modules_come_from_a_chosen_parent() -> None:
     chosen = ("model.layers.0", f"{LAYER}.mlp")
     values = timeline([call for call in make_forward() if call.path in chosen])
-    assert [(label(value), value.where) for value in values] == [
+    assert [(label(value), value.module) for value in values] == [
         (f"{LAYER} in.0", ROOT),
         (f"{LAYER}.mlp in.0", LAYER),
         (f"{LAYER}.mlp", f"{LAYER}.mlp"),
@@ -178,17 +180,17 @@ def test_a_chosen_module_around_others_made_what_enters_them() -> None:
     assert [label(values[i]) for i in values[1].fed_by] == [f"{LAYER} in.0"]
 
 
-def test_a_value_knows_all_the_places_where_it_is_seen() -> None:
+def test_a_value_knows_all_locations_where_it_is_seen() -> None:
     calls = make_forward()
     known = by_label(calls)
     leaves = [(i, leaf.at) for i, call in enumerate(calls) for leaf in call.leaves]
-    assert sorted(at for value in known.values() for at in value.places) == sorted(leaves)
-    assert [calls[i].label for i, _ in known["lm_head"].places] == ["lm_head", ROOT]
-    assert known["lm_head"].places[0] == (known["lm_head"].position, "out")
+    assert sorted(at for value in known.values() for at in value.keys) == sorted(leaves)
+    assert [calls[i].label for i, _ in known["lm_head"].keys] == ["lm_head", ROOT]
+    assert known["lm_head"].keys[0] == (known["lm_head"].position, "out")
 
 
-def test_a_tensor_that_is_two_in_the_other_run_is_two_values() -> None:
-    """The other run has changed it in between: by an edit of a module's output, say."""
+def test_one_tensor_that_is_two_in_the_other_run_is_two_values() -> None:
+    """The other run has changed it in between, for example by editing a module's output."""
     x, y = make_summary(), make_summary(seed=1)
     calls = (call("h.mlp.drop", {"in.0": x}, y), call("h.mlp", {"in.0": x}, y))
     partners = {(0, "in.0"): 1, (0, "out"): 2, (1, "in.0"): 1, (1, "out"): 2}
@@ -196,7 +198,7 @@ def test_a_tensor_that_is_two_in_the_other_run_is_two_values() -> None:
     assert [label(value) for value in timeline(calls, partners)] == names
     values = timeline(calls, {**partners, (1, "out"): 3})
     assert [label(value) for value in values] == [*names, "h.mlp"]
-    assert [value.where for value in values] == [ROOT, "h.mlp.drop", "h.mlp"]
+    assert [value.module for value in values] == [ROOT, "h.mlp.drop", "h.mlp"]
     assert values[2].fed_by == (0, 1)
 
 
@@ -205,8 +207,8 @@ def test_two_tensors_that_are_one_in_the_other_run_are_two_values() -> None:
     assert len(timeline(calls, {(0, "out"): 1, (1, "out"): 1})) == 2
 
 
-def test_what_is_handed_to_a_module_was_made_outside_of_it() -> None:
-    """The encoder of a model that generates runs before the model is called at all."""
+def test_an_input_that_was_made_before_the_call_was_not_made_inside_it() -> None:
+    """In a generation, an encoder runs before the model itself is called."""
     ids, hidden, encoded, decoded, logits = (make_summary(seed=seed) for seed in range(5))
     calls = (
         call("encoder.block", {"in.0": ids}, hidden),
@@ -215,7 +217,7 @@ def test_what_is_handed_to_a_module_was_made_outside_of_it() -> None:
         call(ROOT, {"in.encoder_outputs": encoded}, logits),
     )
     values = timeline(calls)
-    assert [(label(value), value.where) for value in values] == [
+    assert [(label(value), value.module) for value in values] == [
         ("encoder in.0", ROOT),
         ("encoder.block", "encoder.block"),
         ("encoder", "encoder"),
@@ -225,14 +227,14 @@ def test_what_is_handed_to_a_module_was_made_outside_of_it() -> None:
     assert [label(values[i]) for i in values[3].fed_by] == ["encoder"]
 
 
-def test_a_child_that_returns_what_it_is_given_is_inside_all_the_same() -> None:
-    """As a dropout does that drops nothing."""
+def test_a_child_that_returns_its_input_is_still_inside_its_parent() -> None:
+    """Like a dropout in eval mode."""
     x, y = make_summary(), make_summary(seed=1)
     calls = (call("h.dropout", {"in.0": x}, x), call("h", {"in.0": x}, y))
     assert [label(value) for value in timeline(calls)] == ["h in.0", "h"]
 
 
-def test_nothing_has_no_values() -> None:
+def test_calls_without_tensors_have_no_values() -> None:
     assert timeline(()) == []
     assert timeline((make_call(leaves=()),)) == []
 

@@ -1,4 +1,4 @@
-"""Where two generations part, and how near the choice was."""
+"""The first token that two generations do not share, and whether it is a near tie."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.token_divergence import (
     TokenDivergence,
-    divergence_place,
+    divergence_location,
     first_divergence,
 )
 from pytest_nnsight.run import ROOT, Generated, Leaf, Prompt, Run
@@ -31,7 +31,7 @@ GREEDY = Prompt("Hello", ((1, 2, 3),), generation={"do_sample": False})
 
 
 def rows(*token_ids: tuple[int, ...], margins: tuple[float, ...] = ()) -> Run:
-    """Return a generation of several prompts, each with its own margin at every step."""
+    """Return a generation of several prompts; ``margins`` has one margin per prompt."""
     packed = (
         tuple(
             np.full(len(row), margin, "<f4").tobytes()
@@ -44,14 +44,14 @@ def rows(*token_ids: tuple[int, ...], margins: tuple[float, ...] = ()) -> Run:
     return make_run(kind="generate", generated=generated, prompt=GREEDY)
 
 
-def flip_of(golden: Run, received: Run) -> TokenDivergence:
+def divergence_of(golden: Run, received: Run) -> TokenDivergence:
     divergence = compare(golden, received).divergence
     assert divergence is not None
     return divergence
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "place"),
+    ("before", "now", "location"),
     [
         (((5, 6),), ((5, 6),), None),
         (((5, 6),), ((5, 7),), (1, 0)),
@@ -66,19 +66,19 @@ def flip_of(golden: Run, received: Run) -> TokenDivergence:
 def test_the_first_step_that_differs_in_any_prompt(
     before: tuple[tuple[int, ...], ...],
     now: tuple[tuple[int, ...], ...],
-    place: tuple[int, int] | None,
+    location: tuple[int, int] | None,
 ) -> None:
-    assert divergence_place(rows(*before), rows(*now)) == place
+    assert divergence_location(rows(*before), rows(*now)) == location
 
 
-def test_a_trace_has_no_flip() -> None:
-    assert divergence_place(make_run(), make_generation(5)) is None
+def test_a_trace_has_no_divergence() -> None:
+    assert divergence_location(make_run(), make_generation(5)) is None
     assert compare(make_run(), make_run()).divergence is None
 
 
-def test_tokens_are_told_as_text() -> None:
-    divergence = flip_of(make_greedy(5, 6), make_greedy(5, 7))
-    assert (divergence.row, divergence.step, divergence.expected, divergence.received) == (
+def test_tokens_are_shown_as_text() -> None:
+    divergence = divergence_of(make_greedy(5, 6), make_greedy(5, 7))
+    assert (divergence.batch_index, divergence.step, divergence.expected, divergence.received) == (
         0,
         1,
         "' 6'",
@@ -86,9 +86,9 @@ def test_tokens_are_told_as_text() -> None:
     )
 
 
-def test_tokens_without_text_are_told_by_their_id() -> None:
-    divergence = flip_of(rows((1, 2), (3, 4)), rows((1, 2), (3, 5)))
-    assert (divergence.row, divergence.step, divergence.expected, divergence.received) == (
+def test_tokens_without_text_are_shown_by_their_id() -> None:
+    divergence = divergence_of(rows((1, 2), (3, 4)), rows((1, 2), (3, 5)))
+    assert (divergence.batch_index, divergence.step, divergence.expected, divergence.received) == (
         1,
         1,
         "id 4",
@@ -96,39 +96,41 @@ def test_tokens_without_text_are_told_by_their_id() -> None:
     )
 
 
-def test_a_generation_that_stops_has_an_end_for_a_token() -> None:
-    divergence = flip_of(make_greedy(5, 6, 7), make_greedy(5, 6))
+def test_the_end_of_a_shorter_generation_counts_as_a_token() -> None:
+    divergence = divergence_of(make_greedy(5, 6, 7), make_greedy(5, 6))
     assert (divergence.step, divergence.expected, divergence.received) == (2, "' 7'", "end")
 
 
-def test_the_margin_is_that_of_both_sides_together() -> None:
-    assert flip_of(make_greedy(5, 6, margin=0.5), make_greedy(5, 7, margin=0.25)).margin == 0.75
+def test_the_margin_is_the_sum_of_both_runs() -> None:
+    assert (
+        divergence_of(make_greedy(5, 6, margin=0.5), make_greedy(5, 7, margin=0.25)).margin == 0.75
+    )
 
 
-def test_the_margin_is_that_of_the_prompt_and_step_that_flips() -> None:
+def test_the_margin_is_that_of_the_prompt_and_step_that_diverge() -> None:
     golden = rows((1, 2), (3, 4), margins=(8.0, 0.5))
-    assert flip_of(golden, rows((1, 2), (3, 5), margins=(16.0, 0.25))).margin == 0.75
+    assert divergence_of(golden, rows((1, 2), (3, 5), margins=(16.0, 0.25))).margin == 0.75
 
 
-def test_an_unknown_margin_is_no_near_tie() -> None:
-    divergence = flip_of(rows((1, 2)), rows((1, 3)))
+def test_an_unknown_margin_is_not_a_near_tie() -> None:
+    divergence = divergence_of(rows((1, 2)), rows((1, 3)))
     assert (divergence.margin, divergence.is_near_tie) == (math.inf, False)
 
 
-def test_sampled_tokens_have_no_near_tie() -> None:
+def test_sampled_tokens_are_never_a_near_tie() -> None:
     sampled = Prompt("Hello", ((1, 2, 3),), generation={"do_sample": True, "seed": 1})
-    divergence = flip_of(
+    divergence = divergence_of(
         make_greedy(5, 6, prompt=sampled), make_greedy(5, 7, prompt=sampled, noise=0.5)
     )
     assert (divergence.margin, divergence.is_near_tie) == (math.inf, False)
 
 
-def test_broken_logits_make_no_near_tie_of_an_unknown_margin() -> None:
+def test_infinite_noise_does_not_make_an_unknown_margin_a_near_tie() -> None:
     assert not TokenDivergence(0, 0, "a", "b", margin=math.inf, noise=math.inf).is_near_tie
 
 
-def test_noise_is_what_the_drift_of_the_logits_moves_one_of_them() -> None:
-    """An even drift moves each of n logits by its norm over the root of n; 4.5 times that."""
+def test_noise_is_how_far_the_drift_of_all_logits_moves_one_logit() -> None:
+    """An even drift moves each of n logits by its norm / sqrt(n); the noise is 4.5 times that."""
     golden, received = make_greedy(5, 6), make_greedy(5, 7, noise=1e-4)
     comparison = compare(golden, received)
     norm = read_norms(make_summary(shape=(1, 1, 64), seed=1).norms)[0]
@@ -138,23 +140,25 @@ def test_noise_is_what_the_drift_of_the_logits_moves_one_of_them() -> None:
     assert comparison.divergence.noise == pytest.approx(4.5 * 1e-4, rel=0.4)
 
 
-def test_noise_of_logits_that_drift_less_than_float32_may_is_what_it_may() -> None:
+def test_noise_of_a_tiny_drift_is_that_of_the_tolerance_of_float32() -> None:
     norm = read_norms(make_summary(shape=(1, 1, 64), seed=1).norms)[0]
-    divergence = flip_of(make_greedy(5, 6), make_greedy(5, 7, noise=1e-7))
+    divergence = divergence_of(make_greedy(5, 6), make_greedy(5, 7, noise=1e-7))
     assert divergence.noise == pytest.approx(4.5 * 1e-5 * norm / 8)
 
 
 def test_equal_logits_have_no_noise() -> None:
-    divergence = flip_of(make_greedy(5, 6, margin=1e-6), make_greedy(5, 7, margin=1e-6))
+    divergence = divergence_of(make_greedy(5, 6, margin=1e-6), make_greedy(5, 7, margin=1e-6))
     assert (divergence.noise, divergence.is_near_tie) == (0.0, False)
-    assert flip_of(make_greedy(5, 6, margin=0.0), make_greedy(5, 7, margin=0.0)).is_near_tie
+    assert divergence_of(make_greedy(5, 6, margin=0.0), make_greedy(5, 7, margin=0.0)).is_near_tie
 
 
 @pytest.mark.parametrize(("margin", "near"), [(0.9, True), (1.1, False)])
 def test_a_near_tie_is_a_margin_within_the_noise(margin: float, near: bool) -> None:
-    noise = flip_of(make_greedy(5, 6), make_greedy(5, 7, noise=1e-3)).noise
+    noise = divergence_of(make_greedy(5, 6), make_greedy(5, 7, noise=1e-3)).noise
     half = margin * noise / 2
-    divergence = flip_of(make_greedy(5, 6, margin=half), make_greedy(5, 7, noise=1e-3, margin=half))
+    divergence = divergence_of(
+        make_greedy(5, 6, margin=half), make_greedy(5, 7, noise=1e-3, margin=half)
+    )
     assert divergence.is_near_tie is near
 
 
@@ -168,7 +172,7 @@ def test_logits_are_those_of_the_head_or_the_model(path: str) -> None:
     assert divergence.noise > 0
 
 
-def test_other_tensors_are_no_logits() -> None:
+def test_other_tensors_are_not_taken_for_logits() -> None:
     calls = (
         make_call("mlp", make_summary(shape=(1, 1, 64), seed=0)),
         make_call(
@@ -181,14 +185,14 @@ def test_other_tensors_are_no_logits() -> None:
         make_call("lm_head", make_summary(shape=(1, 1, 64), seed=0), visit=1),
         make_call("lm_head", make_summary(shape=(7, 64))),
     )
-    places = ((0, "out"), (1, "out.hidden"), (1, "in.x"), (2, "out"), (3, "out"))
-    values = dict.fromkeys(places, Distance(rms=1e-3))
+    keys = ((0, "out"), (1, "out.hidden"), (1, "in.x"), (2, "out"), (3, "out"))
+    values = dict.fromkeys(keys, Distance(rms=1e-3))
     divergence = first_divergence(make_generation(5, calls=calls), make_generation(6), values)
     assert divergence is not None
     assert divergence.noise == 0.0
 
 
-def test_noise_is_that_of_the_last_token_of_its_prompt() -> None:
+def test_noise_is_that_of_the_last_token_of_the_prompt() -> None:
     """The first step has logits of the whole prompt."""
     x = normal(2, 5, 64)
     scale = torch.arange(1.0, 11.0).view(2, 5, 1)
@@ -213,7 +217,7 @@ def test_tokens_that_may_be_close_pass_in_a_near_tie() -> None:
     assert comparison.divergence.is_near_tie
 
 
-def test_tokens_that_may_be_close_fail_where_the_choice_was_clear() -> None:
+def test_tokens_that_may_be_close_fail_if_the_choice_was_clear() -> None:
     clear = make_greedy(5, 8, 9, noise=3e-6, margin=0.5, tokens="close")
     assert not compare(make_greedy(5, 6, 7, margin=0.5), clear).matches
 

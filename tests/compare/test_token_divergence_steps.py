@@ -42,14 +42,14 @@ def test_no_step_and_no_calls() -> None:
     assert calls_until(make_generation(calls=make_steps(2)), 0) == 2
 
 
-def test_a_module_that_is_called_once_is_of_the_first_step() -> None:
-    """As an encoder is: what comes behind it is told by the others."""
+def test_a_module_that_is_called_once_belongs_to_the_first_step() -> None:
+    """Like an encoder; the end of the step is found by the other modules."""
     calls = (make_call("encoder"), *make_steps(3))
     assert calls_until(make_generation(5, 6, 7, calls=calls), 0) == 2
 
 
-def test_visits_of_an_encoder_are_all_of_the_first_step() -> None:
-    """Though there are as many of them as steps, as of T5's dropout with two new tokens."""
+def test_all_visits_of_an_encoder_belong_to_the_first_step() -> None:
+    """Even if there are as many visits as steps, as for T5's dropout with two new tokens."""
     paths = ("encoder.dropout", "encoder.dropout", "decoder", "lm_head", "decoder", "lm_head")
     seen: Counter[str] = Counter()
     calls = []
@@ -60,8 +60,8 @@ def test_visits_of_an_encoder_are_all_of_the_first_step() -> None:
     assert [calls_until(run, step) for step in range(2)] == [4, 6]
 
 
-def test_an_embedding_that_encoder_and_decoder_share_is_of_the_step_it_is_called_in() -> None:
-    """It is visited once more than there are steps."""
+def test_a_shared_embedding_belongs_to_the_step_it_is_called_in() -> None:
+    """It is called once more than there are steps."""
     calls = [make_call("shared"), make_call("encoder")]
     for step in range(3):
         calls += [make_call("shared", visit=step + 1), make_call("lm_head", visit=step)]
@@ -69,8 +69,8 @@ def test_an_embedding_that_encoder_and_decoder_share_is_of_the_step_it_is_called
     assert [calls_until(run, step) for step in range(3)] == [4, 6, 8]
 
 
-def test_calls_after_the_flip_are_not_compared() -> None:
-    """Their past is another: they differ without anybody's fault."""
+def test_calls_after_the_divergence_are_not_compared() -> None:
+    """They continue another text, so it is no drift that they differ."""
     golden = make_generation(5, 6, 7, 8, calls=make_steps(4))
     drifting = make_steps(2) + tuple(
         make_call("lm_head", make_summary(shape=(1, 1, 64), seed=step + 50), visit=step)
@@ -84,7 +84,7 @@ def test_calls_after_the_flip_are_not_compared() -> None:
     assert {d.label for d in compare(golden, same_ids).failures} == {"lm_head#2", "lm_head#3"}
 
 
-def test_a_drift_up_to_the_flip_still_fails() -> None:
+def test_a_drift_before_the_divergence_still_fails() -> None:
     found = compare(make_greedy(5, 6, 7), make_greedy(5, 9, 7, noise=1e-3)).failures
     assert [drift.label for drift in found] == ["lm_head", "lm_head#1", "generated"]
 
@@ -100,9 +100,9 @@ def test_a_drift_up_to_the_flip_still_fails() -> None:
     ],
     ids=["longer", "last", "shorter", "ends-early", "ends-late"],
 )
-def test_a_generation_that_ends_elsewhere_lacks_no_calls(
+def test_a_generation_of_another_length_has_no_missing_calls(
     before: tuple[int, ...], now: tuple[int, ...]
 ) -> None:
-    """Calls of steps that only one side has follow from the choice, as those after it do."""
+    """Steps that only one run has follow from the other token, like all steps after it."""
     found = compare(make_greedy(*before), make_greedy(*now)).failures
     assert [(drift.kind, drift.label) for drift in found] == [("ids", "generated")]

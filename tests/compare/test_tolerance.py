@@ -1,4 +1,4 @@
-"""How much drift is allowed: by dtype, by measured noise, by the test's own wish."""
+"""How much drift is allowed: by dtype, by measured noise, by the tolerance of the test."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from builders import (
     summarize_all,
 )
 
-from pytest_nnsight.compare.comparison import compare, place
-from pytest_nnsight.compare.distance import APART, SAME, Distance, distance
+from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.compare.distance import INFINITE, SAME, Distance, distance
+from pytest_nnsight.compare.measurement import leaf_label
 from pytest_nnsight.compare.timeline import timeline
-from pytest_nnsight.compare.tolerance import Tolerance, tolerance_for
+from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import Run, Summary
 
@@ -53,22 +54,22 @@ def of_dtypes(golden: str, received: str, *calibration: str) -> Tolerance:
 )
 def test_default_is_that_of_the_coarser_dtype(golden: str, received: str, tolerance: float) -> None:
     found = of_dtypes(golden, received)
-    assert (found.rel, found.is_own, found.floor) == (tolerance, False, None)
+    assert (found.rel, found.is_explicit, found.floor) == (tolerance, False, None)
 
 
-def test_a_tests_own_tolerance_overrules_the_dtype() -> None:
+def test_the_tolerance_of_the_test_overrides_the_dtype() -> None:
     received = make_run(environment={"dtype": "bfloat16"}).within(1e-4)
     found = tolerance_for(make_run(calibration=("2 threads",)), received, True)
-    assert found == Tolerance(1e-4, is_own=True)
+    assert found == Tolerance(1e-4, is_explicit=True)
 
 
 @pytest.mark.parametrize("tolerance", [-1e-9, 1, 2.0, math.nan, math.inf])
-def test_within_refuses_what_is_no_tolerance(tolerance: float) -> None:
+def test_within_refuses_an_invalid_tolerance(tolerance: float) -> None:
     with pytest.raises(UsageError, match=r"^tolerance must be in \[0, 1\), got "):
         make_run().within(tolerance)
 
 
-def test_within_leaves_the_run_as_it_was() -> None:
+def test_within_does_not_change_the_run() -> None:
     run = make_run()
     assert (run.within(1e-2).tolerance, run.tolerance) == (1e-2, None)
 
@@ -80,22 +81,23 @@ def test_within_leaves_the_run_as_it_was() -> None:
 def test_measured_noise_lowers_what_half_types_are_allowed(dtype: str, floor: float) -> None:
     found = of_dtypes(dtype, dtype, "2 threads")
     assert found.floor == floor
-    assert found.of(SEVEN) == floor
-    assert found.of(SEVEN._replace(noise=floor)) == pytest.approx(5 * floor)
+    assert found.allowed_for(SEVEN) == floor
+    assert found.allowed_for(SEVEN._replace(noise=floor)) == pytest.approx(5 * floor)
 
 
-def test_noise_of_a_golden_that_was_not_calibrated_counts_nothing() -> None:
-    assert of_dtypes("float32", "float32").of(SEVEN._replace(noise=0.1)) == 1e-5
+def test_noise_of_a_golden_that_was_not_calibrated_is_ignored() -> None:
+    assert of_dtypes("float32", "float32").allowed_for(SEVEN._replace(noise=0.1)) == 1e-5
 
 
-def test_a_tests_own_tolerance_overrules_measured_noise() -> None:
-    assert Tolerance(1e-4, is_own=True, floor=1e-5).of(SEVEN._replace(noise=0.1)) == 1e-4
+def test_the_tolerance_of_the_test_overrides_measured_noise() -> None:
+    explicit = Tolerance(1e-4, is_explicit=True, floor=1e-5)
+    assert explicit.allowed_for(SEVEN._replace(noise=0.1)) == 1e-4
 
 
 def test_the_drift_of_all_tokens_may_be_as_large_as_is_allowed() -> None:
-    tolerance = Tolerance(1e-3, is_own=True)
-    assert not tolerance.exceeded(Distance(rms=1e-3), SEVEN)
-    assert tolerance.exceeded(Distance(rms=1.001e-3), SEVEN)
+    tolerance = Tolerance(1e-3, is_explicit=True)
+    assert not tolerance.is_exceeded(Distance(rms=1e-3), SEVEN)
+    assert tolerance.is_exceeded(Distance(rms=1.001e-3), SEVEN)
 
 
 @pytest.mark.parametrize(
@@ -103,48 +105,48 @@ def test_the_drift_of_all_tokens_may_be_as_large_as_is_allowed() -> None:
     [(ONE_TOKEN, 1, 61), (SEVEN, 7, 9), (MANY, 100, 1)],
     ids=["one", "seven", "many"],
 )
-def test_one_token_may_drift_further_the_fewer_numbers_it_has(
+def test_a_token_with_fewer_numbers_may_drift_further(
     summary: Summary, tokens: int, numbers: int
 ) -> None:
-    """As the largest of many normal estimates does."""
-    tolerance = Tolerance(1e-3, is_own=True)
+    """The limit is that of the largest of many normal estimates."""
+    tolerance = Tolerance(1e-3, is_explicit=True)
     limit = 1e-3 * (1 + math.sqrt(2 * math.log(50 * tokens) / numbers))
-    assert not tolerance.exceeded(Distance(worst=0.999 * limit), summary)
-    assert tolerance.exceeded(Distance(worst=1.001 * limit), summary)
+    assert not tolerance.is_exceeded(Distance(worst=0.999 * limit), summary)
+    assert tolerance.is_exceeded(Distance(worst=1.001 * limit), summary)
 
 
 def test_pooled_drift_of_one_token_has_eight_times_the_numbers() -> None:
-    tolerance = Tolerance(1e-3, is_own=True)
+    tolerance = Tolerance(1e-3, is_explicit=True)
     limit = 1 + math.sqrt(2 * math.log(50 * 100) / 8)
-    assert not tolerance.exceeded(Distance(pooled=limit * 1e-3 * 0.999), MANY)
-    assert tolerance.exceeded(Distance(pooled=limit * 1e-3 * 1.001), MANY)
+    assert not tolerance.is_exceeded(Distance(pooled=limit * 1e-3 * 0.999), MANY)
+    assert tolerance.is_exceeded(Distance(pooled=limit * 1e-3 * 1.001), MANY)
 
 
 @pytest.mark.parametrize(
     ("summary", "limit", "pooled"), [(ONE_TOKEN, 1, 1), (SEVEN, 1, 1), (MANY, 3, 1)]
 )
-def test_the_default_of_float32_leaves_less_room_for_one_token(
+def test_the_default_of_float32_allows_less_for_one_token(
     summary: Summary, limit: float, pooled: float
 ) -> None:
-    """It was found by what single tokens drift, from one number where they are many."""
+    """It was measured on single tokens, with one number per token in long prompts."""
     tolerance = of_dtypes("float32", "float32")
-    assert not tolerance.exceeded(Distance(worst=limit * 0.999e-5), summary)
-    assert tolerance.exceeded(Distance(worst=limit * 1.001e-5), summary)
-    assert not tolerance.exceeded(Distance(pooled=pooled * 0.999e-5), summary)
-    assert tolerance.exceeded(Distance(pooled=pooled * 1.001e-5), summary)
+    assert not tolerance.is_exceeded(Distance(worst=limit * 0.999e-5), summary)
+    assert tolerance.is_exceeded(Distance(worst=limit * 1.001e-5), summary)
+    assert not tolerance.is_exceeded(Distance(pooled=pooled * 0.999e-5), summary)
+    assert tolerance.is_exceeded(Distance(pooled=pooled * 1.001e-5), summary)
 
 
 def test_single_tokens_of_half_types_may_drift_three_times_as_far() -> None:
     limit = 3 * (1 + math.sqrt(2 * math.log(50 * 7) / 9)) * 6e-2
     tolerance = of_dtypes("bfloat16", "bfloat16")
-    assert not tolerance.exceeded(Distance(worst=0.999 * limit), SEVEN)
-    assert tolerance.exceeded(Distance(worst=1.001 * limit), SEVEN)
+    assert not tolerance.is_exceeded(Distance(worst=0.999 * limit), SEVEN)
+    assert tolerance.is_exceeded(Distance(worst=1.001 * limit), SEVEN)
 
 
-@pytest.mark.parametrize("tolerance", [Tolerance(0.99, is_own=True), Tolerance(1e-5)])
+@pytest.mark.parametrize("tolerance", [Tolerance(0.99, is_explicit=True), Tolerance(1e-5)])
 def test_nan_that_appears_is_never_allowed(tolerance: Tolerance) -> None:
-    assert tolerance.exceeded(APART, SEVEN)
-    assert not tolerance.exceeded(SAME, SEVEN)
+    assert tolerance.is_exceeded(INFINITE, SEVEN)
+    assert not tolerance.is_exceeded(SAME, SEVEN)
 
 
 def test_tolerance_zero_passes_equal_bits_alone() -> None:
@@ -155,30 +157,30 @@ def test_tolerance_zero_passes_equal_bits_alone() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 7, 61, 256])
 def test_noise_of_half_the_tolerance_passes_for_any_number_of_tokens(tokens: int) -> None:
-    """The scatter of estimates makes no test fail whose true drift is far below."""
+    """The scatter of estimates fails no test whose true drift is far below the tolerance."""
     size = 64 * tokens
     x = [normal(1, tokens, 64, seed=seed) for seed in range(100)]
     y = [a + 5e-4 * normal(1, tokens, 64, seed=seed + 500) for seed, a in enumerate(x)]
-    tolerance = Tolerance(1e-3, is_own=True)
+    tolerance = Tolerance(1e-3, is_explicit=True)
     pairs = zip(summarize_all(x), summarize_all(y), strict=True)
-    assert not any(tolerance.exceeded(distance(a, b), a) for a, b in pairs), size
+    assert not any(tolerance.is_exceeded(distance(a, b), a) for a, b in pairs), size
 
 
 @pytest.mark.parametrize("tokens", [7, 61, 256])
 def test_one_token_that_drifts_by_ten_times_the_tolerance_fails(tokens: int) -> None:
-    """In nine of ten tensors by itself, though over all tokens it is hardly there."""
+    """Over all tokens the drift is small, but most tensors fail by that token."""
     x = [normal(1, tokens, 64, seed=seed) for seed in range(50)]
     y = [a.clone() for a in x]
     for seed, b in enumerate(y):
         b[0, seed % tokens] += 1e-2 * normal(64, seed=seed + 500)
-    tolerance = Tolerance(1e-3, is_own=True)
+    tolerance = Tolerance(1e-3, is_explicit=True)
     pairs = list(zip(summarize_all(x), summarize_all(y), strict=True))
-    found = [tolerance.exceeded(distance(a, b), a) for a, b in pairs]
+    found = [tolerance.is_exceeded(distance(a, b), a) for a, b in pairs]
     assert np.mean(found) >= (0.98 if tokens == 7 else 0.5)
 
 
 def half_run(noise: dict[str, float], **environment: object) -> Run:
-    """Return a run in bfloat16 of which some values drift."""
+    """Return a run in bfloat16 in which some values drift."""
 
     def drift(time: int, label: str) -> float:
         return noise.get(label, noise.get("", 0.0))
@@ -187,8 +189,8 @@ def half_run(noise: dict[str, float], **environment: object) -> Run:
     return make_run(*make_forward(drift), model={"weights": None}, environment=half)
 
 
-def test_the_beginning_of_a_drift_in_a_half_type_fails_though_it_is_small() -> None:
-    """All that it was made from is equal bit by bit, and bits should be equal."""
+def test_the_onset_of_a_drift_in_a_half_type_fails_though_it_is_small() -> None:
+    """All inputs of the value are equal bit by bit, and bits should be equal."""
     start = "model.layers.0.mlp.gate_proj"
     comparison = compare(half_run({}), half_run({start: 1e-3}))
     assert comparison.tolerance.onset == 1e-4
@@ -199,8 +201,8 @@ def test_the_beginning_of_a_drift_in_a_half_type_fails_though_it_is_small() -> N
     assert compare(half_run({}), half_run({start: 1e-6})).matches
 
 
-def test_the_beginning_of_a_drift_in_the_same_model_may_be_rounding() -> None:
-    """Weights known to be the same: what is left are sums in another order, rounded in between."""
+def test_the_onset_of_a_drift_in_the_same_model_may_be_rounding() -> None:
+    """If the weights are the same, only sums in another order are left, rounded in between."""
     start = "model.layers.0.mlp.gate_proj"
 
     def run(noise: float, weights: str | None = "same", **model: object) -> Run:
@@ -212,12 +214,10 @@ def test_the_beginning_of_a_drift_in_the_same_model_may_be_rounding() -> None:
     for other in (run(3e-3, None), run(3e-3, "other"), run(3e-3, config={"eps": 2e-6})):
         found = compare(replace(run(0), model=replace(run(0).model, config={"eps": 1e-6})), other)
         assert not found.matches
-        assert found.depends_on_weights
-    assert not compare(run(0), half_run({start: 0.5})).depends_on_weights
 
 
-def test_one_token_of_float32_fails_where_a_drift_begins() -> None:
-    """From one number a token, an estimate scatters; where nothing has gathered it counts."""
+def test_one_token_of_float32_fails_at_the_onset_of_a_drift() -> None:
+    """An estimate from one number scatters, but at the onset no noise has gathered yet."""
 
     def run(noise: float, **environment: object) -> Run:
         drift = drift_from("lm_head", noise) if noise else no_drift
@@ -228,7 +228,7 @@ def test_one_token_of_float32_fails_where_a_drift_begins() -> None:
     assert compare(run(0), run(3e-6)).matches
 
 
-def test_what_follows_of_a_small_drift_in_a_half_type_is_judged_by_its_size() -> None:
+def test_values_after_the_onset_in_a_half_type_are_judged_by_size() -> None:
     labels = ("gate_proj", "act_fn", "down_proj in.0", "down_proj")
     noise = {f"model.layers.0.mlp.{label}": 1e-3 for label in labels}
     noise |= {"model.layers.1.input_layernorm": 1e-3}
@@ -241,17 +241,17 @@ def test_what_follows_of_a_small_drift_in_a_half_type_is_judged_by_its_size() ->
 
 @pytest.mark.parametrize(("tokens", "times"), [(1, 3.0), (2, 2.0), (8, 1.25), (200, 1.01)])
 def test_few_tokens_of_a_half_type_may_all_be_the_worst(tokens: int, times: float) -> None:
-    """As the one token of a step: it drifts as far as the worst of many."""
+    """The single token of a step drifts as far as the worst of many tokens."""
     summary = make_summary(shape=(1, tokens, 64))
     tolerance = tolerance_for(half_run({}), half_run({}), False)
-    assert not tolerance.exceeded(Distance(rms=0.99 * times * 6e-2), summary)
-    assert tolerance.exceeded(Distance(rms=1.01 * times * 6e-2), summary)
-    for exact in (Tolerance(6e-2, is_own=True), Tolerance(1e-5)):
-        assert exact.exceeded(Distance(rms=1.01 * exact.rel), summary)
+    assert not tolerance.is_exceeded(Distance(rms=0.99 * times * 6e-2), summary)
+    assert tolerance.is_exceeded(Distance(rms=1.01 * times * 6e-2), summary)
+    for exact in (Tolerance(6e-2, is_explicit=True), Tolerance(1e-5)):
+        assert exact.is_exceeded(Distance(rms=1.01 * exact.rel), summary)
 
 
-def test_tensors_of_a_test_have_no_onset() -> None:
-    """What they were made from is not known: each would seem to begin a drift."""
+def test_a_dict_of_tensors_has_no_onset() -> None:
+    """Their inputs are unknown, so each tensor would seem to start a drift."""
     golden, received = (
         make_run(*make_forward(drift), kind=kind, environment={"dtype": "bfloat16"})
         for kind, drift in (("tensors", no_drift), ("tensors", drift_from("lm_head", 1e-3)))
@@ -267,7 +267,7 @@ def test_onsets_of_dtypes() -> None:
     assert tolerance_for(make_run(), make_run(), bits_are_expected=False).onset is None
 
 
-def test_where_onsets_hold() -> None:
+def test_onsets_apply_to_drifts_with_equal_inputs() -> None:
     values = timeline(make_forward())
     known = {(v.position, v.leaf.at): Distance(rms=1e-3) for v in values}
     assert Tolerance(1e-5).onsets(values, known) == {}
@@ -276,7 +276,7 @@ def test_where_onsets_hold() -> None:
     assert Tolerance(1e-5, onset=5e-6).onsets(values, one_token)
     assert not Tolerance(6e-2, onset=5e-6).onsets(values, one_token)
     found = Tolerance(1e-2, onset=1e-4).onsets(values, known)
-    assert [place(v.call, v.leaf) for v in values if (v.position, v.leaf.at) in found] == [
+    assert [leaf_label(v.call, v.leaf) for v in values if (v.position, v.leaf.at) in found] == [
         "<model> in.input_ids"
     ]
 
@@ -285,6 +285,20 @@ def test_the_size_of_the_batch_counts_as_tokens() -> None:
     batch = summarize(normal(4, 25, 64))
     assert len(batch.norms) == len(MANY.norms)
     limit = 1e-3 * (1 + math.sqrt(2 * math.log(50 * 100) / 1))
-    tolerance = Tolerance(1e-3, is_own=True)
-    assert not tolerance.exceeded(Distance(worst=0.99 * limit), batch)
-    assert tolerance.exceeded(Distance(worst=1.01 * limit), batch)
+    tolerance = Tolerance(1e-3, is_explicit=True)
+    assert not tolerance.is_exceeded(Distance(worst=0.99 * limit), batch)
+    assert tolerance.is_exceeded(Distance(worst=1.01 * limit), batch)
+
+
+@pytest.mark.parametrize(
+    ("golden", "received", "expected"),
+    [
+        ("float32", "float32", False),
+        ("float64", "none", False),
+        ("float32", "bfloat16", True),
+        ("float16", "float32", True),
+    ],
+)
+def test_has_half_type(golden: str, received: str, expected: bool) -> None:
+    runs = (make_run(environment={"dtype": dtype}) for dtype in (golden, received))
+    assert has_half_type(*runs) is expected

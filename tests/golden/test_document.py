@@ -1,4 +1,4 @@
-"""Run <-> the text of a golden."""
+"""A run <-> the text of a golden."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ thorough = settings(deadline=None, max_examples=50, suppress_health_check=[Healt
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 count = st.integers(0, 2**40)
-# A golden keeps seven digits of a statistic.
+# A golden stores seven digits of a statistic.
 number = st.floats(-1e38, 1e38).map(lambda value: float(f"{value:.7g}"))
 plain = st.recursive(
     st.none() | st.booleans() | count | st.floats(allow_nan=False, allow_infinity=False) | text,
@@ -44,7 +44,7 @@ rows = st.lists(st.lists(count, max_size=4).map(tuple), max_size=3).map(tuple)
 
 @st.composite
 def summaries(draw: st.DrawFn) -> Summary:
-    """Draw what is kept of a tensor of 0 to 4 or of 61 tokens; whole numbers have no norms."""
+    """Draw the summary of a tensor of 0 to 4 or of 61 tokens; integers have no norms."""
     tokens = draw(st.integers(0, 4) | st.just(61))
     norms, sketch = 2 * tokens, sketch_size(tokens * numbers_per_token(tokens))
     is_whole = not tokens or draw(st.booleans())
@@ -68,8 +68,8 @@ def call_lists(draw: st.DrawFn) -> tuple[Call, ...]:
     summary = st.sampled_from(shared) | summaries()
     calls = []
     for visit in range(draw(st.integers(0, 4))):
-        places = draw(st.lists(text, unique=True, max_size=3))
-        leaves = tuple(Leaf(f"out.{place}", draw(summary)) for place in places)
+        locations = draw(st.lists(text, unique=True, max_size=3))
+        leaves = tuple(Leaf(f"out.{location}", draw(summary)) for location in locations)
         inputs = draw(st.none() | text)
         calls.append(Call(draw(text), visit, draw(text), draw(text), leaves, inputs))
     return tuple(calls)
@@ -145,7 +145,7 @@ def test_decoded_run_has_the_same_bytes(run: Run) -> None:
 
 
 def test_every_field_of_the_records_is_in_a_golden() -> None:
-    """The run of the builder leaves none at its default, so that none is lost unseen."""
+    """The builder sets every field, so that a field that is lost shows."""
     run = make_rich_run()
     for record in (run.model, run.environment, run.prompt, run.generated):
         for field in fields(record):
@@ -156,7 +156,7 @@ def test_every_field_of_the_records_is_in_a_golden() -> None:
     assert (back.generated, back.calibration) == (run.generated, run.calibration)
 
 
-def test_how_a_run_is_compared_is_not_in_a_golden() -> None:
+def test_settings_of_the_comparison_are_not_in_a_golden() -> None:
     run = make_rich_run()
     asked = replace(run, tolerance=0.1, tokens="close", is_exact=True, tensors={("h", 0): 1})
     assert encode(asked) == encode(run)
@@ -185,7 +185,7 @@ def test_shared_tensor_is_written_once_and_shared_again() -> None:
     assert first is second is third
 
 
-def test_equal_tensors_that_are_not_the_same_are_written_each() -> None:
+def test_equal_tensors_that_are_separate_objects_are_written_separately() -> None:
     run = make_run(make_call("a", make_summary()), make_call("b", make_summary()))
     assert encode(run).count('"sketch"') == 2
 
@@ -194,26 +194,26 @@ def test_same_run_gives_the_same_bytes() -> None:
     assert encode(make_rich_run()) == encode(make_rich_run())
 
 
-def test_document_is_in_the_order_of_the_design() -> None:
+def test_top_level_keys_are_in_the_documented_order() -> None:
     document = json.loads(encode(make_rich_run()))
     top = ["format", "kind", "model", "environment", "calibration", "input", "output", "calls"]
     assert list(document) == top
     assert document["format"] == FORMAT == 1
 
 
-def test_keys_come_in_order_however_they_were_set() -> None:
+def test_nested_keys_are_sorted() -> None:
     config = {"b": {"y": 1, "x": 2}, "a": 3}
     other = {"a": 3, "b": {"x": 2, "y": 1}}
     first, second = (make_run(model={"config": c, "generation": c}) for c in (config, other))
     assert encode(first) == encode(second)
 
 
-def test_text_is_written_as_it_is_read() -> None:
+def test_text_is_written_without_escapes() -> None:
     assert '"text":"H\u00e9"' in encode(make_rich_run())
 
 
-def test_what_is_no_json_is_not_written() -> None:
-    """Or the golden could not be read again."""
+def test_a_value_that_json_cannot_hold_is_refused() -> None:
+    """Otherwise the golden could not be read again."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         encode(make_run(model={"config": {"limit": float("nan")}}))
 

@@ -1,4 +1,4 @@
-"""Goldens that somebody broke: an error of one line, or a run; never memory, code or escapes."""
+"""Malicious or damaged goldens: a one-line error or a run, never much memory, code or escapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pytest_nnsight.report.golden_text import golden_lines
 
 CORPUS = Path(__file__).with_name("damaged")
 FILES = sorted(path.name for path in CORPUS.glob("*.json"))
-READABLE = {  # what is odd in them is only ever text or a number
+READABLE = {  # files whose text or numbers are odd, but valid
     "call_twice.json",
     "duplicate_keys.json",
     "escape_codes.json",
@@ -66,7 +66,7 @@ def test_a_broken_golden_is_an_error_or_a_run(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_command_shows_it_or_ends_with_one_line(
+def test_the_show_command_shows_it_or_fails_with_one_line(
     name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code = cli.main(["show", str(CORPUS / name)])
@@ -76,12 +76,12 @@ def test_the_command_shows_it_or_ends_with_one_line(
     assert len(error.splitlines()) == (0 if name in READABLE else 1)
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+def test_a_pipe_or_a_device_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "endless.json").symlink_to("/dev/zero")
-    with pytest.raises(GoldenError, match=r"it is no file$"):
+    with pytest.raises(GoldenError, match=r"it is not a regular file$"):
         read_text(tmp_path / "pipe.json")
-    with pytest.raises(GoldenError, match=r"it is no file$"):
+    with pytest.raises(GoldenError, match=r"it is not a regular file$"):
         read_text(tmp_path / "endless.json")
 
 

@@ -37,7 +37,7 @@ def test_truncated_golden_is_an_error_that_names_the_file() -> None:
             decode(whole[:end], NAME)
 
 
-def test_golden_with_a_byte_that_is_no_text_is_an_error() -> None:
+def test_golden_with_an_invalid_byte_is_an_error() -> None:
     whole = bytearray(encode(make_rich_run()).encode())
     for position in range(0, len(whole), 37):
         damaged = bytes(whole[:position]) + b"\xff" + bytes(whole[position + 1 :])
@@ -70,8 +70,8 @@ def test_what_is_not_json_is_an_error(text: str | bytes) -> None:
 @pytest.mark.parametrize(
     "text", ["null", "1", "[]", "{}", '"text"', '{"format": "1"}', '{"format": 0}', '{"a": 1}']
 )
-def test_json_of_another_kind_is_no_golden(text: str) -> None:
-    with pytest.raises(GoldenError, match=f"^{NAME} is no golden of pytest-nnsight"):
+def test_other_json_is_not_a_golden(text: str) -> None:
+    with pytest.raises(GoldenError, match=f"^{NAME} is not a golden of pytest-nnsight"):
         decode(text, NAME)
 
 
@@ -87,8 +87,8 @@ def test_numbers_that_do_not_fit_their_tensor_are_damage(tokens: int, size: int)
     for name, right in (("norms", 2 * tokens), ("sketch", size)):
         for wrong in (right - 1, right + 1, right + 4, 2 * right, 10**5):
             run = make_run(make_call(summary=summary._replace(**{name: b"x" * wrong})))
-            told = rf"is damaged \(there are {wrong} bytes of numbers, not {right}\)"
-            with pytest.raises(GoldenError, match=told):
+            message = rf"is damaged \(there are {wrong} bytes of numbers, not {right}\)"
+            with pytest.raises(GoldenError, match=message):
                 decode(encode(run), NAME)
 
 
@@ -127,10 +127,10 @@ def test_reference_to_a_tensor_that_is_not_there_is_damage() -> None:
     [[[[0, 0, 101]]], [[[0, 0, 110], [0, 0, -50]]], [[[0, 0, 60], [0, 1, 60]]], [[[0, 0, 60]]] * 2],
     ids=["one", "negative", "two", "rows"],
 )
-def test_runs_of_more_numbers_than_a_prompt_can_have_are_damage(
+def test_ranges_of_more_numbers_than_a_prompt_can_have_are_damage(
     rows: list[list[list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few bytes may not ask for all of the memory."""
+    """A few bytes must not ask for all memory."""
     monkeypatch.setattr(encoding, "LONGEST_ROW", 100)
     document = json.loads(encode(make_rich_run()))
     document["input"]["tensors"]["attention_mask"] = rows
@@ -138,13 +138,13 @@ def test_runs_of_more_numbers_than_a_prompt_can_have_are_damage(
         decode(json.dumps(document), NAME)
 
 
-def nodes(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the place of every node inside a JSON document."""
-    if place:
-        yield place
+def nodes(value: Any, location: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the location of every node of a JSON document."""
+    if location:
+        yield location
     items = value.items() if isinstance(value, dict) else []
     for key, item in [*items, *(enumerate(value) if isinstance(value, list) else [])]:
-        yield from nodes(item, (*place, key))
+        yield from nodes(item, (*location, key))
 
 
 def report(golden: Run, received: Run) -> list[str]:
@@ -157,17 +157,17 @@ def report(golden: Run, received: Run) -> list[str]:
 
 
 VALID = encode(make_rich_run())
-PLACES = tuple(nodes(json.loads(VALID)))
+LOCATIONS = tuple(nodes(json.loads(VALID)))
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.sampled_from(PLACES), plain | st.just(...))
+@given(st.sampled_from(LOCATIONS), plain | st.just(...))
 def test_one_damaged_node_gives_a_run_to_compare_with_or_an_error(
-    place: tuple[Any, ...], junk: Any
+    location: tuple[Any, ...], junk: Any
 ) -> None:
-    """Replace one node by something else, or take it away (``...``)."""
+    """Replace one node by something else, or remove it (``...``)."""
     document = json.loads(VALID)
-    *way, last = place
+    *way, last = location
     parent = document
     for key in way:
         parent = parent[key]
@@ -191,8 +191,8 @@ def test_missing_part_is_named(key: str) -> None:
         decode(json.dumps(document), NAME)
 
 
-def test_drawn_places_reach_every_depth() -> None:
-    depths = sorted({len(place) for place in PLACES})
+def test_drawn_nodes_reach_every_depth() -> None:
+    depths = sorted({len(location) for location in LOCATIONS})
     assert all(after - before == 1 for before, after in pairwise(depths))
     assert depths[0] == 1
     assert depths[-1] >= 6

@@ -32,7 +32,7 @@ row = st.lists(steady | st.lists(st.integers(-(2**70), 2**70), max_size=3), max_
 
 @quick
 @given(st.lists(row, max_size=4).map(tuple))
-def test_runs_give_back_what_they_were_made_of(rows: tuple[tuple[int, ...], ...]) -> None:
+def test_ranges_decode_to_the_same_rows(rows: tuple[tuple[int, ...], ...]) -> None:
     runs = encode_ranges(rows)
     assert decode_ranges(runs) == rows
     assert decode_ranges(json.loads(json.dumps(runs))) == rows
@@ -52,7 +52,7 @@ def test_runs_give_back_what_they_were_made_of(rows: tuple[tuple[int, ...], ...]
         ((1, 1, 0, 1, 2, 3), [[1, 0, 2], [0, 1, 4]]),
     ],
 )
-def test_runs_are_first_step_and_count(numbers: tuple[int, ...], runs: list[list[int]]) -> None:
+def test_a_range_is_first_step_and_count(numbers: tuple[int, ...], runs: list[list[int]]) -> None:
     assert encode_ranges((numbers,)) == [runs]
 
 
@@ -90,15 +90,14 @@ def test_numbers_are_as_short_as_they_can_be(value: float, text: str) -> None:
 @quick
 @given(st.binary(max_size=50))
 def test_base64_gives_back_the_bytes(data: bytes) -> None:
-    assert from_base64(to_base64(data), None) == data
     assert from_base64(to_base64(data), len(data)) == data
     assert from_base64("", 7) == b""
 
 
 @pytest.mark.parametrize("text", ["a", "ab=", "!!!!", "YWJj\n", 7, None, ["YWJj"]])
-def test_what_is_no_base64_is_refused(text: object) -> None:
+def test_invalid_base64_is_refused(text: object) -> None:
     with pytest.raises((ValueError, TypeError)):
-        from_base64(text, None)
+        from_base64(text, 3)
 
 
 def test_bytes_of_another_size_are_refused() -> None:
@@ -107,7 +106,7 @@ def test_bytes_of_another_size_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1, 1.5, float("nan"), float("inf"), "x", None, [0.1]])
-def test_noise_is_a_share_below_one(value: object) -> None:
+def test_noise_is_at_least_zero_and_below_one(value: object) -> None:
     with pytest.raises((ValueError, TypeError)):
         read_noise(value)
     assert read_noise(0) == 0.0

@@ -1,4 +1,4 @@
-"""Goldens are written whole or not at all, under names of their own."""
+"""Goldens are written whole or not at all, and every test has its own file name."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ def test_home_folder_is_not_in_the_message(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "name", ["test_it", "test_it[gpt2-1.5,x]", "test_it.1", "test_it[a=b]", "A+B"]
 )
-def test_plain_name_stays_as_it_is(name: str) -> None:
+def test_a_plain_name_is_not_changed(name: str) -> None:
     assert file_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["a/b", "a\\b", "a b", "a:b", "..", ".", "", "a\x00b", "x" * 181])
-def test_other_name_is_cleaned_and_marked(name: str) -> None:
+def test_other_names_are_cleaned_and_get_a_hash(name: str) -> None:
     clean = file_name(name)
     assert clean[-9] == "-"
     assert clean not in (name, "", ".", "..")
@@ -121,7 +121,7 @@ def test_distinct_names_stay_distinct(several: list[str]) -> None:
 @pytest.mark.parametrize(
     "pair", [("a/b", "a b"), ("a/b", "a_b"), ("x" * 200, "x" * 201), (".", ".."), ("", "_")]
 )
-def test_names_that_clean_alike_stay_distinct(pair: tuple[str, str]) -> None:
+def test_names_that_are_equal_when_cleaned_stay_distinct(pair: tuple[str, str]) -> None:
     assert file_name(pair[0]) != file_name(pair[1])
 
 
@@ -141,7 +141,7 @@ def test_file_of_an_ascii_name_can_be_made(name: str) -> None:
     assert len(f"{file_name(name)}.json".encode()) <= 255
 
 
-def test_file_that_is_not_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_file_is_none(tmp_path: Path) -> None:
     assert read_text(tmp_path / "golden.json") is None
 
 
@@ -152,7 +152,7 @@ def test_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
         read_text(path)
 
 
-def test_folder_in_the_place_of_a_golden_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_named_like_a_golden_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "golden.json").mkdir()
     with pytest.raises(GoldenError, match=r"^cannot read golden .*golden\.json: "):
         read_text(tmp_path / "golden.json")
@@ -165,7 +165,7 @@ def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (tmp_path / WEIGHTS_FILE).read_text().startswith('{\n"format": 1,\n')
 
 
-def test_weights_that_are_there_are_not_written_again(tmp_path: Path) -> None:
+def test_equal_weights_are_not_written_again(tmp_path: Path) -> None:
     write_weights(tmp_path, {"w": "aa"})
     before = (tmp_path / WEIGHTS_FILE).stat().st_ino
     write_weights(tmp_path, {"w": "aa"})
@@ -187,7 +187,7 @@ def test_missing_weights_are_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["é" * 170, "漢" * 180, "a\udc80b", "..", ".", ""])
-def test_any_name_becomes_a_file(tmp_path: Path, name: str) -> None:
+def test_any_name_can_be_written_as_a_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{file_name(name)}.json"
     write_atomically(path, name)
     assert path.parent == tmp_path

@@ -1,4 +1,4 @@
-"""Goldens under kill -9 in the middle of a write, two writers at once, and a disk that is full."""
+"""Goldens under kill -9 during a write, two writers at once, and a full disk."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_two_writers_at_once_leave_one_golden_whole(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_leaves_the_old_golden(tmp_path: Path) -> None:
-    """As a limit on the size of files, which stands for the disk: that of a test is not ours."""
+    """A limit on the size of files stands for the full disk."""
     path = tmp_path / "test.json"
     write_atomically(path, OLD)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

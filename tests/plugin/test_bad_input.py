@@ -145,7 +145,7 @@ def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
             foreign.replace("GPT2LMHeadModel", "BertModel").replace("lm_head", "pooler"),
             "golden: golden/*/test_trace.json is the golden of another model: BertModel *",
         ),
-        ("{}", "golden: golden/*/test_trace.json is no golden of pytest-nnsight: *"),
+        ("{}", "golden: golden/*/test_trace.json is not a golden of pytest-nnsight: *"),
     ):
         golden.write_text(text)
         result = project.run(*TINY)

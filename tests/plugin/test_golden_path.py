@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nnsight.golden.storage import file_name
-from pytest_nnsight.golden.unused import _belongs
+from pytest_nnsight.golden.unused import belongs_to
 from pytest_nnsight.plugin.golden_path import NodeLocation, golden_path
 
 
@@ -133,10 +133,10 @@ def test_different_node_ids_have_different_files(
 @given(NAMES, st.sampled_from(["", ".1", "[again]", "[a b]"]), st.integers(0, 170))
 def test_prune_knows_the_files_of_a_test(name: str, behind: str, longer: int) -> None:
     test = golden_path(NodeLocation("a.py", "x" * longer + name)).rpartition("/")[2]
-    assert _belongs(file_name(test + behind), test)
+    assert belongs_to(file_name(test + behind), test)
 
 
 def test_prune_tells_a_changed_test_from_the_one_that_is_written_so() -> None:
-    assert not _belongs("test_b[x_y]-f589cdf4", "test_b[x_y]")
-    assert not _belongs("test_b[x_y]", "test_b[x_y]-f589cdf4")
-    assert _belongs("test_b[x_y]-f589cdf4", "test_b[x_y]-f589cdf4")
+    assert not belongs_to("test_b[x_y]-f589cdf4", "test_b[x_y]")
+    assert not belongs_to("test_b[x_y]", "test_b[x_y]-f589cdf4")
+    assert belongs_to("test_b[x_y]-f589cdf4", "test_b[x_y]-f589cdf4")
