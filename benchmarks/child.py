@@ -1,4 +1,4 @@
-"""A function of ours in a process of its own, whose memory nothing else has touched."""
+"""Call a function in a new process, with memory that nothing else has used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def call(function: str, *arguments: Any) -> Any:
-    """Call ``module:function`` in a new process and return what it returns, JSON-plain."""
+    """Call ``module:function`` in a new process; arguments and result are plain JSON."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.child", function]
     done = subprocess.run(
         [*command, json.dumps(arguments)], cwd=ROOT, env=environment(), capture_output=True

@@ -1,4 +1,4 @@
-"""The memory of two workers on one model against one: the sum of their proportional set sizes."""
+"""Measure the memory of two workers on one model against one, by proportional set size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.llama import random_llama
 from benchmarks.row import Row
 from benchmarks.session import run, write
 
-# Each worker runs the model, waits until all have, reads its own share, waits until all have read.
+# Each worker runs the model, waits for the others, reads its memory, and waits again.
 TESTS = """
 import json, os, pathlib, time
 import pytest
@@ -56,7 +56,7 @@ def test_share(number):
 def measure(model: str, rounds: int) -> Iterator[Row]:
     """Yield the ratio for a model, and for a synthetic one of over 1 GB.
 
-    The model is copied: pages of a file that others have mapped too would count for less.
+    The model is copied, because pages that other processes have mapped would count less.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
@@ -82,7 +82,7 @@ def of(model: Path, name: str, goal: float) -> Iterator[Row]:
 
 
 def shares(model: Path, workers: int, test: str, *options: str) -> list[dict[str, int]]:
-    """Return what smaps_rollup says of each worker once it has run the model, in bytes."""
+    """Return the bytes in ``smaps_rollup`` of each worker after it has run the model."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, {"test_it.py": f"{TESTS}\nMODEL = {str(model)!r}\n{test}"})
