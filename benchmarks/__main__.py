@@ -32,19 +32,19 @@ def main() -> None:
     from benchmarks import page, table
     from benchmarks.row import Row
 
-    kept = chosen.keep
-    known = json.loads(kept.read_text()) if kept is not None and kept.is_file() else {}
+    file = chosen.keep
+    rows = json.loads(file.read_text()) if file is not None and file.is_file() else {}
     print(table.heading(), flush=True)
     for name in chosen.only or MEASURES:
-        known[name] = []
+        rows[name] = []
         measure = importlib.import_module(f"benchmarks.{name}").measure
         for row in measure(chosen.model, chosen.rounds):
             print(table.line(row), flush=True)
-            known[name].append(asdict(row))
-        if kept is not None:
-            kept.write_text(json.dumps(known, indent=1) + "\n")
+            rows[name].append(asdict(row))
+        if file is not None:
+            file.write_text(json.dumps(rows, indent=1) + "\n")
     if chosen.write:
-        page.write([Row(**row) for name in MEASURES for row in known.get(name, ())])
+        page.write([Row(**row) for name in MEASURES for row in rows.get(name, ())])
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THRE
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a child: this checkout first, one thread."""
     left_out = ("CI", "GITHUB_STEP_SUMMARY", "PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE")
-    kept = {key: value for key, value in os.environ.items() if key not in left_out}
-    paths = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    return kept | QUIET | {"PYTHONPATH": paths} | more
+    inherited = {key: value for key, value in os.environ.items() if key not in left_out}
+    paths = os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH")]))
+    return inherited | QUIET | {"PYTHONPATH": paths} | more
 
 
 def call(function: str, *arguments: Any) -> Any:

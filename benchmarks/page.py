@@ -49,7 +49,7 @@ def surroundings() -> str:
 
 
 def processor() -> str:
-    """Return the vendor of the processor."""
+    """Return the model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -60,8 +60,8 @@ def _line(points: Sequence[tuple[float, float]], colour: str, more: str = "") ->
 
 
 def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f"<text {place}{more}>{escape(text)}</text>"
+    attributes = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f"<text {attributes}{more}>{escape(text)}</text>"
 
 
 def _seconds(seconds: float) -> str:

@@ -28,11 +28,11 @@ class Row:
     def cells(self) -> tuple[str, str, str, str, str]:
         """The texts of the cells."""
         verdict = {None: "", True: "yes", False: "NO"}[self.is_within]
-        goal = "" if self.goal is None else self._told(self.goal)
+        goal = "" if self.goal is None else self._text(self.goal)
         threads = "" if self.threads is None else str(self.threads)
-        return self.measure, threads, goal, self._told(self.reached), verdict
+        return self.measure, threads, goal, self._text(self.reached), verdict
 
-    def _told(self, number: float) -> str:
+    def _text(self, number: float) -> str:
         return f"{number:.{self.digits}f}" + (f" {self.unit}" if self.unit == "MB" else "")
 
 

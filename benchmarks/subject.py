@@ -29,7 +29,7 @@ class Subject:
     def load(cls, text: str) -> Subject:
         """Load the model of a spec as the plugin does."""
         spec = parse_spec(text)
-        return cls.of(load(spec, LoadOptions(), lambda told: None), lambda m: identify(m, spec))
+        return cls.of(load(spec, LoadOptions(), lambda text: None), lambda m: identify(m, spec))
 
     @classmethod
     def of(cls, model: Any, identified: Callable[[Any], Any]) -> Subject:
@@ -50,9 +50,9 @@ class Subject:
 
     def cache(self, ids: torch.Tensor, inputs: bool = False) -> None:
         """Store every output in nnsight's own cache, as its users do."""
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         with torch.no_grad():
-            with self.model.trace(given) as tracer:  # nnsight needs it alone on its line
+            with self.model.trace(inputs) as tracer:  # nnsight needs it alone on its line
                 tracer.cache(include_inputs=inputs)
 
     def hand_over(self, ids: torch.Tensor, steps: int = 0) -> None:
@@ -62,8 +62,8 @@ class Subject:
         """
         paths = [*nnsight_api.named_modules(self.model)]
         subscription = nnsight_api.Subscription(paths, paths, lambda path, slot, value: None)
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        invokes = [nnsight_api.Invoke(keywords=given)]
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        invokes = [nnsight_api.Invoke(keywords=inputs)]
         if steps:
             settings = {"do_sample": False, **exactly(steps)}
             nnsight_api.run_generate(self.model, invokes, settings, subscription)

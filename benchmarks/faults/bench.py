@@ -135,8 +135,8 @@ def plant(subject: Subject, fault: Fault, probe: Probe) -> Result:
 
 def broken(subject: Subject, probe: Probe, name: str, error: Exception) -> Result:
     """Return the result of a case that raised."""
-    told = f"{type(error).__name__}: {error}"
-    return Result(subject.name, probe.name, probe.kind, name, 0.0, None, {}, {}, error=told)
+    message = f"{type(error).__name__}: {error}"
+    return Result(subject.name, probe.name, probe.kind, name, 0.0, None, {}, {}, error=message)
 
 
 def judge(

@@ -19,9 +19,9 @@ def is_tied(module: Any) -> bool:
 
 def exchange(one: torch.Tensor, other: torch.Tensor) -> None:
     """Swap the values of two matrices."""
-    kept = one.clone()
+    values = one.clone()
     one.copy_(other)
-    other.copy_(kept)
+    other.copy_(values)
 
 
 @fault(starts="down first", causes="weights")

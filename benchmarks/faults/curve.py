@@ -104,11 +104,11 @@ def table(name: str, points: Sequence[Point]) -> str:
     """Return the share found at each size, and the smallest drift that each strategy finds."""
     rows = [(f"{name}, {TOKENS} tokens", *(f"{size:.0e}" for size in SIZES))]
     for kind in KINDS:
-        mine = [p for p in points if p.kind == kind]
+        chosen = [p for p in points if p.kind == kind]
         for label, attribute in (("full tensors", "by_full"), ("ours", "by_ours")):
             shares = []
             for size in SIZES:
-                found = [getattr(p, attribute) for p in mine if p.size == size]
+                found = [getattr(p, attribute) for p in chosen if p.size == size]
                 shares.append(f"{sum(found)}/{len(found)}")
             rows.append((f"{kind}, {label}", *shares))
     return "\n".join([aligned(rows), *(smallest(kind, points) for kind in KINDS)])
@@ -116,10 +116,12 @@ def table(name: str, points: Sequence[Point]) -> str:
 
 def smallest(kind: str, points: Sequence[Point]) -> str:
     """Say from which drift each strategy finds all, and how many times larger ours is."""
-    mine = sorted((p for p in points if p.kind == kind), key=lambda p: p.drift)
-    full = next((p.drift for p in mine if p.by_full), None)
-    ours = next((p.drift for p in mine if p.by_ours), None)
-    surely = next((p.drift for i, p in enumerate(mine) if all(q.by_ours for q in mine[i:])), None)
+    chosen = sorted((p for p in points if p.kind == kind), key=lambda p: p.drift)
+    full = next((p.drift for p in chosen if p.by_full), None)
+    ours = next((p.drift for p in chosen if p.by_ours), None)
+    surely = next(
+        (p.drift for i, p in enumerate(chosen) if all(q.by_ours for q in chosen[i:])), None
+    )
     if full is None or ours is None or surely is None:
         return f"{kind}: not found"
     return (

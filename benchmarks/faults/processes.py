@@ -78,8 +78,8 @@ def run_children(
             capture_output=True,
             text=True,
         )
-        told = done.stdout.strip() or (done.stderr.strip()[-200:] if done.returncode else "")
-        notes += [f"{setting.name}: {line}" for line in told.splitlines()]
+        output = done.stdout.strip() or (done.stderr.strip()[-200:] if done.returncode else "")
+        notes += [f"{setting.name}: {line}" for line in output.splitlines()]
     return notes
 
 

@@ -70,15 +70,15 @@ def model_table(faults: Sequence[Result], benign: Sequence[Result]) -> str:
     """Return our own row for each model."""
     rows = [("ours, by model", "found", "first module right", "cause right", "false alarms")]
     for model in dict.fromkeys(result.model for result in faults):
-        mine = [r for r in faults if r.model == model]
+        cases = [r for r in faults if r.model == model]
         harmless = [r for r in benign if r.model == model]
-        found = [r for r in mine if _found(r, OURS)]
+        found = [r for r in cases if _found(r, OURS)]
         rows.append(
             (
                 model,
-                f"{len(found)} of {len(mine)}",
-                f"{sum(r.where in r.starts for r in found)} of {len(mine)}",
-                f"{sum(r.is_cause_right for r in found)} of {len(mine)}",
+                f"{len(found)} of {len(cases)}",
+                f"{sum(r.where in r.starts for r in found)} of {len(cases)}",
+                f"{sum(r.is_cause_right for r in found)} of {len(cases)}",
                 f"{sum(_found(r, OURS) for r in harmless)} of {len(harmless)}",
             )
         )
