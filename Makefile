@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: the whole test suite.  make lint, make bench, make faults: as named.
+# make demo: a first look.  make test: the test suite.  CONTRIBUTING.md lists the other targets.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -9,7 +9,7 @@ RELEASES := --with transformers==4.57.6 --with transformers==5.2.0 --with transf
 	--with nnsight==0.5.15 --with nnsight==0.6.3 --with nnsight==0.7.0 --with nnsight==0.8.1
 BEHAVIOUR := -n 2 -m "not long" tests/capture tests/plugin
 
-# Nothing here may reach for a model hub, and no golden may be written by accident.
+# The tests must not contact a model hub.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -20,12 +20,12 @@ demo: $(READY)
 
 test: test-behaviour test-tiny test-trained
 
-# One thread a worker: on two cores, two times two threads wait for each other most of the time.
+# One thread for each worker: on two cores, two workers with two threads mostly wait for each other.
 test-behaviour: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not long" --durations=20 \
 		--ignore tests/features --ignore tests/models tests
 
-# What takes long: a part of the matrix, upgrade and bisect as a user runs them, runs that are ended.
+# The slow tests: a part of the matrix, upgrade and bisect as a user runs them, killed sessions.
 test-long: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long tests \
 		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
@@ -33,12 +33,12 @@ test-long: $(READY)
 test-tiny: $(READY)
 	$(BIN)/pytest --nnsight-suite $(TINY)
 
-# The trained model, and what nnsight can do on it and on built-in ones.
+# The trained model, and nnsight's features on it and on the built-in models.
 test-trained: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not long" tests/models tests/features \
 		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 
-# The same on every nnsight that is supported, as a table: docs/coverage.md.
+# The feature tests on every supported nnsight, as a table: docs/coverage.md.
 coverage: $(READY)
 	mkdir -p build
 	-OMP_NUM_THREADS=1 $(BIN)/pytest-nnsight upgrade --with nnsight==0.5.15 --with nnsight==0.6.3 --with nnsight==0.7.0 \
@@ -46,19 +46,19 @@ coverage: $(READY)
 		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 	$(BIN)/python tests/features/table.py build/coverage docs/coverage.md
 
-# Whatever can go wrong, in every phase, beside every plugin: some 15 minutes.
+# Every hang and crash, in every phase, with other timers and with two workers: about 15 minutes.
 matrix: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/isolation/test_matrix.py --whole
 
-# What hangs in the body of a trace on nnsight before 0.8, in an environment of its own.
+# Hangs in the body of a trace on nnsight before 0.8, in a separate environment.
 test-isolation-old: $(READY)
 	test -x .venv-old/bin/python || $(PYTHON) -m venv .venv-old
 	sed s/^nnsight==.*/nnsight==0.7.0/ constraints.txt > .venv-old/constraints.txt
 	.venv-old/bin/python -m pip install --quiet --constraint .venv-old/constraints.txt --editable '.[dev]'
 	.venv-old/bin/pytest tests/isolation/test_trace_bodies.py tests/isolation/test_matrix.py
 
-# The plugin's own behaviour on every nnsight and transformers that is supported, each in an
-# environment of its own. A table tells.
+# The plugin's tests on every supported nnsight and transformers, each in a separate environment.
+# Prints one table for each library.
 test-versions: $(READY)
 	mkdir -p build
 	@OMP_NUM_THREADS=1; export OMP_NUM_THREADS; failed=0; \
@@ -68,16 +68,16 @@ test-versions: $(READY)
 		--json build/versions-transformers.json -- $(BEHAVIOUR) || failed=1; \
 	exit $$failed
 
-# 500 tests with random faults on two workers, for 20 minutes: nothing may be lost.
+# 500 tests with random faults on two workers, for 20 minutes: every test must be reported.
 soak: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/isolation/soak.py
 
-# The page in a real browser: needs Debian's chromium.
+# The report page in a real browser: needs Debian's chromium.
 test-page: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page]'
 	$(BIN)/pytest tests/page
 
-# The goldens of the built-in models, then of the trained one, under every release that we support.
+# The goldens of the built-in models, then of the trained model, with every supported release.
 upgrade-matrix: $(READY)
 	mkdir -p build
 	-$(BIN)/pytest-nnsight upgrade $(RELEASES) --json build/upgrade-tiny.json -- --nnsight-suite $(TINY)
@@ -95,25 +95,26 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# What it costs, as one table: some 25 minutes (BENCH="--only memory": a part; BENCH=--write: into docs).
+# The cost of captures and sessions, as one table, in about 25 minutes. BENCH="--only memory" measures
+# one part; BENCH=--write also writes docs/performance.md.
 bench: $(READY)
 	$(BIN)/python -W ignore -m benchmarks $$($(BIN)/python tests/models/prepare.py) $(BENCH)
 
-# Plant every fault and every benign change in six models (FAULTS="--model tiny:llama": in one).
+# Plant every fault and every benign change in six models, or in one with FAULTS="--model tiny:llama".
 faults: $(READY)
 	$(BIN)/python -W ignore -m benchmarks.faults $(FAULTS)
 
-# Draw the README's picture anew.
+# Draw the README's picture again.
 picture: $(READY)
 	$(BIN)/python examples/picture.py
 
-# Draw the pictures of pages anew: needs Debian's chromium.
+# Draw the pictures of report pages again: needs Debian's chromium.
 pages: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page]'
 	$(BIN)/python examples/pages.py $$($(BIN)/python tests/models/prepare.py)
 
-# Write the goldens of our own tests where they are missing or have drifted; with
-# REBASELINE=--nnsight-rebaseline those within tolerance too.
+# Write the repository's goldens that are missing or have drifted; with
+# REBASELINE=--nnsight-rebaseline also those within tolerance.
 goldens: $(READY)
 	$(BIN)/pytest --nnsight-suite $(TINY) --snapshot-update $(REBASELINE)
 	$(BIN)/pytest tests/models/test_smollm2.py tests/features --snapshot-update $(REBASELINE) \

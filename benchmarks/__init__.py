@@ -1,1 +1,1 @@
-"""What pytest-nnsight costs (``python -m benchmarks``) and finds (``benchmarks.faults``)."""
+"""Measure what pytest-nnsight costs, and in `benchmarks.faults` what it finds."""

@@ -1,4 +1,4 @@
-"""What watching every module costs: a trace and a generation against the plain model."""
+"""Measure a trace and a generation of all modules against the plain model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function of ours in a process of its own, whose memory nothing else has touched."""
+"""Call a function in a new process, with memory that nothing else has used."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THRE
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a child: this checkout first, one thread."""
     left_out = ("CI", "GITHUB_STEP_SUMMARY", "PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE")
-    kept = {key: value for key, value in os.environ.items() if key not in left_out}
-    paths = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    return kept | QUIET | {"PYTHONPATH": paths} | more
+    inherited = {key: value for key, value in os.environ.items() if key not in left_out}
+    paths = os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH")]))
+    return inherited | QUIET | {"PYTHONPATH": paths} | more
 
 
 def call(function: str, *arguments: Any) -> Any:
-    """Call ``module:function`` in a new process and return what it returns, JSON-plain."""
+    """Call ``module:function`` in a new process; arguments and result are plain JSON."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.child", function]
     done = subprocess.run(
         [*command, json.dumps(arguments)], cwd=ROOT, env=environment(), capture_output=True

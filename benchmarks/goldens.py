@@ -1,4 +1,4 @@
-"""What a golden costs: its size, the time to judge it, and the fingerprints of the weights."""
+"""Measure the size of goldens, the time to compare them, and fingerprints of weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOALS = {10: 0.3, 256: 1.0}
 
 
 def measure(model: str, rounds: int) -> Iterator[Row]:
-    """Yield sizes, judging and fingerprints."""
+    """Yield the rows of sizes, comparisons and fingerprints."""
     torch.set_num_threads(1)
     subject = Subject.load(model)
     for tokens, goal in GOALS.items():
@@ -37,7 +37,7 @@ def measure(model: str, rounds: int) -> Iterator[Row]:
 
 
 def judging(subject: Subject, rounds: int) -> Iterator[Row]:
-    """Compare and diagnose a golden, from its text on, against the forward of its prompt."""
+    """Time comparison and diagnosis of a golden against the forward pass of its prompt."""
     ids = subject.prompt(256)
     text, same = encode(subject.capture.trace(ids)), subject.capture.trace(ids)
     with changed(subject):
@@ -63,7 +63,7 @@ def judge(golden: Run, received: Run) -> None:
     )
 
 
-class changed:  # noqa: N801  # reads as what it does
+class changed:  # noqa: N801  # a context manager, named like a function
     """Change one weight for a while."""
 
     def __init__(self, subject: Subject) -> None:

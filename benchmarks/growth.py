@@ -1,8 +1,7 @@
-"""How the cost grows with the work: four times the modules, eight times tokens and steps, a
-hundred times the tests.
+"""Measure how the cost grows with modules, tokens, steps and tests.
 
-Each growth is measured at three sizes. How steep it is comes from the first and the last, without
-what there is at any size, as the start of a session: 1 is linear, 2 is quadratic.
+Each growth is measured at three sizes. Its exponent comes from the first and the last, without the
+constant part, such as the start of a session: 1 is linear, 2 is quadratic.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from benchmarks.row import Row
 from benchmarks.session import run, write
 from benchmarks.turns import take_turns
 
-STEEPEST = 1.1  # exponent; of a few runs it is known to a tenth
+STEEPEST = 1.1  # exponent; a few runs give it to about 0.1
 SIZES = {
     "modules": (4, 8, 16),
     "tokens": (128, 362, 1024),
@@ -31,7 +30,7 @@ SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Seconds at each size; ``plain`` those of the model alone, where there is such a thing."""
+    """Hold the seconds at each size; ``plain`` are those of the model alone, if measured."""
 
     name: str
     sizes: tuple[int, ...]
@@ -40,13 +39,13 @@ class Growth:
 
     @property
     def exponent(self) -> float:
-        """How steep ours grows: 1 is linear."""
+        """The exponent of our growth: 1 is linear."""
         more, longer = self.sizes[-1] / self.sizes[0], self.ours[-1] / self.ours[0]
         return math.log(longer) / math.log(more)
 
 
 def measure(model: str, rounds: int) -> Iterator[Row]:
-    """Yield how steep each growth is, with its points."""
+    """Yield the exponent of each growth, with its points."""
     for growth in grow(model, rounds):
         times = growth.sizes[-1] // growth.sizes[0]
         name = f"cost of {times} x {growth.name}: exponent of its growth, 1 is linear"
@@ -97,7 +96,7 @@ def _growth(
 
 
 def llama(layers: int) -> Any:
-    """Return a small Llama with so many layers."""
+    """Return a small Llama with a number of layers."""
     from benchmarks.subject import Subject
     from pytest_nnsight import nnsight_api
     from pytest_nnsight.models.identity import identify
@@ -118,7 +117,7 @@ def test_run(number, nnsight_capture, nnsight_golden):
 
 
 def of_tests() -> Growth:
-    """Measure sessions of more and more tests, each with a golden, apart from that of one test."""
+    """Measure sessions of many tests, each with a golden, less the time for one test."""
     start, few = (min(_session(1 + count) for _ in range(5)) for count in (0, SIZES["tests"][0]))
     many = [_session(1 + count) for count in SIZES["tests"][1:]]
     seconds = [took - start for took in (few, *many)]

@@ -1,4 +1,4 @@
-"""Llamas with random weights, of any size."""
+"""Create Llamas with random weights, of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The most memory that a long prompt takes: the plain forward, a trace, nnsight's own cache."""
+"""Measure peak memory for a long prompt: plain forward, trace, nnsight's own cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOKENS = 2048
 
 
 def measure(model: str, rounds: int) -> Iterator[Row]:
-    """Yield peaks over that of the plain forward; each run has a process of its own."""
+    """Yield peaks relative to the plain forward; each run has its own process."""
     peaks: dict[str, list[int]] = {way: [] for way in WAYS}
     for _ in range(max(1, rounds // 2)):
         for way, found in peaks.items():
@@ -29,7 +29,7 @@ WAYS = ("forward", "trace", "cache")
 
 
 def peak(model: str, way: str) -> int:
-    """Return the most bytes that this process ever had in memory, after one run of one way."""
+    """Run once and return the peak memory of this process in bytes."""
     import torch
 
     from benchmarks.subject import Subject
@@ -45,7 +45,7 @@ def peak(model: str, way: str) -> int:
 
 
 def high_water() -> int:
-    """Return VmHWM, as Linux counts it."""
+    """Return ``VmHWM`` of Linux, in bytes."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Rows -> the measured part of ``docs/performance.md``, and its drawing."""
+"""Write the rows and their plot into ``docs/performance.md``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "transformers", "nnsight", "pytest", "pytest-xdist")
 
 
 def write(rows: Sequence[Row]) -> None:
-    """Replace what was measured before, and leave the rest of the page as it is."""
+    """Replace the measured part of the page, and leave the rest as it is."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     text = "\n".join([BEGIN, "", surroundings(), "", *table(rows), "", END])
@@ -30,7 +30,7 @@ def write(rows: Sequence[Row]) -> None:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Return the table; a row that stands for contrast is in italics."""
+    """Return the table; rows without a goal are in italics."""
     lines = [f"| {' | '.join(HEADER)} |", "|---|---|---|---|---|"]
     for row in rows:
         first, *others = row.cells
@@ -40,7 +40,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def surroundings() -> str:
-    """Say on what was measured, and when; nothing that names the machine."""
+    """Describe date, processor and versions, without the name of the machine."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     return (
         f"{datetime.date.today():%d %B %Y}, {processor()}, {os.cpu_count()} cores, "
@@ -49,7 +49,7 @@ def surroundings() -> str:
 
 
 def processor() -> str:
-    """Return the kind of processor."""
+    """Return the model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

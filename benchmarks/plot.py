@@ -1,4 +1,4 @@
-"""Growth rows -> one SVG: a panel each, both axes logarithmic, a dashed line for what is linear."""
+"""Plot growth rows as one SVG: logarithmic panels with a dashed line for linear growth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OURS, _PLAIN, _GUIDE = "#0b6e99", "#8a8a8a", "#c9c9c9"
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """Return the drawing of all rows that have points, side by side."""
+    """Return the plot of all rows that have points, side by side."""
     panels = [_panel(row, number * _WIDTH) for number, row in enumerate(rows)]
     width = _WIDTH * len(rows)
     return "\n".join(
@@ -60,8 +60,8 @@ def _line(points: Sequence[tuple[float, float]], colour: str, more: str = "") ->
 
 
 def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f"<text {place}{more}>{escape(text)}</text>"
+    attributes = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f"<text {attributes}{more}>{escape(text)}</text>"
 
 
 def _seconds(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""One row of the table: what was measured, what it must reach, what it reached."""
+"""Define one row of the table: what was measured, its goal, and the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``reached`` is a ratio, or has a ``unit``; without a ``goal`` it is there for contrast."""
+    """Hold a ratio, or a number with a ``unit``; without ``goal`` it is for comparison."""
 
     measure: str
     reached: float
@@ -17,22 +17,22 @@ class Row:
     """``x`` for a ratio, ``MB``, or nothing for a count."""
     digits: int = 2
     points: tuple[tuple[float, ...], ...] = ()
-    """Of a growth: its sizes, our seconds, the plain model's where there is one."""
+    """For a growth: its sizes, our seconds, and the plain model's seconds if measured."""
 
     @property
     def is_within(self) -> bool | None:
-        """Whether the goal is reached, as it is printed; ``None`` where there is none."""
+        """Whether the rounded result reaches the goal; ``None`` without a goal."""
         return None if self.goal is None else round(self.reached, self.digits) <= self.goal
 
     @property
     def cells(self) -> tuple[str, str, str, str, str]:
-        """The texts of the row."""
+        """The texts of the cells."""
         verdict = {None: "", True: "yes", False: "NO"}[self.is_within]
-        goal = "" if self.goal is None else self._told(self.goal)
+        goal = "" if self.goal is None else self._text(self.goal)
         threads = "" if self.threads is None else str(self.threads)
-        return self.measure, threads, goal, self._told(self.reached), verdict
+        return self.measure, threads, goal, self._text(self.reached), verdict
 
-    def _told(self, number: float) -> str:
+    def _text(self, number: float) -> str:
         return f"{number:.{self.digits}f}" + (f" {self.unit}" if self.unit == "MB" else "")
 
 

@@ -1,4 +1,4 @@
-"""A project in an empty folder, and what a session of pytest on it takes."""
+"""Write a project into an empty folder, and time a session of pytest on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.child import environment
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What one session took: of all its processes, and by the clock."""
+    """Hold the processor time of all processes of a session, and its wall time."""
 
     processor: float
     clock: float
@@ -23,7 +23,7 @@ class Session:
 
 
 def run(folder: Path, *arguments: str, passes: bool = True, **more: str) -> Session:
-    """Run pytest in a folder. Raise `RuntimeError` where not all of it passes."""
+    """Run pytest in a folder. Raise `RuntimeError` unless all tests pass."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
@@ -39,6 +39,6 @@ def run(folder: Path, *arguments: str, passes: bool = True, **more: str) -> Sess
 
 
 def write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a project; its ini file keeps pytest from looking for one further up."""
+    """Write a project, with an ini file so that pytest does not look further up."""
     for name, text in {"pytest.ini": "[pytest]\n", **files}.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a session costs before its first test: isolation, loads, and being installed at all."""
+"""Measure the start of a session: isolation, loads, and the plugin when it is unused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_logits(nnsight_capture):
 def test_type(nnsight_model):
     assert nnsight_model is not None
 """
-# Whatever else is installed is imported by both processes, and says nothing of isolation.
+# Both processes import other installed plugins, which says nothing about isolation.
 OTHERS = ("hypothesispytest", "anyio", "html", "metadata", "playwright", "base_url")
 ALONE = tuple(word for name in OTHERS for word in ("-p", f"no:{name}"))
 PLAIN = "def test_plain():\n    assert 1 + 1 == 2\n"
@@ -42,7 +42,7 @@ def measure(model: str, rounds: int) -> Iterator[Row]:
 
 
 def isolated(folder: Path, model: str, rounds: int) -> Iterator[Row]:
-    """Compare a session whose tests run in a worker with one whose tests do not."""
+    """Compare a session with a worker and a session without."""
     write(folder, {"test_it.py": TESTS, "spy.py": SPY})
     ways = (("--nnsight-isolation=off",), ("--nnsight-isolation=on",))
     taken: tuple[list[Session], list[Session]] = ([], [])
@@ -76,7 +76,7 @@ def _importing(folder: Path) -> int:
 def unused(folder: Path, rounds: int) -> Iterator[Row]:
     """Compare ``--collect-only`` in a project that does not use the plugin with one without it.
 
-    The least of many runs counts: it is the same work each time, and others only add to it.
+    The minimum of many runs counts: the work is the same, and other programs only add time.
     """
     write(folder, {f"test_{number}.py": PLAIN for number in range(3)})
     taken: tuple[list[float], list[float]] = ([], [])

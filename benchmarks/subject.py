@@ -1,4 +1,4 @@
-"""The model that is measured, with what captures it."""
+"""Hold the model that is measured, with its capture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SENTENCE = "The quick brown fox jumps over the lazy dog while the rain keeps fal
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An nnsight model, its torch module and its capture."""
+    """Hold an nnsight model, its torch module and its capture."""
 
     model: Any
     module: Any
@@ -29,7 +29,7 @@ class Subject:
     def load(cls, text: str) -> Subject:
         """Load the model of a spec as the plugin does."""
         spec = parse_spec(text)
-        return cls.of(load(spec, LoadOptions(), lambda told: None), lambda m: identify(m, spec))
+        return cls.of(load(spec, LoadOptions(), lambda text: None), lambda m: identify(m, spec))
 
     @classmethod
     def of(cls, model: Any, identified: Callable[[Any], Any]) -> Subject:
@@ -49,21 +49,21 @@ class Subject:
             self.module(input_ids=ids, attention_mask=torch.ones_like(ids))
 
     def cache(self, ids: torch.Tensor, inputs: bool = False) -> None:
-        """Keep what every module gives in nnsight's own cache, as its users do."""
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        """Store every output in nnsight's own cache, as its users do."""
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         with torch.no_grad():
-            with self.model.trace(given) as tracer:  # alone on its line, for nnsight
+            with self.model.trace(inputs) as tracer:  # nnsight needs it alone on its line
                 tracer.cache(include_inputs=inputs)
 
     def hand_over(self, ids: torch.Tensor, steps: int = 0) -> None:
-        """Let nnsight hand over every input and output as in a capture, and drop them.
+        """Let nnsight deliver every input and output as in a capture, and drop them.
 
-        In a forward, or in a generation of so many steps.
+        In a forward pass, or in a generation of ``steps`` steps.
         """
         paths = [*nnsight_api.named_modules(self.model)]
         subscription = nnsight_api.Subscription(paths, paths, lambda path, slot, value: None)
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        invokes = [nnsight_api.Invoke(keywords=given)]
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        invokes = [nnsight_api.Invoke(keywords=inputs)]
         if steps:
             settings = {"do_sample": False, **exactly(steps)}
             nnsight_api.run_generate(self.model, invokes, settings, subscription)
@@ -77,5 +77,5 @@ class Subject:
 
 
 def exactly(steps: int) -> dict[str, int]:
-    """Return the settings with which a generation has so many steps."""
+    """Return the settings for a generation of exactly ``steps`` steps."""
     return {"max_new_tokens": steps, "min_new_tokens": steps}

@@ -1,4 +1,4 @@
-"""Rows -> text, columns below each other."""
+"""Format rows as aligned text."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Runs of several ways to do one thing, in turn, and the ratios of what they took.
+"""Time several functions in turn, and compute ratios of their times.
 
-A B A B ... in one process, so that a noisy machine slows all alike; a ratio is the median over the
-rounds of what one took against the other in the same round. With one thread what counts is the
-processor's time, which does not hold what other programs took; with two it is the clock's.
+The order is A B A B ... in one process, so that a busy machine slows all of them alike. A ratio is
+the median over the rounds, of both times in the same round. With one thread processor time counts,
+which excludes other programs; with two threads wall time counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 def take_turns(
     ways: Sequence[Callable[[], Any]], rounds: int, threads: int = 1
 ) -> list[list[float]]:
-    """Return the seconds of each way in each round, after one run of each to warm up."""
+    """Return the seconds of each function in each round, after one warm-up run."""
     clock = time.process_time if threads == 1 else time.perf_counter
     taken: list[list[float]] = [[] for _ in ways]
     for way in ways:
@@ -32,5 +32,5 @@ def take_turns(
 
 
 def ratio(ours: Sequence[float], plain: Sequence[float]) -> float:
-    """Return the median over rounds of ours against plain."""
+    """Return the median over rounds of our time divided by the plain time."""
     return statistics.median(a / b for a, b in zip(ours, plain, strict=True))

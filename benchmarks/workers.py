@@ -1,4 +1,4 @@
-"""The memory of two workers on one model against one: the sum of their proportional set sizes."""
+"""Measure the memory of two workers on one model against one, by proportional set size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.llama import random_llama
 from benchmarks.row import Row
 from benchmarks.session import run, write
 
-# Each worker runs the model, waits until all have, reads its own share, waits until all have read.
+# Each worker runs the model, waits for the others, reads its memory, and waits again.
 TESTS = """
 import json, os, pathlib, time
 import pytest
@@ -31,7 +31,7 @@ def write_share(process):
     share = {line.split()[0].strip(":"): int(line.split()[1]) * 1024 for line in lines}
     (HERE / f"{process}.json").write_text(json.dumps(share))
 
-def tell():
+def share_and_wait():
     wait("ran")
     write_share(os.getpid())
     wait("read")
@@ -40,7 +40,7 @@ CAPTURED = """
 @pytest.mark.parametrize("number", range(WORKERS))
 def test_share(number, nnsight_capture, nnsight_golden):
     assert nnsight_capture.trace(list(range(1, 11))) == nnsight_golden
-    tell()
+    share_and_wait()
 """
 PLAIN = """
 @pytest.mark.parametrize("number", range(WORKERS))
@@ -49,14 +49,14 @@ def test_share(number):
     model = nnsight.TransformersModel(MODEL, task="text-generation", dispatch=True)
     with torch.no_grad():
         model._module(torch.arange(1, 11)[None])
-    tell()
+    share_and_wait()
 """
 
 
 def measure(model: str, rounds: int) -> Iterator[Row]:
     """Yield the ratio for a model, and for a synthetic one of over 1 GB.
 
-    The model is copied: pages of a file that others have mapped too would count for less.
+    The model is copied, because pages that other processes have mapped would count less.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
@@ -75,14 +75,24 @@ def of(model: Path, name: str, goal: float) -> Iterator[Row]:
     one, two = (shares(model, workers, CAPTURED) for workers in (1, 2))
     yield Row(name, sum_of(two, "Pss") / sum_of(one, "Pss"), goal)
     yield Row("  one worker", sum_of(one, "Pss") / 1e6, unit="MB", digits=0)
-    yield Row("  of it its own, not shared", sum_of(one, "Anonymous") / 1e6, unit="MB", digits=0)
+    yield Row(
+        "  of that, not shared with other processes",
+        sum_of(one, "Anonymous") / 1e6,
+        unit="MB",
+        digits=0,
+    )
     one, two = (shares(model, workers, PLAIN, "-p", "no:nnsight") for workers in (1, 2))
     yield Row("  without the plugin", sum_of(two, "Pss") / sum_of(one, "Pss"))
-    yield Row("  of one its own, not shared", sum_of(one, "Anonymous") / 1e6, unit="MB", digits=0)
+    yield Row(
+        "  of one worker, not shared with other processes",
+        sum_of(one, "Anonymous") / 1e6,
+        unit="MB",
+        digits=0,
+    )
 
 
 def shares(model: Path, workers: int, test: str, *options: str) -> list[dict[str, int]]:
-    """Return what smaps_rollup says of each worker once it has run the model, in bytes."""
+    """Return the bytes in ``smaps_rollup`` of each worker after it has run the model."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, {"test_it.py": f"{TESTS}\nMODEL = {str(model)!r}\n{test}"})

@@ -1,4 +1,4 @@
-"""``make demo``: the built-in suite on a built-in model, then the same with one weight changed."""
+"""Run the built-in suite on a built-in model, then again with one weight changed: ``make demo``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SUITE = ["--nnsight-model", "tiny:gpt2", "--nnsight-suite"]
 
 
 def main() -> int:
-    """Return 0 where the first run passes and the second one catches the change."""
+    """Return 0 if the first session passes and the second one catches the change."""
     print("1. The built-in suite on tiny:gpt2 against the goldens in golden/:\n", flush=True)
     if pytest(*SUITE).returncode:
         print("\nThe demo failed: the suite should pass on an unchanged model.")
@@ -25,7 +25,9 @@ def main() -> int:
         print(output, "\nThe demo failed: the planted change was not caught.")
         return 1
     print("   " + drifts[0][drifts[0].index("golden drift") :])
-    print(f"\nCaught in {len(drifts)} of 4 tests; the line names the module that was changed.")
+    print(
+        f"\nCaught in {len(drifts)} of 4 golden tests; the line names the module that was changed."
+    )
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Draw the pictures of pages in docs/images from real runs of the trained model: ``make pages``.
+"""Draw the pictures of report pages in docs/images: ``make pages``.
 
-Needs Debian's chromium, the extra ``page``, and for the grid what ``make upgrade-matrix`` leaves.
+They show real sessions of the trained model. Needs Debian's chromium, the extra ``page``, and for
+the grid the output of ``make upgrade-matrix``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def one_weight(nnsight_model):
 
 
 def main(model: str) -> None:
-    """Run, change a weight, run again, and take pictures of the pages."""
+    """Run the suite, change a weight, run it again, and take pictures of the pages."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "conftest.py").write_text(CHANGE)

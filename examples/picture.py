@@ -1,4 +1,4 @@
-"""Draw the README's picture of a failure from a real run: ``make picture``."""
+"""Draw the README's picture of a failure from a real session: ``make picture``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def main() -> None:
     console.print(Text.from_ansi("\n".join(ours)))
     svg = console.export_svg(title="one weight was changed by 0.01")
     svg = re.sub(r"\s*<!--.*?-->", "", svg)
-    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # fetched from elsewhere
+    svg = re.sub(
+        r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL
+    )  # it would be fetched from another server
     TARGET.write_text(svg, encoding="utf-8")
     print(f"wrote {TARGET.relative_to(ROOT)}")
 

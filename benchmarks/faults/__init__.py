@@ -1,1 +1,1 @@
-"""Faults planted in real models, and changes that are none: what each way of testing notices."""
+"""Plant faults and benign changes in real models, and see what each test strategy finds."""

@@ -1,4 +1,4 @@
-"""The fault bench: ``python -m benchmarks.faults``, or ``make faults``."""
+"""Run the fault benchmark: ``python -m benchmarks.faults``, or ``make faults``."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from benchmarks.faults.table import report
 
 
 def main() -> None:
-    """Run the bench and print its tables."""
+    """Run the benchmark and print its tables."""
     chosen = arguments()
     names = chosen.model or MODELS
     results = Results()
     start = time.perf_counter()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    torch.set_num_threads(1)  # two, on two cores that others use too, are ten times slower
+    torch.set_num_threads(1)  # two threads on two busy cores are ten times slower
     with tempfile.TemporaryDirectory() as folder:
         settings = [*SETTINGS, *other_pythons(chosen.python)] if not chosen.only else []
         results.notes += run_children(settings, names, chosen.dtype, Path(folder), say)
@@ -69,8 +69,8 @@ def run_model(
         points = curve.measure(subject, LINES[chosen.dtype], trials, say)
         results.curves.append(curve.table(name, points))
     show = show_case if chosen.verbose else lambda result: None
-    results.faults += plant_all(subject, chosen.only, chosen.all_asks, say, show)
-    results.benign += change_all(subject, chosen.only, chosen.all_asks, say, show)
+    results.faults += plant_all(subject, chosen.only, chosen.all_probes, say, show)
+    results.benign += change_all(subject, chosen.only, chosen.all_probes, say, show)
     results.benign += judge_children(subject, settings, folder)
 
 
@@ -78,12 +78,17 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--model", action="append", help=f"one of {', '.join(MODELS)}, or a spec")
-    parser.add_argument("--only", action="append", default=[], help="a glob of names")
+    parser.add_argument(
+        "--only", action="append", default=[], help="a glob of fault names; may be given twice"
+    )
     parser.add_argument("--dtype", default="float32", choices=sorted(LINES))
     parser.add_argument(
-        "--python", action="append", default=[], help="of another environment, for its versions"
+        "--python",
+        action="append",
+        default=[],
+        help="the Python of another environment, to test its versions",
     )
-    parser.add_argument("--all-asks", action="store_true", help="short and long prompts for all")
+    parser.add_argument("--all-probes", action="store_true", help="short and long prompts for all")
     parser.add_argument("--json", type=Path, help="write every case to this file")
     parser.add_argument("--verbose", action="store_true", help="print every case")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""Faults in attention and rotary code: weights, config and prompt are the golden's."""
+"""Faults in attention and rotary code; weights, config and prompt are unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def replace_attention(
 ) -> None:
     """Run ``attend(original, module, q, k, v, **kwargs)`` as the attention function.
 
-    Of one layer, or of the encoder's (T5) or all layers where ``layer`` is ``None``.
+    In one layer; in all layers (T5: all encoder layers) if ``layer`` is ``None``.
     """
     name = variant.config._attn_implementation
     original = ALL_ATTENTION_FUNCTIONS[name]
@@ -61,13 +61,13 @@ def scale_head(value: torch.Tensor, factor: float) -> torch.Tensor:
 
 @fault(starts="attention middle", causes="code")
 def the_code_loses_a_head(variant: Variant) -> None:
-    """Set what one head returns to zero."""
+    """Set the output of one head to zero."""
     change_heads(variant, "middle", lambda value: scale_head(value, 0.0))
 
 
 @fault(starts="attention middle", causes="code")
 def the_code_scales_a_head(variant: Variant) -> None:
-    """Scale what one head returns by 1e-4."""
+    """Scale the output of one head by 1 + 1e-4."""
     change_heads(variant, "middle", lambda value: scale_head(value, 1 + 1e-4))
 
 
@@ -90,7 +90,7 @@ def attention_dropout_left_on(variant: Variant) -> None:
 
 @fault(starts="attention last", causes="code")
 def scores_capped(variant: Variant) -> None:
-    """Cap the queries softly at ten, as some models do with scores."""
+    """Soft-cap the queries at ten, as some models do with scores."""
 
     def attend(original: Any, module: Any, q: Any, *kv: Any, attention_mask: Any, **kw: Any) -> Any:
         return original(module, 10 * torch.tanh(q / 10), *kv, attention_mask, **kw)
@@ -130,7 +130,7 @@ def rotation_of_neighbours(variant: Variant) -> None:
 
 @fault(starts="attention first", causes="code", families=("llama",))
 def keys_not_rotated(variant: Variant) -> None:
-    """Leave the keys as they are."""
+    """Do not rotate the keys."""
     rotate = sys.modules[type(variant.clean).__module__].apply_rotary_pos_emb
 
     def apply(q: Any, k: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Batches, padding, chunks and no cache: other shapes, and the same values where they overlap."""
+"""Batches, padding, chunks and no cache: other shapes, equal values where they overlap."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.faults.ask import SENTENCE, SHORT
 from benchmarks.faults.captured import Captured
 from benchmarks.faults.fault import Values, benign
+from benchmarks.faults.probe import SENTENCE, SHORT
 from benchmarks.faults.variant import Variant
 from pytest_nnsight.run import ROOT
 
@@ -29,7 +29,7 @@ def cut(tensor: torch.Tensor, shape: torch.Size, takes_last: bool, is_batch: boo
 def aligned(
     golden: Captured, received: Captured, takes_last: bool, is_batch: bool
 ) -> tuple[Values, Values]:
-    """Cut what was received to the golden's shapes, call by call."""
+    """Cut the received tensors to the golden's shapes, call by call."""
     before: dict[str, Mapping[str, torch.Tensor]] = {}
     now: dict[str, Mapping[str, torch.Tensor]] = {}
     for key, tensors in golden.calls.items():
@@ -47,18 +47,18 @@ def first_row(golden: Captured, received: Captured) -> tuple[Values, Values]:
     return aligned(golden, received, takes_last=False, is_batch=True)
 
 
-def first_row_behind_padding(golden: Captured, received: Captured) -> tuple[Values, Values]:
+def first_row_after_padding(golden: Captured, received: Captured) -> tuple[Values, Values]:
     """Take the first row, and its last tokens."""
     return aligned(golden, received, takes_last=True, is_batch=True)
 
 
 def last_tokens(golden: Captured, received: Captured) -> tuple[Values, Values]:
-    """Take the last tokens: all that a step with a cache computes."""
+    """Take the last tokens, which are all that a step with a cache computes."""
     return aligned(golden, received, takes_last=True, is_batch=False)
 
 
 def joined(golden: Captured, received: Captured) -> tuple[Values, Values]:
-    """Join the two visits to every module but the outermost."""
+    """Join the two visits to every module except the outermost."""
     before: dict[str, Mapping[str, torch.Tensor]] = {}
     now: dict[str, Mapping[str, torch.Tensor]] = {}
     for (path, visit), tensors in golden.calls.items():
@@ -72,28 +72,28 @@ def joined(golden: Captured, received: Captured) -> tuple[Values, Values]:
 
 @benign(kinds=("trace",), align=first_row)
 def a_batch_of_two(variant: Variant) -> None:
-    """Ask with the same prompt twice in one batch."""
-    variant.ask = replace(variant.ask, prompt=[variant.ask.prompt] * 2)
+    """Use the same prompt twice in one batch."""
+    variant.probe = replace(variant.probe, prompt=[variant.probe.prompt] * 2)
 
 
 @benign(kinds=("trace",), align=first_row)
 def a_batch_of_five(variant: Variant) -> None:
-    """Ask with the same prompt five times in one batch."""
-    variant.ask = replace(variant.ask, prompt=[variant.ask.prompt] * 5)
+    """Use the same prompt five times in one batch."""
+    variant.probe = replace(variant.probe, prompt=[variant.probe.prompt] * 5)
 
 
-@benign(families=_CAUSAL, kinds=("trace",), align=first_row_behind_padding)
+@benign(families=_CAUSAL, kinds=("trace",), align=first_row_after_padding)
 def a_batch_padded_on_the_left(variant: Variant) -> None:
-    """Ask with a longer prompt beside, so that nnsight pads this one."""
-    longer = variant.ask.prompt + SENTENCE
-    variant.ask = replace(variant.ask, prompt=[variant.ask.prompt, longer])
+    """Add a longer prompt to the batch, so that nnsight pads this one."""
+    longer = variant.probe.prompt + SENTENCE
+    variant.probe = replace(variant.probe, prompt=[variant.probe.prompt, longer])
 
 
 @benign(families=("bert", "t5"), kinds=("trace",), align=first_row)
 def a_batch_padded_on_the_right(variant: Variant) -> None:
-    """Ask with a longer prompt beside, so that this one is padded."""
-    longer = variant.ask.prompt + " " + SHORT
-    variant.ask = replace(variant.ask, prompt=[variant.ask.prompt, longer])
+    """Add a longer prompt to the batch, so that this one is padded."""
+    longer = variant.probe.prompt + " " + SHORT
+    variant.probe = replace(variant.probe, prompt=[variant.probe.prompt, longer])
 
 
 @benign(families=_CAUSAL, kinds=("trace",), align=joined)
@@ -116,5 +116,5 @@ def a_prompt_in_two_chunks(variant: Variant) -> None:
 
 @benign(families=("gpt2", "llama", "t5"), kinds=("generate",), align=last_tokens)
 def without_a_cache(variant: Variant) -> None:
-    """Generate without a cache: every step reads the whole text again."""
-    variant.ask = replace(variant.ask, settings={"use_cache": False})
+    """Generate without a cache: every step computes the whole text again."""
+    variant.probe = replace(variant.probe, settings={"use_cache": False})

@@ -1,4 +1,4 @@
-"""Plants every fault in every model, and asks every strategy."""
+"""Plant every fault in every model, and run every strategy."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from benchmarks.faults import (
     structure,
     weights,
 )
-from benchmarks.faults.ask import Ask
 from benchmarks.faults.captured import Captured, differences
 from benchmarks.faults.fault import Benign, Fault, faults_in
 from benchmarks.faults.ours import Answer, answer
+from benchmarks.faults.probe import Probe
 from benchmarks.faults.result import Result
 from benchmarks.faults.strategies import LINES, strategies
 from benchmarks.faults.subject import Golden, Say, Subject
@@ -51,26 +51,30 @@ def all_faults() -> list[Fault]:
     )
 
 
-def chosen_asks(subject: Subject, kinds: Sequence[str], turn: int, every: bool) -> list[Ask]:
-    """Return one ask of each kind, short and long prompts in turn; or all."""
-    fitting = [ask for ask in subject.asks if ask.kind in kinds]
+def chosen_probes(subject: Subject, kinds: Sequence[str], turn: int, every: bool) -> list[Probe]:
+    """Return one probe of each kind, with short and long prompts in turn; or all probes."""
+    fitting = [probe for probe in subject.probes if probe.kind in kinds]
     if every:
         return fitting
-    there = dict.fromkeys(ask.kind for ask in fitting)
-    groups = [[ask for ask in fitting if ask.kind == kind] for kind in there]
-    return [group[(turn + place) % len(group)] for place, group in enumerate(groups)]
+    there = dict.fromkeys(probe.kind for probe in fitting)
+    groups = [[probe for probe in fitting if probe.kind == kind] for kind in there]
+    return [group[(turn + location) % len(group)] for location, group in enumerate(groups)]
 
 
 def plant_all(
-    subject: Subject, only: Sequence[str], every_ask: bool, say: Say, show: Callable[[Result], None]
+    subject: Subject,
+    only: Sequence[str],
+    every_probe: bool,
+    say: Say,
+    show: Callable[[Result], None],
 ) -> list[Result]:
-    """Plant all faults in one model, and check after each that the unchanged model is as it was."""
+    """Plant all faults in one model, and check after each that the clean model is unchanged."""
     fitting = {
         turn: fault
         for turn, fault in enumerate(all_faults())
         if fault.fits(subject.module, subject.roles) and is_chosen(fault.name, only)
     }
-    results = run_all(subject, fitting, plant, every_ask, say, show)
+    results = run_all(subject, fitting, plant, every_probe, say, show)
     if fingerprint_parameters(subject.module) != subject.weights:
         raise RuntimeError(f"the weights of {subject.name} are not what they were")
     return results
@@ -84,55 +88,55 @@ def is_chosen(name: str, only: Sequence[str]) -> bool:
 def run_all(
     subject: Subject,
     changes: Mapping[int, Change],
-    run: Callable[[Subject, Change, Ask], Result],
-    every_ask: bool,
+    run: Callable[[Subject, Change, Probe], Result],
+    every_probe: bool,
     say: Say,
     show: Callable[[Result], None],
 ) -> list[Result]:
-    """Make one change after another, and check after each that the model is as it was.
+    """Make one change after another, and check after each that the clean model is unchanged.
 
-    ``changes`` have their number among all of them, by which short and long asks take turns.
+    The keys of ``changes`` are their numbers among all; short and long probes alternate by them.
     """
     results = []
     for number, (turn, change) in enumerate(changes.items(), 1):
         if number % 10 == 1 or number == len(changes):
             say(f"{subject.name}: {type(change).__name__.lower()} {number} of {len(changes)}\n")
-        for ask in chosen_asks(subject, change.kinds, turn, every_ask):
-            results.append(run(subject, change, ask))
+        for probe in chosen_probes(subject, change.kinds, turn, every_probe):
+            results.append(run(subject, change, probe))
             show(results[-1])
         check_unchanged(subject, change.name)
     return results
 
 
 def check_unchanged(subject: Subject, after: str) -> None:
-    """Raise where the clean model does not compute the same bits any more."""
-    golden = subject.golden(subject.asks[0])
-    again = Captured.of(golden.ask.of(subject.capture()))
+    """Raise `RuntimeError` if the clean model no longer computes the same bits."""
+    golden = subject.golden(subject.probes[0])
+    again = Captured.of(golden.probe.of(subject.capture()))
     changed = [d.key[0] for d in differences(golden.captured, again) if d.bits]
     if changed:
         raise RuntimeError(f"{subject.name} is changed at {changed[0]} after: {after}")
 
 
-def plant(subject: Subject, fault: Fault, ask: Ask) -> Result:
-    """Plant one fault, run, and judge; an exception becomes the result's error."""
+def plant(subject: Subject, fault: Fault, probe: Probe) -> Result:
+    """Plant one fault, run, and judge; an exception is stored in the result."""
     start = time.perf_counter()
     try:
-        with subject.variant(ask) as variant:
+        with subject.variant(probe) as variant:
             if fault.golden is not None:
-                variant.ask = fault.golden(variant)
-            golden = subject.golden(variant.ask)
+                variant.probe = fault.golden(variant)
+            golden = subject.golden(variant.probe)
             fault.change(variant)
             received = Captured.of(variant.run())
             fingerprint = functools.partial(fingerprint_parameters, variant.module)
             return judge(subject, golden, received, fingerprint, fault, start)
     except Exception as error:
-        return broken(subject, ask, fault.name, error)
+        return broken(subject, probe, fault.name, error)
 
 
-def broken(subject: Subject, ask: Ask, name: str, error: Exception) -> Result:
+def broken(subject: Subject, probe: Probe, name: str, error: Exception) -> Result:
     """Return the result of a case that raised."""
-    told = f"{type(error).__name__}: {error}"
-    return Result(subject.name, ask.name, ask.kind, name, 0.0, None, {}, {}, error=told)
+    message = f"{type(error).__name__}: {error}"
+    return Result(subject.name, probe.name, probe.kind, name, 0.0, None, {}, {}, error=message)
 
 
 def judge(
@@ -143,7 +147,7 @@ def judge(
     planted: Fault | str,
     start: float,
 ) -> Result:
-    """Ask every strategy about one pair of runs; ``planted`` is the name of a benign change."""
+    """Run every strategy on one pair of runs; ``planted`` is a fault or a benign change's name."""
     fault = planted if isinstance(planted, Fault) else None
     line = LINES[subject.options.dtype]
     apart = differences(golden.captured, received)
@@ -156,8 +160,8 @@ def judge(
     sizes |= dict.fromkeys((OURS, OURS_WITH_BITS), len(golden.text) / len(golden.run.calls))
     return Result(
         model=subject.name,
-        ask=golden.ask.name,
-        kind=golden.ask.kind,
+        probe=golden.probe.name,
+        kind=golden.probe.kind,
         name=planted.name if isinstance(planted, Fault) else planted,
         size=max((d.worst for d in apart), default=0.0),
         first_differing=next((d.key[0] for d in apart if d.bits), None),

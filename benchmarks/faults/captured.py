@@ -1,7 +1,6 @@
-"""The tensors of one run, call by call, and how far those of two runs are apart.
+"""Hold the tensors of one run, and compute how far those of two runs are apart.
 
-This is the truth that every strategy is held against: full tensors, each token against its own
-norm.
+Every strategy is compared with this: full tensors, each token relative to its own norm.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What other tools keep of one tensor: mean, std, min, max, and the first values."""
+    """Hold what other tools store of a tensor: mean, std, min, max, and the first values."""
 
     statistics: tuple[float, float, float, float]
     first: np.ndarray
@@ -33,7 +32,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Captured:
-    """A run, and the tensors of its calls in the order of execution, each by its place."""
+    """Hold a run with the tensors of its calls, in execution order and by location."""
 
     run: Run
     calls: Mapping[Key, Mapping[str, torch.Tensor]]
@@ -41,7 +40,7 @@ class Captured:
 
     @classmethod
     def of(cls, run: Run) -> Captured:
-        """Take the tensors out of what a run kept, and the logits of the first step."""
+        """Take the tensors out of a run, and the logits of the first step."""
         values = {call.key: run.tensors[call.key] for call in run.calls}
         calls = {key: dict(describe(value)[1]) for key, value in values.items()}
         first: Any = run.tensors.get((ROOT, 0))
@@ -68,13 +67,13 @@ class Captured:
 
     @property
     def next_token(self) -> int | None:
-        """The likeliest next token; ``None`` where the model has no logits."""
+        """The most likely next token; ``None`` for a model without logits."""
         return None if self.logits is None else int(self.logits[0, -1].argmax())
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How one call differs; infinite where it is missing or of another shape.
+    """Hold how one call differs; infinite if it is missing or has another shape.
 
     ``worst`` is the largest relative change of one token, ``whole`` that of the whole tensor,
     ``plain`` that of a statistic against itself, ``scaled`` that of a statistic against the std,
@@ -91,15 +90,15 @@ class Difference:
 
     @classmethod
     def total(cls, key: Key) -> Difference:
-        """Return what stands for a call that one side does not have."""
+        """Return the difference for a call that one side does not have."""
         return cls(key, True, *[math.inf] * 5)
 
 
 def differences(golden: Captured, received: Captured) -> list[Difference]:
-    """Compare two runs call by call: the golden's in order, then those only received.
+    """Compare two runs call by call: those of the golden in order, then the others.
 
-    Tensors pair by place, so that one that is only received, such as eager attention's weights,
-    counts for nothing; or in order, where the containers differ.
+    Tensors are paired by location, so a tensor that exists only in the received run, such as eager
+    attention's weights, does not count. If the containers differ, they are paired in order.
     """
     found = []
     for key, before in golden.calls.items():
@@ -116,7 +115,7 @@ def differences(golden: Captured, received: Captured) -> list[Difference]:
 def _pairs(
     before: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]
 ) -> list[tuple[str, str]] | None:
-    """Pair the places of two calls' tensors; ``None`` where one is missing or shapes differ."""
+    """Pair the locations of two calls' tensors; ``None`` if one is missing or shapes differ."""
     if len(now) < len(before):
         return None
     others = before if all(at in now for at in before) else now
@@ -140,7 +139,7 @@ def _same_bits(old: torch.Tensor, new: torch.Tensor) -> bool:
 
 
 def _raw(tensor: torch.Tensor) -> torch.Tensor:
-    """View a tensor as integers, in which NaN equals NaN and zero is not minus zero."""
+    """View a tensor as integers, so that NaN equals NaN and zero differs from minus zero."""
     sizes = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
     flat = tensor.contiguous().reshape(-1)
     return flat if tensor.is_complex() else flat.view(sizes[tensor.element_size()])

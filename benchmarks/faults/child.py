@@ -1,7 +1,7 @@
-"""What another process runs: the standard asks of some models, written to files.
+"""Run the standard probes of some models in another process, and write files.
 
 ``python -m benchmarks.faults.child FOLDER DTYPE MODEL ...``. It works with every supported library
-version, so it imports little of the bench.
+version, so it imports little of the benchmark.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.faults.ask import Ask, asks
 from benchmarks.faults.captured import Captured
 from benchmarks.faults.models import spec_text, with_weights
+from benchmarks.faults.probe import Probe, probes
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.golden.document import encode
@@ -35,28 +35,28 @@ def main() -> None:
 
 
 def run_model(folder: Path, dtype: str, name: str) -> None:
-    """Write goldens and tensors of one model's short asks."""
+    """Write goldens and tensors of one model's short probes."""
     spec = parse_spec(spec_text(name))
     model = load(spec, LoadOptions(dtype=dtype), lambda text: None)
     capture = Capture(model, lambda: identify(model, spec))
     weights = fingerprint_parameters(nnsight_api.torch_module(model))
-    for ask in short(asks(model.tokenizer, capture.can_generate)):
-        run = with_weights(ask.of(capture), weights)
+    for probe in short(probes(model.tokenizer, capture.can_generate)):
+        run = with_weights(probe.of(capture), weights)
         captured = Captured.of(run)
-        place = folder / file_name(name, ask)
-        place.with_suffix(".json").write_text(encode(run), encoding="utf-8")
+        location = folder / file_name(name, probe)
+        location.with_suffix(".json").write_text(encode(run), encoding="utf-8")
         tensors = {"calls": dict(captured.calls), "logits": captured.logits}
-        torch.save(tensors, place.with_suffix(".pt"))
+        torch.save(tensors, location.with_suffix(".pt"))
 
 
-def short(standard: tuple[Ask, ...]) -> list[Ask]:
-    """Return the asks with a short prompt."""
-    return [ask for ask in standard if ask.name.endswith("short")]
+def short(standard: tuple[Probe, ...]) -> list[Probe]:
+    """Return the probes with a short prompt."""
+    return [probe for probe in standard if probe.name.endswith("short")]
 
 
-def file_name(model: str, ask: Ask) -> str:
+def file_name(model: str, probe: Probe) -> str:
     """Return the name of a model's files, without their endings."""
-    return f"{model.replace(':', '-')} {ask.name}"
+    return f"{model.replace(':', '-')} {probe.name}"
 
 
 if __name__ == "__main__":

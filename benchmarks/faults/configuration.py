@@ -1,4 +1,4 @@
-"""Faults in the configuration, and the same values changed behind its back, in the code."""
+"""Faults in the configuration, and the same values changed in the code only."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ACTIVATIONS = ("hidden_act", "activation_function", "dense_act_fn")
 
 
 def key_of(config: Any, names: tuple[str, ...]) -> str:
-    """Return which of some names a config has."""
+    """Return those of some names that a config has."""
     return next(name for name in names if hasattr(config, name))
 
 
 def scale_epsilon(variant: Variant, factor: float) -> None:
-    """Multiply the epsilon of all norms, at least from 1e-8 on."""
+    """Multiply the epsilon of all norms, which counts as at least 1e-8."""
     name = key_of(variant.config, _EPSILONS)
     setattr(variant.config, name, max(getattr(variant.config, name), 1e-8) * factor)
 
@@ -67,7 +67,7 @@ def a_slightly_other_rotary_base(variant: Variant) -> None:
 
 @fault(starts="positions", causes="config", families=("llama",))
 def positions_scaled_by_two(variant: Variant) -> None:
-    """Ask for linear scaling of the rotary positions."""
+    """Request linear scaling of the rotary positions."""
     parameters = dict(variant.config.rope_parameters)
     variant.config.rope_parameters = parameters | {"rope_type": "linear", "factor": 2.0}
 
@@ -80,7 +80,7 @@ def another_activation(variant: Variant) -> None:
 
 @fault(starts="activation first", causes="config", families=("gpt2", "bert"))
 def gelu_approximated_or_not(variant: Variant) -> None:
-    """Use erf for the tanh approximation of GELU, or the other way round."""
+    """Use erf for the tanh approximation of GELU, or the reverse."""
     set_activation(variant, "gelu" if variant.roles.family == "gpt2" else "gelu_new")
 
 
@@ -92,7 +92,7 @@ def attention_not_scaled(variant: Variant) -> None:
 
 @fault(starts="attention middle", causes="config", families=("gpt2",))
 def attention_scaled_by_layer(variant: Variant) -> None:
-    """Divide the attention scores by the layer's number, too; in two layers, the second."""
+    """Also divide the attention scores by the layer's number; with two layers, in the second."""
     variant.config.scale_attn_by_inverse_layer_idx = True
 
 
@@ -114,13 +114,13 @@ def one_layer_less(variant: Variant) -> None:
 
 @fault(starts="attention first", causes="config", families=("t5",))
 def a_shorter_distance(variant: Variant) -> None:
-    """Halve the largest distance that T5's relative positions tell apart."""
+    """Halve the largest distance that T5's relative positions distinguish."""
     variant.config.relative_attention_max_distance //= 2
 
 
 @fault(starts="norm middle", causes="code", families=("llama", "gpt2", "t5"))
 def an_epsilon_that_is_not_the_config_s(variant: Variant) -> None:
-    """Run one norm with a hundred times its epsilon; the config does not say so."""
+    """Run one norm with a hundred times its epsilon, without changing the config."""
     norm = variant.at("norm middle")
     name = "eps" if hasattr(norm, "eps") else "variance_epsilon"
     setattr(norm, name, getattr(norm, name) * 100)
@@ -128,7 +128,7 @@ def an_epsilon_that_is_not_the_config_s(variant: Variant) -> None:
 
 @fault(starts="positions", causes="code", families=("llama",))
 def a_rotary_base_that_is_not_the_config_s(variant: Variant) -> None:
-    """Turn by a base of ten times less, as transformers 4 does with a folder of transformers 5."""
+    """Rotate with a tenth of the base, as transformers 4 does with a folder of transformers 5."""
     rotary, base = variant.at("positions"), variant.config.rope_parameters["rope_theta"]
     exponent = 1 - math.log(10) / math.log(base)
     rotary.inv_freq = rotary.inv_freq**exponent

@@ -1,4 +1,4 @@
-"""How small a change of one weight matrix each strategy still finds.
+"""Measure how small a change of one weight matrix each strategy still finds.
 
 The size of a change is relative to the matrix's norm (that of one embedding row to the row's); the
 drift is the worst token's, in full tensors.
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.faults.ask import SENTENCE, Ask
 from benchmarks.faults.captured import Captured, differences
 from benchmarks.faults.ours import answer
+from benchmarks.faults.probe import SENTENCE, Probe
 from benchmarks.faults.subject import Golden, Say, Subject
 from benchmarks.faults.table import aligned
 from benchmarks.faults.variant import Variant
@@ -29,7 +29,7 @@ Change = Callable[[Variant, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One perturbed matrix: its size, the drift it makes, and who finds it."""
+    """Hold one perturbed matrix: its size, its drift, and which strategies find it."""
 
     kind: str
     size: float
@@ -52,15 +52,15 @@ def element(variant: Variant, trial: int, size: float) -> None:
 
 
 def row(variant: Variant, trial: int, size: float) -> None:
-    """Turn one token's embedding a little."""
-    weight = variant.own(variant.at("embedding").weight)
-    token = int(variant.ask.prompt[0, a_position(trial)])
+    """Rotate one token's embedding slightly."""
+    weight = variant.writable(variant.at("embedding").weight)
+    token = int(variant.probe.prompt[0, a_position(trial)])
     values = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(trial))
     weight[token] += values * (size * weight[token].norm() / values.norm())
 
 
 def a_position(trial: int) -> int:
-    """Return a place in the prompt."""
+    """Return a position in the prompt."""
     return 3 + 40 * trial
 
 
@@ -70,7 +70,7 @@ KINDS: dict[str, Change] = {"dense noise": dense, "one element": element, "one e
 def measure(subject: Subject, line: float, trials: int, say: Say) -> list[Point]:
     """Perturb one matrix after the other, at all sizes."""
     ids = subject.model.tokenizer(SENTENCE * 40)["input_ids"][:TOKENS]
-    golden = subject.golden(Ask("curve", "trace", torch.tensor([ids])))
+    golden = subject.golden(Probe("curve", "trace", torch.tensor([ids])))
     points = []
     for kind, change in KINDS.items():
         say(f"{subject.name}: {kind}, {len(SIZES)} sizes, {trials} places\n")
@@ -89,7 +89,7 @@ def point(
     line: float,
 ) -> Point:
     """Perturb, run, and compare."""
-    with subject.variant(golden.ask) as variant:
+    with subject.variant(golden.probe) as variant:
         change(variant, trial, size)
         received = Captured.of(variant.run())
         drift = max(d.worst for d in differences(golden.captured, received))
@@ -101,25 +101,27 @@ def point(
 
 
 def table(name: str, points: Sequence[Point]) -> str:
-    """Return the share found at each size, and the smallest drift that each one finds."""
+    """Return the share found at each size, and the smallest drift that each strategy finds."""
     rows = [(f"{name}, {TOKENS} tokens", *(f"{size:.0e}" for size in SIZES))]
     for kind in KINDS:
-        mine = [p for p in points if p.kind == kind]
+        chosen = [p for p in points if p.kind == kind]
         for label, attribute in (("full tensors", "by_full"), ("ours", "by_ours")):
             shares = []
             for size in SIZES:
-                found = [getattr(p, attribute) for p in mine if p.size == size]
+                found = [getattr(p, attribute) for p in chosen if p.size == size]
                 shares.append(f"{sum(found)}/{len(found)}")
             rows.append((f"{kind}, {label}", *shares))
     return "\n".join([aligned(rows), *(smallest(kind, points) for kind in KINDS)])
 
 
 def smallest(kind: str, points: Sequence[Point]) -> str:
-    """Say from which drift on each strategy finds all, and how many times larger ours is."""
-    mine = sorted((p for p in points if p.kind == kind), key=lambda p: p.drift)
-    full = next((p.drift for p in mine if p.by_full), None)
-    ours = next((p.drift for p in mine if p.by_ours), None)
-    surely = next((p.drift for i, p in enumerate(mine) if all(q.by_ours for q in mine[i:])), None)
+    """Say from which drift each strategy finds all, and how many times larger ours is."""
+    chosen = sorted((p for p in points if p.kind == kind), key=lambda p: p.drift)
+    full = next((p.drift for p in chosen if p.by_full), None)
+    ours = next((p.drift for p in chosen if p.by_ours), None)
+    surely = next(
+        (p.drift for i, p in enumerate(chosen) if all(q.by_ours for q in chosen[i:])), None
+    )
     if full is None or ours is None or surely is None:
         return f"{kind}: not found"
     return (

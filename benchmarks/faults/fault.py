@@ -1,4 +1,4 @@
-"""What a fault is and what a benign change is: small named functions, and what is true of them."""
+"""Define faults and benign changes: small named functions with their true start and cause."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 
 import torch
 
-from benchmarks.faults.ask import Ask
 from benchmarks.faults.captured import Captured
+from benchmarks.faults.probe import Probe
 from benchmarks.faults.roles import FAMILIES, Roles
 from benchmarks.faults.variant import Variant
 
 Change = Callable[[Variant], None]
-Golden = Callable[[Variant], Ask]
+Golden = Callable[[Variant], Probe]
 
-NO_PLACES = ("prompt", "generated")
-"""Where a fault starts that is in no module: what is asked, and the choice of tokens."""
+OUTSIDE_MODULES = ("prompt", "generated")
+"""Starts of faults outside any module: the prompt, and the choice of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A change of what a model computes that a test should notice.
+    """Define a change of a model's computation that a test should find.
 
-    ``starts`` holds places (see `roles`), or what is no module (`NO_PLACES`): the module whose
-    inputs are right and whose output is wrong. A second one is as good an answer, and so is a
-    second one of ``causes``. ``golden`` makes another ask of a standard one, for both sides.
+    ``starts`` holds locations (see `roles`) or `OUTSIDE_MODULES`: the module whose inputs are right
+    and whose output is wrong. Any of several ``starts`` or ``causes`` is a correct answer.
+    ``golden`` makes another probe of a standard one, for both runs.
     """
 
     name: str
@@ -43,16 +43,19 @@ class Fault:
 
     def fits(self, module: Any, roles: Roles) -> bool:
         """Tell whether a model can have this fault."""
-        places = [place for place in self.starts if place not in NO_PLACES]
+        locations = [location for location in self.starts if location not in OUTSIDE_MODULES]
         return (
             roles.family in self.families
-            and all(roles.has(place) for place in places)
+            and all(roles.has(location) for location in locations)
             and self.needs(module)
         )
 
     def paths(self, roles: Roles) -> tuple[str, ...]:
-        """Return what a diagnosis may name: paths, or what is no module."""
-        return tuple(place if place in NO_PLACES else roles.path(place) for place in self.starts)
+        """Return what a diagnosis may name: module paths, or `OUTSIDE_MODULES`."""
+        return tuple(
+            location if location in OUTSIDE_MODULES else roles.path(location)
+            for location in self.starts
+        )
 
 
 def fault(
@@ -64,19 +67,19 @@ def fault(
     needs: Callable[[Any], bool] = lambda module: True,
     golden: Golden | None = None,
 ) -> Callable[[Change], Fault]:
-    """Make a fault of a function that changes a variant; its name is the function's."""
+    """Turn a function that changes a variant into a fault of the same name."""
 
     def make(change: Change) -> Fault:
-        places = (starts,) if isinstance(starts, str) else starts
+        locations = (starts,) if isinstance(starts, str) else starts
         why = (causes,) if isinstance(causes, str) else causes
         name, about = change.__name__.replace("_", " "), inspect.getdoc(change) or ""
-        return Fault(name, about, change, places, frozenset(why), families, kinds, needs, golden)
+        return Fault(name, about, change, locations, frozenset(why), families, kinds, needs, golden)
 
     return make
 
 
 def faults_in(*modules: ModuleType) -> list[Fault]:
-    """Return the faults that modules define, in their order."""
+    """Return the faults that modules define, in order."""
     return [value for m in modules for value in vars(m).values() if isinstance(value, Fault)]
 
 
@@ -86,10 +89,10 @@ Align = Callable[[Captured, Captured], tuple[Values, Values]]
 
 @dataclass(frozen=True, slots=True)
 class Benign:
-    """A change that no test should notice.
+    """Define a change that no test should find.
 
-    ``align`` cuts the two runs to the tensors that should be equal, where the shapes are not, as
-    those of a batch and of one prompt.
+    ``align`` cuts two runs with different shapes, such as a batch and one prompt, to the tensors
+    that should be equal.
     """
 
     name: str
@@ -100,7 +103,7 @@ class Benign:
     align: Align | None
 
     def fits(self, roles: Roles) -> bool:
-        """Tell whether it can happen to a model."""
+        """Tell whether a model can have this change."""
         return roles.family in self.families
 
 
@@ -110,7 +113,7 @@ def benign(
     kinds: tuple[str, ...] = ("trace", "generate"),
     align: Align | None = None,
 ) -> Callable[[Change], Benign]:
-    """Make a benign change of a function that changes a variant; its name is the function's."""
+    """Turn a function that changes a variant into a benign change of the same name."""
 
     def make(change: Change) -> Benign:
         name, about = change.__name__.replace("_", " "), inspect.getdoc(change) or ""
@@ -120,5 +123,5 @@ def benign(
 
 
 def benign_in(*modules: ModuleType) -> list[Benign]:
-    """Return the benign changes that modules define, in their order."""
+    """Return the benign changes that modules define, in order."""
     return [value for m in modules for value in vars(m).values() if isinstance(value, Benign)]

@@ -11,8 +11,8 @@ from unittest import mock
 import torch
 from transformers.cache_utils import Cache
 
-from benchmarks.faults.ask import Ask
 from benchmarks.faults.fault import fault
+from benchmarks.faults.probe import Probe
 from benchmarks.faults.variant import Variant
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -30,7 +30,7 @@ def change_cache(
 ) -> None:
     """Change what the cache returns, keys and values ``[batch, head, token, width]``, at a layer.
 
-    In decoding only, and not in T5's cross attention, which asks the cache once.
+    In decoding only, and not in T5's cross attention, which reads the cache once.
     """
     update = Cache.update
 
@@ -42,19 +42,19 @@ def change_cache(
     variant.hold(mock.patch.object(Cache, "update", changed))
 
 
-def as_sample(variant: Variant) -> Ask:
-    """Ask for sampled text, with a seed."""
-    return replace(variant.ask, settings={"do_sample": True, "seed": 7})
+def as_sample(variant: Variant) -> Probe:
+    """Request sampled text, with a seed."""
+    return replace(variant.probe, settings={"do_sample": True, "seed": 7})
 
 
 def newest_replaced(keys: torch.Tensor, values: torch.Tensor) -> Pair:
-    """Give the newest token the key of the one before."""
+    """Give the newest token the key of the token before it."""
     return torch.cat([keys[..., :-1, :], keys[..., -2:-1, :]], -2), values
 
 
 @cached(starts="cached middle")
 def the_cache_keeps_a_stale_key(variant: Variant) -> None:
-    """Hand out the key before the newest twice, in one layer."""
+    """Return the second newest key twice, in one layer."""
     change_cache(variant, variant.roles.layers // 2, newest_replaced)
 
 
@@ -72,19 +72,19 @@ def the_cache_holds_only_the_newest(variant: Variant) -> None:
 
 @cached(starts="cached middle")
 def cached_values_one_token_off(variant: Variant) -> None:
-    """Shift the values against the keys, in one layer."""
+    """Shift the values relative to the keys, in one layer."""
     change_cache(variant, variant.roles.layers // 2, lambda k, v: (k, v.roll(1, -2)))
 
 
 @cached(starts="cached first")
 def the_cache_in_bfloat16(variant: Variant) -> None:
-    """Keep keys and values in bfloat16."""
+    """Store keys and values in bfloat16."""
     change_cache(variant, None, lambda k, v: (k.bfloat16().to(k.dtype), v.bfloat16().to(v.dtype)))
 
 
 @cached(starts="cached last")
 def the_cache_in_int8(variant: Variant) -> None:
-    """Keep the keys of one layer in int8."""
+    """Store the keys of one layer in int8."""
 
     def quantised(keys: torch.Tensor, values: torch.Tensor) -> Pair:
         scale = keys.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
@@ -95,7 +95,7 @@ def the_cache_in_int8(variant: Variant) -> None:
 
 @cached(starts="cached middle")
 def the_cache_keeps_a_stale_key_late(variant: Variant) -> None:
-    """Hand out the key before the newest twice, in one layer, from the fourth step on."""
+    """Return the second newest key twice, in one layer, from the fourth step on."""
     layer, seen = variant.roles.layers // 2, []
 
     def from_the_fourth(keys: torch.Tensor, values: torch.Tensor) -> Pair:
@@ -139,4 +139,4 @@ def only_the_two_likeliest(variant: Variant) -> None:
 @chosen(starts=("generated", "prompt"), golden=as_sample)
 def another_seed(variant: Variant) -> None:
     """Sample with another seed."""
-    variant.ask = replace(variant.ask, settings={**variant.ask.settings, "seed": 8})
+    variant.probe = replace(variant.probe, settings={**variant.probe.settings, "seed": 8})

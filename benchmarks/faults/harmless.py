@@ -1,4 +1,4 @@
-"""Makes every benign change to every model, and asks every strategy."""
+"""Make every benign change to every model, and run every strategy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from benchmarks.faults import batches, kernels, reloads
-from benchmarks.faults.ask import Ask
 from benchmarks.faults.bench import broken, is_chosen, judge, run_all
 from benchmarks.faults.captured import Captured, Key
 from benchmarks.faults.fault import Benign, Values, benign_in
+from benchmarks.faults.probe import Probe
 from benchmarks.faults.result import Result
 from benchmarks.faults.subject import Golden, Say, Subject
 from pytest_nnsight import nnsight_api
@@ -28,7 +28,11 @@ def all_benign() -> list[Benign]:
 
 
 def change_all(
-    subject: Subject, only: Sequence[str], every_ask: bool, say: Say, show: Callable[[Result], None]
+    subject: Subject,
+    only: Sequence[str],
+    every_probe: bool,
+    say: Say,
+    show: Callable[[Result], None],
 ) -> list[Result]:
     """Make all benign changes to one model, and check that each is undone."""
     fitting = {
@@ -36,15 +40,15 @@ def change_all(
         for turn, benign in enumerate(all_benign())
         if benign.fits(subject.roles) and is_chosen(benign.name, only)
     }
-    return run_all(subject, fitting, change, every_ask, say, show)
+    return run_all(subject, fitting, change, every_probe, say, show)
 
 
-def change(subject: Subject, benign: Benign, ask: Ask) -> Result:
-    """Make one change, run, and judge; an exception becomes the result's error."""
+def change(subject: Subject, benign: Benign, probe: Probe) -> Result:
+    """Make one change, run, and judge; an exception is stored in the result."""
     start = time.perf_counter()
     try:
-        with subject.variant(ask) as variant:
-            golden = subject.golden(ask)
+        with subject.variant(probe) as variant:
+            golden = subject.golden(probe)
             benign.change(variant)
             run = variant.run()
             module = nnsight_api.torch_module(variant.wrapped or subject.model)
@@ -54,7 +58,7 @@ def change(subject: Subject, benign: Benign, ask: Ask) -> Result:
         fingerprint = functools.partial(fingerprint_parameters, module)
         return judge(subject, golden, received, fingerprint, benign.name, start)
     except Exception as error:
-        return broken(subject, ask, benign.name, error)
+        return broken(subject, probe, benign.name, error)
 
 
 def aligned(golden: Golden, received: Captured, benign: Benign) -> tuple[Golden, Captured]:
@@ -65,7 +69,7 @@ def aligned(golden: Golden, received: Captured, benign: Benign) -> tuple[Golden,
     text = encode(run)
     cut = Captured(run, keyed(before))
     return (
-        Golden(golden.ask, cut, text, decode(text, "golden")),
+        Golden(golden.probe, cut, text, decode(text, "golden")),
         Captured(as_run(now, received.run), keyed(now)),
     )
 

@@ -1,4 +1,4 @@
-"""Faults in a test's intervention: it does not do any more what it did for the golden."""
+"""Faults in a test's intervention: it no longer does what it did for the golden."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any
 
-from benchmarks.faults.ask import NEW_TOKENS, Ask
 from benchmarks.faults.fault import fault
+from benchmarks.faults.probe import NEW_TOKENS, Probe
 from benchmarks.faults.variant import Variant
 
 # Not BERT, whose modules named output hide nnsight's.
@@ -35,33 +35,35 @@ def scaled(path: str, factor: float) -> Callable[[Any], None]:
     return scale
 
 
-def with_scaled_mlp(variant: Variant) -> Ask:
-    """Ask with the middle MLP at half its output."""
-    return replace(variant.ask, intervene=scaled(variant.roles.path("mlp middle"), 0.5))
+def with_scaled_mlp(variant: Variant) -> Probe:
+    """Run the probe with the middle MLP at half its output."""
+    return replace(variant.probe, intervene=scaled(variant.roles.path("mlp middle"), 0.5))
 
 
 @intervened(starts="mlp middle", golden=with_scaled_mlp)
 def an_intervention_that_writes_to_a_copy(variant: Variant) -> None:
-    """Change a copy of the output, and never put it back."""
+    """Change a copy of the output and do not assign it."""
     path = variant.roles.path("mlp middle")
 
     def scale(model: Any) -> None:
         copied = envoy(model, path).output.clone()
         copied *= 0.5
 
-    variant.ask = replace(variant.ask, intervene=scale)
+    variant.probe = replace(variant.probe, intervene=scale)
 
 
 @intervened(starts="mlp middle", golden=with_scaled_mlp)
 def an_intervention_of_another_size(variant: Variant) -> None:
-    """Scale by 0.505 where the golden scaled by 0.5."""
-    variant.ask = replace(variant.ask, intervene=scaled(variant.roles.path("mlp middle"), 0.505))
+    """Scale by 0.505; the golden scaled by 0.5."""
+    variant.probe = replace(
+        variant.probe, intervene=scaled(variant.roles.path("mlp middle"), 0.505)
+    )
 
 
 @intervened(starts="mlp first", golden=with_scaled_mlp)
 def an_intervention_in_another_layer(variant: Variant) -> None:
-    """Scale the first layer's MLP where the golden scaled the middle one's."""
-    variant.ask = replace(variant.ask, intervene=scaled(variant.roles.path("mlp first"), 0.5))
+    """Scale the first layer's MLP; the golden scaled the middle one's."""
+    variant.probe = replace(variant.probe, intervene=scaled(variant.roles.path("mlp first"), 0.5))
 
 
 @fault(
@@ -72,7 +74,7 @@ def an_intervention_in_another_layer(variant: Variant) -> None:
     kinds=("generate",),
 )
 def an_intervention_of_the_first_step_only(variant: Variant) -> None:
-    """Scale at every step with ``tracer.iter``, where the golden scaled at the first."""
+    """Scale at every step with ``tracer.iter``; the golden scaled at the first step."""
     path = variant.roles.path("mlp middle")
 
     def scale(model: Any, tracer: Any) -> None:
@@ -80,7 +82,7 @@ def an_intervention_of_the_first_step_only(variant: Variant) -> None:
             module = envoy(model, path)
             module.output = module.output * 0.5
 
-    variant.ask = replace(variant.ask, intervene=scale)
+    variant.probe = replace(variant.probe, intervene=scale)
 
 
 @fault(starts="mlp middle", causes=("intervention", "code"), families=("gpt2", "llama", "t5"))

@@ -1,4 +1,4 @@
-"""Kernels, threads and torch's settings: changes that no test should notice."""
+"""Kernels, threads and torch's settings: changes that no test should find."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CAUSAL = ("gpt2", "llama")
 
 @contextmanager
 def setting(get: Callable[[], Any], put: Callable[[Any], Any], value: Any) -> Iterator[None]:
-    """Set one of torch's global settings, and set it back."""
+    """Set one of torch's global settings, and restore it on exit."""
     before = get()
     put(value)
     try:
@@ -36,7 +36,7 @@ def threads(variant: Variant, count: int) -> None:
 
 
 def split_linear(variant: Variant, multiply: Callable[..., torch.Tensor]) -> None:
-    """Compute ``multiply(x, rows, bias)`` in place of one linear layer."""
+    """Replace one linear layer by ``multiply(x, rows, bias)``."""
 
     def forward(module: Any, original: Any, x: torch.Tensor) -> torch.Tensor:
         rows = module.weight.t() if isinstance(module, Conv1D) else module.weight
@@ -88,7 +88,7 @@ def the_flash_kernel_of_attention(variant: Variant) -> None:
 
 @benign(families=_CAUSAL)
 def a_mask_that_is_written_out(variant: Variant) -> None:
-    """Hand attention a mask in place of a flag; it takes another kernel."""
+    """Pass a mask to attention instead of a flag; it uses another kernel."""
     make_mask(variant, lambda query, key: key <= query)
 
 
@@ -118,7 +118,7 @@ def deterministic_algorithms(variant: Variant) -> None:
 
 @benign()
 def denormals_flushed(variant: Variant) -> None:
-    """Take denormal numbers for zero."""
+    """Flush denormal numbers to zero."""
     torch.set_flush_denormal(True)
     variant.on_exit(torch.set_flush_denormal, False)
 
@@ -137,27 +137,27 @@ def autocast_switched_off(variant: Variant) -> None:
 
 @benign()
 def another_default_dtype(variant: Variant) -> None:
-    """Make float64 torch's default for new tensors, once the model is there."""
+    """Make float64 torch's default dtype after the model was loaded."""
     variant.module.eval()
     variant.hold(setting(torch.get_default_dtype, torch.set_default_dtype, torch.float64))
 
 
 @benign()
 def ids_in_place_of_text(variant: Variant) -> None:
-    """Ask with the same ids that the tokenizer gives."""
-    variant.ask = as_ids(variant)
+    """Pass the token ids that the tokenizer returns."""
+    variant.probe = as_ids(variant)
 
 
 @benign()
 def a_mask_of_ones(variant: Variant) -> None:
     """Pass the mask that a prompt without padding has."""
-    variant.ask = with_mask(variant)
+    variant.probe = with_mask(variant)
 
 
 @benign(families=("gpt2", "llama", "bert"), kinds=("trace",))
 def the_right_positions_passed(variant: Variant) -> None:
-    """Pass the positions that the model would count itself."""
-    variant.ask = with_positions(variant)
+    """Pass the positions that the model would compute itself."""
+    variant.probe = with_positions(variant)
 
 
 @benign()
@@ -185,7 +185,7 @@ def one_linear_in_two_sums(variant: Variant) -> None:
 
 @benign()
 def one_linear_token_by_token(variant: Variant) -> None:
-    """Multiply one token after the other."""
+    """Multiply one token at a time."""
 
     def multiply(x: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         linear = torch.nn.functional.linear

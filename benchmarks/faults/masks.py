@@ -1,4 +1,4 @@
-"""Faults in attention masks: passed wrongly, or made wrongly by the code."""
+"""Faults in attention masks that are passed or computed incorrectly."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from unittest import mock
 
 import torch
 
-from benchmarks.faults.ask import Ask
 from benchmarks.faults.fault import fault
 from benchmarks.faults.positions import change, left_padded
+from benchmarks.faults.probe import Probe
 from benchmarks.faults.variant import Variant
 
 passed = functools.partial(fault, starts=("prompt", "model"), causes="mask", kinds=("trace",))
@@ -21,26 +21,26 @@ made = functools.partial(fault, starts="stack", causes=("mask", "code"))
 _CAUSAL = ("gpt2", "llama")
 
 
-def with_mask(variant: Variant) -> Ask:
-    """Ask with ids and a mask of ones in place of text."""
-    ids = torch.tensor([variant.tokenizer(variant.ask.prompt)["input_ids"]])
+def with_mask(variant: Variant) -> Probe:
+    """Use token ids and a mask of ones instead of text."""
+    ids = torch.tensor([variant.tokenizer(variant.probe.prompt)["input_ids"]])
     prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return replace(variant.ask, prompt=prompt)
+    return replace(variant.probe, prompt=prompt)
 
 
-def right_padded(variant: Variant) -> Ask:
-    """Ask with a prompt that has eight padding tokens behind it."""
-    ids = variant.tokenizer(variant.ask.prompt)["input_ids"]
+def right_padded(variant: Variant) -> Probe:
+    """Use a prompt followed by eight padding tokens."""
+    ids = variant.tokenizer(variant.probe.prompt)["input_ids"]
     padding = [variant.clean.config.pad_token_id] * 8
     prompt = {
         "input_ids": torch.tensor([ids + padding]),
         "attention_mask": torch.tensor([[1] * len(ids) + [0] * len(padding)]),
     }
-    return replace(variant.ask, prompt=prompt)
+    return replace(variant.probe, prompt=prompt)
 
 
 def make_mask(variant: Variant, sees: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-    """Let the model's code make another causal mask: query q sees key k where ``sees(q, k)``."""
+    """Replace the causal mask in the model's code: query q sees key k if ``sees(q, k)``."""
 
     def create(*args: Any, **kwargs: Any) -> torch.Tensor:
         embeds, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
@@ -62,26 +62,26 @@ def patch(variant: Variant, name: str, value: Any) -> None:
 @passed(golden=with_mask)
 def a_token_is_hidden(variant: Variant) -> None:
     """Mask the third token of the prompt."""
-    mask = variant.ask.prompt["attention_mask"].clone()
+    mask = variant.probe.prompt["attention_mask"].clone()
     mask[0, 2] = 0
     change(variant, attention_mask=mask)
 
 
 @passed(families=("bert", "t5"), golden=right_padded)
 def padding_is_seen(variant: Variant) -> None:
-    """Attend to the padding behind the prompt."""
-    change(variant, attention_mask=torch.ones_like(variant.ask.prompt["attention_mask"]))
+    """Attend to the padding after the prompt."""
+    change(variant, attention_mask=torch.ones_like(variant.probe.prompt["attention_mask"]))
 
 
 @passed(families=_CAUSAL, golden=left_padded)
 def padding_on_the_left_is_seen(variant: Variant) -> None:
     """Attend to the padding before the shorter of two prompts."""
-    change(variant, attention_mask=torch.ones_like(variant.ask.prompt["attention_mask"]))
+    change(variant, attention_mask=torch.ones_like(variant.probe.prompt["attention_mask"]))
 
 
 @made(families=_CAUSAL)
 def every_token_sees_all(variant: Variant) -> None:
-    """Lose the causal mask."""
+    """Drop the causal mask."""
     make_mask(variant, lambda query, key: (query >= 0) & (key >= 0))
 
 
@@ -99,13 +99,13 @@ def tokens_do_not_see_themselves(variant: Variant) -> None:
 
 @made(families=_CAUSAL)
 def a_window_of_eight_tokens(variant: Variant) -> None:
-    """Let tokens see the last eight only: a sliding window that is not the model's."""
+    """Let tokens see only the last eight: a sliding window that the model does not have."""
     make_mask(variant, lambda query, key: (key <= query) & (key > query - 8))
 
 
 @made(families=_CAUSAL)
 def the_future_is_only_dimmed(variant: Variant) -> None:
-    """Add -8 to the scores of later tokens, not minus infinity."""
+    """Add -8 instead of minus infinity to the scores of later tokens."""
     make_mask(variant, lambda query, key: torch.where(key <= query, 0.0, -8.0))
 
 

@@ -1,4 +1,4 @@
-"""The models of the bench by name, without anything that an old library may lack."""
+"""Name the models of the benchmark, using nothing that an old library may lack."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PREPARE = Path(__file__).parents[2] / "tests" / "models" / "prepare.py"
 
 
 def with_weights(run: Run, weights: Mapping[str, str]) -> Run:
-    """Return a run that knows the fingerprint of its weights, as a golden does."""
+    """Return a run with the fingerprint of its weights, as in a golden."""
     return replace(run, model=replace(run.model, weights=weights_fingerprint(weights)))
 
 
 def spec_text(name: str) -> str:
-    """Return the model spec of a model's name; any other spec stands for itself.
+    """Return the model spec for a model's name; any other spec is returned as it is.
 
-    Raise `ModuleNotFoundError` where the package with a model is not installed.
+    Raise `ModuleNotFoundError` if the package of a model is not installed.
     """
     if name == "smollm2":
         command = [sys.executable, str(_PREPARE)]

@@ -1,4 +1,4 @@
-"""What pytest-nnsight itself says of a pair of runs: verdict, place, cause."""
+"""Get pytest-nnsight's own answer for a pair of runs: verdict, start and cause."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pytest_nnsight.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Our verdict on one pair of runs.
+    """Hold our verdict on one pair of runs.
 
-    ``differing_bits`` counts calls whose bits differ although equal bits could be expected, and is
-    ``None`` where they could not.
+    ``differing_bits`` counts calls whose bits differ although they should be equal; it is ``None``
+    if equal bits cannot be expected.
     """
 
     found: bool
@@ -32,11 +32,11 @@ class Answer:
 
     @property
     def found_with_bits(self) -> bool:
-        """Whether drift or differing bits tell."""
+        """Whether drift or differing bits were found."""
         return self.found or bool(self.differing_bits)
 
     def has_cause(self, causes: frozenset[str]) -> bool:
-        """Tell whether the cause is right: all that are claimed, or one that is offered."""
+        """Tell whether the cause is right: all causes of "a and b", one of "a or b"."""
         if self.cause is None:
             return False
         if " or " in self.cause:
@@ -47,7 +47,7 @@ class Answer:
 def answer(
     golden: Run, received: Run, before: Mapping[str, str], now: Callable[[], Mapping[str, str]]
 ) -> Answer:
-    """Compare, and diagnose where something drifted; ``now`` reads the weights only then."""
+    """Compare, and diagnose a drift; ``now`` reads the weights only then."""
     comparison = compare(golden, received)
     weights: Mapping[str, str] = {}
     if not comparison.matches:

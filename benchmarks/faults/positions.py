@@ -1,4 +1,4 @@
-"""Faults in positions: passed wrongly, or made wrongly by the code."""
+"""Faults in positions that are passed or computed incorrectly."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.faults.ask import SENTENCE, SHORT, Ask
 from benchmarks.faults.fault import fault
+from benchmarks.faults.probe import SENTENCE, SHORT, Probe
 from benchmarks.faults.variant import Variant
 
 passed = functools.partial(
@@ -25,20 +25,20 @@ made = functools.partial(
 )
 
 
-def with_positions(variant: Variant) -> Ask:
-    """Ask with ids and their positions in place of text."""
-    ids = torch.tensor([variant.tokenizer(variant.ask.prompt)["input_ids"]])
+def with_positions(variant: Variant) -> Probe:
+    """Use token ids and their positions instead of text."""
+    ids = torch.tensor([variant.tokenizer(variant.probe.prompt)["input_ids"]])
     positions = torch.arange(ids.shape[1])[None]
     prompt = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "position_ids": positions,
     }
-    return replace(variant.ask, prompt=prompt)
+    return replace(variant.probe, prompt=prompt)
 
 
-def left_padded(variant: Variant) -> Ask:
-    """Ask with two prompts of different length, padded on the left, and right positions."""
+def left_padded(variant: Variant) -> Probe:
+    """Use two prompts of different length, padded on the left, with correct positions."""
     rows = [variant.tokenizer(text)["input_ids"] for text in (SENTENCE, SHORT)]
     width = max(len(row) for row in rows)
     pad = variant.clean.config.pad_token_id
@@ -46,16 +46,16 @@ def left_padded(variant: Variant) -> Ask:
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     prompt = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-    return replace(variant.ask, prompt=prompt)
+    return replace(variant.probe, prompt=prompt)
 
 
 def change(variant: Variant, **tensors: torch.Tensor) -> None:
-    """Ask with other tensors."""
-    variant.ask = replace(variant.ask, prompt=variant.ask.prompt | tensors)
+    """Use other tensors."""
+    variant.probe = replace(variant.probe, prompt=variant.probe.prompt | tensors)
 
 
 def make_positions(variant: Variant, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Change the positions in the stack's own forward, passed on or made there."""
+    """Change the positions in the stack's own forward, whether passed or computed there."""
 
     def forward(module: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
         positions = kwargs.get("position_ids")
@@ -72,19 +72,19 @@ def make_positions(variant: Variant, function: Callable[[torch.Tensor], torch.Te
 @passed(golden=with_positions)
 def positions_from_one(variant: Variant) -> None:
     """Count positions from one, not from zero."""
-    change(variant, position_ids=variant.ask.prompt["position_ids"] + 1)
+    change(variant, position_ids=variant.probe.prompt["position_ids"] + 1)
 
 
 @passed(golden=with_positions)
 def positions_all_zero(variant: Variant) -> None:
     """Give every token the same position."""
-    change(variant, position_ids=torch.zeros_like(variant.ask.prompt["position_ids"]))
+    change(variant, position_ids=torch.zeros_like(variant.probe.prompt["position_ids"]))
 
 
 @passed(golden=with_positions)
 def positions_start_again(variant: Variant) -> None:
-    """Start again at zero half way, as packed sequences do."""
-    positions = variant.ask.prompt["position_ids"]
+    """Start again at zero in the middle, as packed sequences do."""
+    positions = variant.probe.prompt["position_ids"]
     half = positions.shape[1] // 2
     change(variant, position_ids=positions % (positions.shape[1] - half))
 
@@ -92,7 +92,7 @@ def positions_start_again(variant: Variant) -> None:
 @passed(families=("gpt2", "llama"), golden=left_padded)
 def positions_count_the_padding(variant: Variant) -> None:
     """Count positions through the padding, as nnsight 0.7 and older do."""
-    ids = variant.ask.prompt["input_ids"]
+    ids = variant.probe.prompt["input_ids"]
     change(variant, position_ids=torch.arange(ids.shape[1]).expand_as(ids).clone())
 
 
@@ -104,7 +104,7 @@ def the_stack_shifts_positions(variant: Variant) -> None:
 
 @made(kinds=("generate",))
 def positions_stand_still_in_decoding(variant: Variant) -> None:
-    """Give each new token the position zero: the cache's length is forgotten."""
+    """Give each new token the position zero, as if the cache were empty."""
 
     def restart(positions: torch.Tensor) -> torch.Tensor:
         return positions if positions.shape[1] > 1 else torch.zeros_like(positions)
@@ -120,7 +120,7 @@ def positions_one_ahead_in_decoding(variant: Variant) -> None:
 
 @fault(starts="positions", causes="code", families=("llama",))
 def rotary_angles_in_bfloat16(variant: Variant) -> None:
-    """Compute the rotary angles in bfloat16, which cannot hold large positions."""
+    """Compute the rotary angles in bfloat16, which cannot represent large positions."""
     rotary = variant.at("positions")
 
     def forward(module: Any, original: Any, x: torch.Tensor, position_ids: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Faults in precision: casts, autocast, quantisation, and half types where none should be."""
+"""Faults in precision: casts, autocast, quantisation, and unexpected half types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINEAR = (torch.nn.Linear, Conv1D)
 
 
 class Int8Linear(torch.nn.Module):
-    """A linear layer that keeps its weight as int8 with one scale a row."""
+    """A linear layer that stores its weight as int8 with one scale for each row."""
 
     def __init__(self, rows: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Int8Linear(torch.nn.Module):
 
 
 def quantise(variant: Variant, path: str) -> None:
-    """Put an `Int8Linear` in the place of a linear layer."""
+    """Replace a linear layer by an `Int8Linear`."""
     parent, _, name = path.rpartition(".")
     module = submodule(variant.module, path)
     weight = module.weight.detach()
@@ -42,7 +42,7 @@ def quantise(variant: Variant, path: str) -> None:
 
 
 def linears(variant: Variant) -> list[str]:
-    """Return the paths of the linear layers inside the layers, in the tree's order."""
+    """Return the paths of the linear layers inside the layers, in module order."""
     layers = variant.roles.path("layer first").rpartition(".")[0] + "."
     return [
         name
@@ -51,8 +51,8 @@ def linears(variant: Variant) -> list[str]:
     ]
 
 
-def compute_in(variant: Variant, place: str, dtype: torch.dtype) -> None:
-    """Run the linear layer at a place in a half type and return what its input was in."""
+def compute_in(variant: Variant, location: str, dtype: torch.dtype) -> None:
+    """Run one linear layer in a half type, and cast its output back."""
 
     def forward(module: Any, original: Any, x: torch.Tensor) -> torch.Tensor:
         weight = module.weight.t() if isinstance(module, Conv1D) else module.weight
@@ -60,7 +60,7 @@ def compute_in(variant: Variant, place: str, dtype: torch.dtype) -> None:
         bias = None if bias is None else bias.to(dtype)
         return torch.nn.functional.linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)
 
-    variant.replace_forward(place, forward)
+    variant.replace_forward(location, forward)
 
 
 @fault(starts="query first", causes="structure")
@@ -95,20 +95,20 @@ def logits_in_bfloat16(variant: Variant) -> None:
 
 @fault(starts="down middle", causes=("structure", "weights"))
 def one_quantised_linear(variant: Variant) -> None:
-    """Put an int8 layer in the place of one linear layer."""
+    """Replace one linear layer by an int8 layer."""
     quantise(variant, variant.roles.path("down middle"))
 
 
 @fault(starts="query first", causes=("structure", "weights"))
 def all_linears_quantised(variant: Variant) -> None:
-    """Put int8 layers in the place of all linear layers, embeddings and head left alone."""
+    """Replace all linear layers by int8 layers, except embeddings and head."""
     for path in linears(variant):
         quantise(variant, path)
 
 
 @fault(starts="up middle", causes="code")
 def one_input_through_int8(variant: Variant) -> None:
-    """Quantise what enters one linear layer, token by token, as dynamic quantisation does."""
+    """Quantise the input of one linear layer, token by token, as dynamic quantisation does."""
 
     def forward(module: Any, original: Any, x: torch.Tensor) -> Any:
         return original(through_int8(x))
@@ -118,7 +118,7 @@ def one_input_through_int8(variant: Variant) -> None:
 
 @fault(starts="layer middle", causes="code")
 def the_residual_stream_through_bfloat16(variant: Variant) -> None:
-    """Round what one layer returns to bfloat16."""
+    """Round the output of one layer to bfloat16."""
 
     def forward(module: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
         value = original(*args, **kwargs)

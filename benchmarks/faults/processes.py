@@ -1,4 +1,4 @@
-"""The same model in other processes: other CPU instructions, other environments, other versions."""
+"""Run the same model in other processes, with other CPU instructions or library versions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.faults.ask import Ask
 from benchmarks.faults.bench import judge
 from benchmarks.faults.captured import Captured
 from benchmarks.faults.child import file_name, short
+from benchmarks.faults.probe import Probe
 from benchmarks.faults.result import Result
 from benchmarks.faults.subject import Golden, Say, Subject
 from pytest_nnsight.golden.document import decode
@@ -25,7 +25,7 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One way to start a process: its environment, and which Python."""
+    """Define how to start a process: its environment, and its Python."""
 
     name: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -62,33 +62,36 @@ def other_pythons(paths: Sequence[str]) -> list[Setting]:
 def run_children(
     settings: Sequence[Setting], models: Sequence[str], dtype: str, folder: Path, say: Say
 ) -> list[str]:
-    """Run every setting once, for all models; return what could not be run."""
+    """Run every setting once, for all models; return what could not run."""
     notes = []
     for number, setting in enumerate(settings, 1):
         say(f"process {number} of {len(settings)}: {setting.name}\n")
-        place = folder / str(number)
-        place.mkdir()
+        location = folder / str(number)
+        location.mkdir()
         command = [setting.python, "-W", "ignore", "-m", "benchmarks.faults.child"]
         paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
         environment = os.environ | setting.environment
         environment |= {"PYTHONPATH": os.pathsep.join([*paths, str(_ROOT)])}
         done = subprocess.run(
-            [*command, str(place), dtype, *models], env=environment, capture_output=True, text=True
+            [*command, str(location), dtype, *models],
+            env=environment,
+            capture_output=True,
+            text=True,
         )
-        told = done.stdout.strip() or (done.stderr.strip()[-200:] if done.returncode else "")
-        notes += [f"{setting.name}: {line}" for line in told.splitlines()]
+        output = done.stdout.strip() or (done.stderr.strip()[-200:] if done.returncode else "")
+        notes += [f"{setting.name}: {line}" for line in output.splitlines()]
     return notes
 
 
 def judge_children(subject: Subject, settings: Sequence[Setting], folder: Path) -> list[Result]:
-    """Compare what the processes wrote with this process, in both directions."""
+    """Compare the files of the processes with this process, in both directions."""
     results = []
     for number, setting in enumerate(settings, 1):
-        for ask in short(subject.asks):
-            file = folder / str(number) / file_name(subject.name, ask)
+        for probe in short(subject.probes):
+            file = folder / str(number) / file_name(subject.name, probe)
             if not file.with_suffix(".json").exists():
                 continue
-            here, there = subject.golden(ask), read(file, ask)
+            here, there = subject.golden(probe), read(file, probe)
             results += [
                 _judge(subject, here, there.captured, setting.name),
                 _judge(subject, there, here.captured, f"{setting.name}, the other way round"),
@@ -96,12 +99,12 @@ def judge_children(subject: Subject, settings: Sequence[Setting], folder: Path) 
     return results
 
 
-def read(file: Path, ask: Ask) -> Golden:
-    """Read what a child wrote."""
+def read(file: Path, probe: Probe) -> Golden:
+    """Read the files of a child process."""
     text = file.with_suffix(".json").read_text(encoding="utf-8")
     tensors = torch.load(file.with_suffix(".pt"), weights_only=True)
     run = decode(text, "golden")
-    return Golden(ask, Captured(run, tensors["calls"], tensors["logits"]), text, run)
+    return Golden(probe, Captured(run, tensors["calls"], tensors["logits"]), text, run)
 
 
 def _judge(subject: Subject, golden: Golden, received: Captured, name: str) -> Result:

@@ -1,4 +1,4 @@
-"""Memory, loading and what happened before: changes that no test should notice."""
+"""Memory layout, loading and earlier runs: changes that no test should find."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.faults.ask import SENTENCE, Ask
 from benchmarks.faults.fault import benign
 from benchmarks.faults.interventions import scaled
+from benchmarks.faults.probe import SENTENCE, Probe
 from benchmarks.faults.variant import Variant
 from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.models.identity import identify
@@ -25,7 +25,7 @@ _CAUSAL = ("gpt2", "llama")
 
 
 def change_weights(variant: Variant, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Lay the matrices out in memory in another way; the values stay."""
+    """Change the memory layout of the matrices, and keep their values."""
     for parameter in variant.module.parameters():
         if parameter.ndim == 2:
             parameter.data = change(parameter.data)
@@ -37,7 +37,7 @@ def options(variant: Variant) -> LoadOptions:
 
 
 def load_saved(variant: Variant, **keywords: Any) -> None:
-    """Save the model, load it from there by nnsight, and use that."""
+    """Save the model, load it with nnsight, and use that."""
     folder = tempfile.TemporaryDirectory()
     variant.on_exit(folder.cleanup)
     variant.module.save_pretrained(folder.name, **keywords)
@@ -45,10 +45,10 @@ def load_saved(variant: Variant, **keywords: Any) -> None:
     variant.wrapped = load(parse_spec(f"saved={folder.name}"), options(variant), lambda text: None)
 
 
-def ask_before(variant: Variant, ask: Ask) -> None:
-    """Ask something else of the wrapped model first."""
+def probe_before(variant: Variant, probe: Probe) -> None:
+    """Run another probe on the wrapped model first."""
     variant.prepare.append(
-        lambda model: ask.of(Capture(model, lambda: identify(model, variant.spec)))
+        lambda model: probe.of(Capture(model, lambda: identify(model, variant.spec)))
     )
 
 
@@ -66,19 +66,19 @@ def garbage_collected(variant: Variant) -> None:
 
 @benign()
 def weights_in_column_order(variant: Variant) -> None:
-    """Keep matrices with their columns together."""
+    """Store matrices in column order."""
     change_weights(variant, lambda weight: weight.t().contiguous().t())
 
 
 @benign()
 def weights_in_every_other_place(variant: Variant) -> None:
-    """Keep matrices with gaps between the values."""
+    """Store matrices with gaps between the values."""
     change_weights(variant, lambda weight: weight.repeat_interleave(2, 1)[:, ::2])
 
 
 @benign()
 def weights_copied(variant: Variant) -> None:
-    """Keep the weights elsewhere in memory."""
+    """Copy the weights to other memory."""
     for parameter in variant.module.parameters():
         parameter.data = torch.cat([parameter.data.flatten(), torch.zeros(3)])[:-3].view_as(
             parameter
@@ -87,7 +87,7 @@ def weights_copied(variant: Variant) -> None:
 
 @benign()
 def weights_in_shared_memory(variant: Variant) -> None:
-    """Keep the weights where other processes can read them."""
+    """Store the weights in shared memory."""
     change_weights(variant, lambda weight: weight.clone().share_memory_())
 
 
@@ -130,7 +130,7 @@ def saved_in_pieces_and_loaded(variant: Variant) -> None:
 
 @benign()
 def pickled_and_loaded(variant: Variant) -> None:
-    """Take the weights through a file of torch's own."""
+    """Save and load the weights with ``torch.save``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pt"
         torch.save(variant.module.state_dict(), path)
@@ -141,7 +141,7 @@ def pickled_and_loaded(variant: Variant) -> None:
 
 @benign()
 def hooks_that_only_look(variant: Variant) -> None:
-    """Hang torch hooks on all modules that return nothing."""
+    """Register torch hooks that return nothing on all modules."""
     for module in variant.module.modules():
         hook = module.register_forward_hook(lambda *_: None)
         variant.on_exit(hook.remove)
@@ -149,21 +149,21 @@ def hooks_that_only_look(variant: Variant) -> None:
 
 @benign()
 def asked_twice(variant: Variant) -> None:
-    """Ask the same before."""
-    ask_before(variant, variant.ask)
+    """Run the same probe before."""
+    probe_before(variant, variant.probe)
 
 
 @benign(families=("gpt2", "llama", "t5"))
 def an_intervention_before(variant: Variant) -> None:
-    """Ask with an intervention before."""
+    """Run the probe with an intervention before."""
     intervene = scaled(variant.roles.path("mlp middle"), 0.0)
-    ask_before(variant, replace(variant.ask, intervene=intervene))
+    probe_before(variant, replace(variant.probe, intervene=intervene))
 
 
 @benign(families=("gpt2", "llama", "t5"))
 def sampled_before(variant: Variant) -> None:
     """Sample some text before."""
-    ask_before(variant, Ask("before", "generate", SENTENCE, {"do_sample": True, "seed": 3}))
+    probe_before(variant, Probe("before", "generate", SENTENCE, {"do_sample": True, "seed": 3}))
 
 
 @benign(families=_CAUSAL)

@@ -1,4 +1,4 @@
-"""The record of one case, JSON-plain."""
+"""Define the record of one case, in plain JSON types."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What every strategy said of one fault or benign change in one model and ask.
+    """Hold the answers of all strategies for one change in one model and probe.
 
-    ``size`` is the largest relative change of one token in full tensors, infinite where structure
+    ``size`` is the largest relative change of one token in full tensors, infinite if the structure
     differs. ``first_differing`` is the first call with differing bits. ``verdicts`` has, by
     strategy, ``None`` where it does not apply, else whether it found something and what it named.
     """
 
     model: str
-    ask: str
+    probe: str
     kind: str
     name: str
     size: float
@@ -38,11 +38,11 @@ class Result:
 
     @property
     def case(self) -> str:
-        """Return how a message calls the case."""
-        return f"{self.model} {self.ask}"
+        """Return the name of the case in messages."""
+        return f"{self.model} {self.probe}"
 
     def plain(self) -> dict[str, Any]:
-        """Return the record for JSON, in which no number is infinite."""
+        """Return the record for JSON, which has no infinite numbers."""
         values = asdict(self)
         for name in ("size", "rel", "noise"):
             values[name] = min(values[name], 1e300)
@@ -51,7 +51,7 @@ class Result:
 
 @dataclass(slots=True)
 class Results:
-    """All results of a run of the bench."""
+    """Hold all results of the benchmark."""
 
     faults: list[Result] = field(default_factory=list)
     benign: list[Result] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""Module paths by the part a module plays, so that one fault fits every architecture.
+"""Map the roles of modules to their paths, so that one fault fits every architecture.
 
-A *place* is a role, with the layer behind it where there is one in every layer: ``embedding``,
-``down middle``. Of the two stacks of T5 it is the encoder's, unless the role says decoder.
+A *location* is a role, followed by the layer if every layer has one: ``embedding``,
+``down middle``. In T5 it is in the encoder, unless the role says decoder.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ FAMILIES = tuple(_FAMILIES)
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """The module paths of one model, by role."""
+    """Hold the module paths of one model, by role."""
 
     family: str
     paths: Mapping[str, str]
@@ -125,7 +125,7 @@ class Roles:
 
     @classmethod
     def of(cls, module: torch.nn.Module) -> Roles:
-        """Read the roles off a model; one that lacks a module, such as a head, lacks its role."""
+        """Find the roles of a model; a missing module, such as a head, has no role."""
         config: Any = module.config
         family, layers = config.model_type, config.num_hidden_layers
         inner = "bert." if hasattr(module, "bert") else ""
@@ -137,22 +137,22 @@ class Roles:
         paths = {role: path for role, path in filled.items() if path.format(i=0) in there}
         return cls(family, paths | {"model": ROOT}, layers)
 
-    def has(self, place: str) -> bool:
-        """Tell whether this architecture has a place."""
-        return place.split()[0] in self.paths
+    def has(self, location: str) -> bool:
+        """Tell whether this architecture has a location."""
+        return location.split()[0] in self.paths
 
-    def path(self, place: str) -> str:
-        """Return the path of a place; ``middle`` is the later one of two layers."""
-        role, _, layer = place.partition(" ")
+    def path(self, location: str) -> str:
+        """Return the path of a location; ``middle`` is the second of two layers."""
+        role, _, layer = location.partition(" ")
         middle = self.layers // 2
         index = {"": 0, "first": 0, "previous": middle - 1, "middle": middle}
         return self.paths[role].format(i=index.get(layer, self.layers - 1))
 
-    def third(self, place: str) -> int | None:
-        """Return which third of a matrix a place is: GPT-2 keeps query, key and value in one."""
-        return _GPT2_THIRDS.get(place.split()[0]) if self.family == "gpt2" else None
+    def third(self, location: str) -> int | None:
+        """Return the third of a matrix for a location: GPT-2 stores query, key and value in one."""
+        return _GPT2_THIRDS.get(location.split()[0]) if self.family == "gpt2" else None
 
 
 def submodule(module: torch.nn.Module, path: str) -> Any:
-    """Return the module at a path of ours, in which the outermost one has a name."""
+    """Return the module at a path of a run, where the outermost module has a name."""
     return module if path == ROOT else module.get_submodule(path)

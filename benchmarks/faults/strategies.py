@@ -1,4 +1,4 @@
-"""Ways to test a model against what it computed before; each one is a row of the table."""
+"""Define the strategies for testing a model; each one is a row of the table."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from benchmarks.faults.captured import Captured, Difference
 
 COUNTS_FROM = 1e-5
-"""The relative change of one token from which a fault counts, in whatever dtype."""
+"""The relative change of one token from which a fault counts, in any dtype."""
 LINES = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 5e-3}
-"""What one token of full tensors may differ by, by dtype: what equal models do differ by."""
+"""The tolerance for one token of full tensors, by dtype: the noise of equal models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one strategy says of one pair of runs; ``named`` is the first module it points at."""
+    """Hold the answer of one strategy for a pair of runs; ``named`` is its first module."""
 
     found: bool
     named: str | None = None
@@ -25,7 +25,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """One row; ``judge`` returns ``None`` where the strategy does not apply, as without logits."""
+    """Define one row; ``judge`` returns ``None`` if it does not apply, as without logits."""
 
     name: str
     judge: Callable[[Captured, Captured, Sequence[Difference]], Verdict | None]
@@ -33,7 +33,7 @@ class Strategy:
 
 
 def strategies(line: float) -> tuple[Strategy, ...]:
-    """Return the rows besides our own; ``line`` is what one token may differ by."""
+    """Return the rows other than our own; ``line`` is the tolerance for one token."""
     return (
         Strategy("next token equal", _next_token, lambda c: 8 / len(c.calls)),
         Strategy("16 greedy tokens equal", _tokens, lambda c: 16 * 8 / len(c.calls)),
@@ -55,7 +55,7 @@ def _full(captured: Captured) -> float:
 def _a_module(
     name: str, differs: Callable[[Difference], bool], size: Callable[[Captured], float]
 ) -> Strategy:
-    """Return a strategy that looks at every call by itself and names the first that differs."""
+    """Return a strategy that checks each call separately and names the first that differs."""
 
     def judge(_: Captured, __: Captured, differences: Sequence[Difference]) -> Verdict:
         first = next((d for d in differences if differs(d)), None)

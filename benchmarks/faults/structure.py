@@ -1,4 +1,4 @@
-"""Faults in what layers do with each other: residuals, norms, order, activations, dropout."""
+"""Faults in the structure: residuals, norms, order, activations, dropout."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from benchmarks.faults.variant import Variant
 
 
 def change_output(
-    variant: Variant, place: str, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    variant: Variant, location: str, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> None:
-    """Return ``change(output, input)`` from a module, or in a tuple's first place."""
+    """Return ``change(output, input)`` from a module, or as first element of its tuple."""
 
     def forward(module: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
         value = original(*args, **kwargs)
@@ -25,11 +25,11 @@ def change_output(
             return (change(value[0], entered), *value[1:])
         return change(value, entered)
 
-    variant.replace_forward(place, forward)
+    variant.replace_forward(location, forward)
 
 
 def reorder_layers(variant: Variant, order: Callable[[list[Any]], list[Any]]) -> None:
-    """Run the layers in another order, or other ones, without moving them in the tree."""
+    """Run other layers, or in another order, without moving them in the module tree."""
     first = variant.at("layer first")
     iterate = torch.nn.ModuleList.__iter__
 
@@ -40,14 +40,14 @@ def reorder_layers(variant: Variant, order: Callable[[list[Any]], list[Any]]) ->
     variant.hold(mock.patch.object(torch.nn.ModuleList, "__iter__", reordered))
 
 
-def replace_norm(variant: Variant, place: str, norm: Callable[[Any, torch.Tensor], Any]) -> None:
-    """Compute ``norm(module, x)`` in place of a norm."""
-    variant.replace_forward(place, lambda module, original, x: norm(module, x))
+def replace_norm(variant: Variant, location: str, norm: Callable[[Any, torch.Tensor], Any]) -> None:
+    """Replace a norm by ``norm(module, x)``."""
+    variant.replace_forward(location, lambda module, original, x: norm(module, x))
 
 
 @fault(starts="layer middle", causes="code")
 def no_residual(variant: Variant) -> None:
-    """Leave the residual out of what a layer returns."""
+    """Leave the residual out of a layer's output."""
     change_output(variant, "layer middle", lambda out, entered: out - entered)
 
 
@@ -59,7 +59,7 @@ def a_larger_residual(variant: Variant) -> None:
 
 @fault(starts="layer last", causes="code")
 def a_layer_s_output_scaled(variant: Variant) -> None:
-    """Scale what a layer returns by 1e-4."""
+    """Scale a layer's output by 1 + 1e-4."""
     change_output(variant, "layer last", lambda out, entered: out * (1 + 1e-4))
 
 
@@ -71,13 +71,13 @@ def a_residual_clamped(variant: Variant) -> None:
 
 @fault(starts="mlp middle", causes="code")
 def an_mlp_scaled(variant: Variant) -> None:
-    """Scale what an MLP returns by a thousandth."""
+    """Scale an MLP's output by 1.001."""
     change_output(variant, "mlp middle", lambda out, _: out * 1.001)
 
 
 @fault(starts="layer middle", causes="code", families=("llama",))
 def attention_and_mlp_in_parallel(variant: Variant) -> None:
-    """Let the MLP read what the attention reads, as GPT-J does."""
+    """Give the MLP the input of the attention, as GPT-J does."""
 
     def forward(module: Any, original: Any, hidden_states: Any, **kwargs: Any) -> Any:
         attended, _ = module.self_attn(module.input_layernorm(hidden_states), **kwargs)
@@ -89,7 +89,7 @@ def attention_and_mlp_in_parallel(variant: Variant) -> None:
 
 @fault(starts="layer middle", causes="code", families=("gpt2",))
 def attention_and_mlp_in_parallel_too(variant: Variant) -> None:
-    """Let GPT-2's MLP read what the attention reads."""
+    """Give GPT-2's MLP the input of the attention."""
 
     def forward(
         module: Any, original: Any, x: Any, cache: Any, mask: Any, *_: Any, **kw: Any
@@ -103,7 +103,7 @@ def attention_and_mlp_in_parallel_too(variant: Variant) -> None:
 
 @fault(starts="mlp middle", causes="code", families=("llama",))
 def the_activation_on_the_other_branch(variant: Variant) -> None:
-    """Apply a gated MLP's activation to the branch that has none."""
+    """Apply a gated MLP's activation to the other branch."""
 
     def forward(module: Any, original: Any, x: Any) -> Any:
         return module.down_proj(module.gate_proj(x) * module.act_fn(module.up_proj(x)))
@@ -113,7 +113,7 @@ def the_activation_on_the_other_branch(variant: Variant) -> None:
 
 @fault(starts="activation middle", causes="code", families=("gpt2", "bert"))
 def one_gelu_approximated_or_not(variant: Variant) -> None:
-    """Use erf for tanh, or tanh for erf, in one MLP; the config does not say so."""
+    """Use erf for tanh, or tanh for erf, in one MLP, without changing the config."""
     how = "none" if variant.roles.family == "gpt2" else "tanh"
     replace_norm(
         variant,
@@ -130,13 +130,13 @@ def a_sigmoid_of_another_slope(variant: Variant) -> None:
 
 @fault(starts="final_norm", causes="code")
 def the_final_norm_skipped(variant: Variant) -> None:
-    """Return what enters the final norm."""
+    """Return the input of the final norm."""
     replace_norm(variant, "final_norm", lambda _, x: x)
 
 
 @fault(starts="second_norm middle", causes="code")
 def a_norm_applied_twice(variant: Variant) -> None:
-    """Normalise what is normalised already."""
+    """Apply a norm twice."""
     variant.replace_forward("second_norm middle", lambda _, original, x: original(original(x)))
 
 
@@ -166,7 +166,7 @@ def a_layer_norm_with_the_unbiased_variance(variant: Variant) -> None:
 
 @fault(starts="norm middle", causes="code", families=("llama", "t5"))
 def an_epsilon_outside_the_root(variant: Variant) -> None:
-    """Add the epsilon to the root, not below it, and a hundred times larger."""
+    """Add the epsilon outside the square root, a hundred times larger."""
 
     def norm(module: Any, x: torch.Tensor) -> Any:
         root = x.square().mean(-1, keepdim=True).sqrt()
@@ -177,7 +177,7 @@ def an_epsilon_outside_the_root(variant: Variant) -> None:
 
 @fault(starts="embedding", causes="code")
 def embeddings_scaled(variant: Variant) -> None:
-    """Multiply embeddings with the root of the width, as some models do."""
+    """Multiply embeddings by the square root of the width, as some models do."""
     width = variant.module.config.hidden_size
     change_output(variant, "embedding", lambda out, _: out * width**0.5)
 
@@ -186,7 +186,7 @@ def embeddings_scaled(variant: Variant) -> None:
     starts="model", causes="code", needs=lambda module: module.get_output_embeddings() is not None
 )
 def logits_capped(variant: Variant) -> None:
-    """Cap the logits softly at thirty in the model's own forward."""
+    """Soft-cap the logits at thirty in the model's own forward."""
 
     def forward(module: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
         value = original(*args, **kwargs)
@@ -198,13 +198,13 @@ def logits_capped(variant: Variant) -> None:
 
 @fault(starts="loop", causes=("code", "structure"))
 def two_layers_run_in_another_order(variant: Variant) -> None:
-    """Run the last two layers in turned order; the tree is the golden's."""
+    """Run the last two layers in reverse order; the module tree is unchanged."""
     reorder_layers(variant, lambda layers: [*layers[:-2], layers[-1], layers[-2]])
 
 
 @fault(starts=("loop", "layer last"), causes=("code", "structure"))
 def a_layer_not_run(variant: Variant) -> None:
-    """Skip the last layer; config and tree are the golden's."""
+    """Skip the last layer; config and module tree are unchanged."""
     reorder_layers(variant, lambda layers: layers[:-1])
 
 
@@ -217,7 +217,7 @@ def a_layer_run_twice(variant: Variant) -> None:
 
 @fault(starts="entry previous", causes=("weights", "structure"))
 def two_layers_swapped_in_the_tree(variant: Variant) -> None:
-    """Exchange two neighbouring layers in the tree: their weights have each other's names."""
+    """Swap two neighbouring layers in the module tree, so that their weights swap names."""
     path, middle = variant.roles.path("layer middle"), variant.roles.layers // 2
     layers = submodule(variant.module, path.rpartition(".")[0])
     layers[middle - 1], layers[middle] = layers[middle], layers[middle - 1]
@@ -232,7 +232,7 @@ def dropout_left_on(variant: Variant) -> None:
 
 @fault(starts="dropout", causes="code")
 def one_dropout_left_on(variant: Variant) -> None:
-    """Leave the dropout behind the embeddings on."""
+    """Leave the dropout after the embeddings on."""
     variant.at("dropout").train()
     torch.manual_seed(0)
 
@@ -254,7 +254,7 @@ def an_adapter_around_a_matrix(variant: Variant) -> None:
 
 
 class Adapter(torch.nn.Module):
-    """A linear layer and a matrix of rank two beside it."""
+    """A linear layer with a low-rank matrix of rank two."""
 
     def __init__(self, base: torch.nn.Module, width: int) -> None:
         super().__init__()
@@ -264,9 +264,9 @@ class Adapter(torch.nn.Module):
 
     @property
     def weight(self) -> Any:
-        """The base layer's weight, of which T5 asks the dtype."""
+        """The base layer's weight, whose dtype T5 reads."""
         return self.base_layer.weight
 
     def forward(self, x: torch.Tensor) -> Any:
-        """Add the adapter's output, of the first two channels that enter."""
+        """Add the adapter's output, computed from the first two input channels."""
         return self.base_layer(x) + x[..., :2] @ self.up.t()

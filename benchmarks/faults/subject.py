@@ -1,4 +1,4 @@
-"""The models that faults are planted in, and their goldens."""
+"""Load the models in which faults are planted, and make their goldens."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.faults.ask import Ask, asks
 from benchmarks.faults.captured import Captured
 from benchmarks.faults.models import spec_text, with_weights
+from benchmarks.faults.probe import Probe, probes
 from benchmarks.faults.roles import Roles
 from benchmarks.faults.variant import Variant
 from pytest_nnsight import nnsight_api
@@ -25,9 +25,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """What an unchanged model computed, as it was and as its golden file keeps it."""
+    """Hold the run of an unchanged model, as captured and as its golden file stores it."""
 
-    ask: Ask
+    probe: Probe
     captured: Captured
     text: str
     run: Run
@@ -35,20 +35,20 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One loaded, unchanged model with its standard asks and their goldens."""
+    """Hold one loaded, unchanged model with its standard probes and their goldens."""
 
     name: str
     spec: ModelSpec
     options: LoadOptions
     model: Any
     roles: Roles
-    asks: tuple[Ask, ...]
+    probes: tuple[Probe, ...]
     weights: Mapping[str, str]
     _goldens: dict[str, Golden] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name: str, dtype: str, say: Say) -> Subject:
-        """Load a model by its name here."""
+        """Load a model by its name in the benchmark."""
         spec, options = parse_spec(spec_text(name)), LoadOptions(dtype=dtype)
         model = load(spec, options, say)
         module: Any = nnsight_api.torch_module(model)
@@ -59,7 +59,7 @@ class Subject:
             options,
             model,
             Roles.of(module),
-            asks(model.tokenizer, capture.can_generate),
+            probes(model.tokenizer, capture.can_generate),
             fingerprint_parameters(module),
         )
 
@@ -72,19 +72,19 @@ class Subject:
         """Return the capture of the unchanged model."""
         return Capture(self.model, lambda: identify(self.model, self.spec))
 
-    def variant(self, ask: Ask) -> Variant:
+    def variant(self, probe: Probe) -> Variant:
         """Return a copy to be changed."""
-        return Variant(self.model, self.spec, self.roles, ask)
+        return Variant(self.model, self.spec, self.roles, probe)
 
-    def golden(self, ask: Ask) -> Golden:
-        """Return the golden of an ask; those of the standard asks are made once."""
-        if ask not in self.asks:
-            return self._make(ask)
-        if ask.name not in self._goldens:
-            self._goldens[ask.name] = self._make(ask)
-        return self._goldens[ask.name]
+    def golden(self, probe: Probe) -> Golden:
+        """Return the golden of a probe; those of the standard probes are made once."""
+        if probe not in self.probes:
+            return self._make(probe)
+        if probe.name not in self._goldens:
+            self._goldens[probe.name] = self._make(probe)
+        return self._goldens[probe.name]
 
-    def _make(self, ask: Ask) -> Golden:
-        run = with_weights(ask.of(self.capture()), self.weights)
+    def _make(self, probe: Probe) -> Golden:
+        run = with_weights(probe.of(self.capture()), self.weights)
         text = encode(run)
-        return Golden(ask, Captured.of(run), text, decode(text, "golden"))
+        return Golden(probe, Captured.of(run), text, decode(text, "golden"))

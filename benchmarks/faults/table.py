@@ -1,4 +1,4 @@
-"""Results -> the tables: a row for each strategy, then misses, alarms and wrong names."""
+"""Format results as tables: a row for each strategy, then misses, alarms and wrong names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def report(results: Results, line: float) -> str:
 
 
 def heading(results: Results, line: float) -> str:
-    """Say how much was tried."""
+    """Say how many faults and changes were tried."""
     names = {result.name for result in results.faults}
     harmless = {result.name.removesuffix(", the other way round") for result in results.benign}
     return (
@@ -36,7 +36,7 @@ def heading(results: Results, line: float) -> str:
 
 
 def strategy_table(faults: Sequence[Result], benign: Sequence[Result]) -> str:
-    """Return one row a strategy."""
+    """Return one row for each strategy."""
     rows = [(*_COLUMNS, *_MORE)]
     for name in dict.fromkeys(key for result in (*faults, *benign) for key in result.verdicts):
         judged = [r for r in faults if r.verdicts[name] is not None]
@@ -70,15 +70,15 @@ def model_table(faults: Sequence[Result], benign: Sequence[Result]) -> str:
     """Return our own row for each model."""
     rows = [("ours, by model", "found", "first module right", "cause right", "false alarms")]
     for model in dict.fromkeys(result.model for result in faults):
-        mine = [r for r in faults if r.model == model]
+        cases = [r for r in faults if r.model == model]
         harmless = [r for r in benign if r.model == model]
-        found = [r for r in mine if _found(r, OURS)]
+        found = [r for r in cases if _found(r, OURS)]
         rows.append(
             (
                 model,
-                f"{len(found)} of {len(mine)}",
-                f"{sum(r.where in r.starts for r in found)} of {len(mine)}",
-                f"{sum(r.is_cause_right for r in found)} of {len(mine)}",
+                f"{len(found)} of {len(cases)}",
+                f"{sum(r.where in r.starts for r in found)} of {len(cases)}",
+                f"{sum(r.is_cause_right for r in found)} of {len(cases)}",
                 f"{sum(_found(r, OURS) for r in harmless)} of {len(harmless)}",
             )
         )
@@ -88,7 +88,7 @@ def model_table(faults: Sequence[Result], benign: Sequence[Result]) -> str:
 def listings(
     results: Results, faults: Sequence[Result], benign: Sequence[Result], line: float
 ) -> list[str]:
-    """Return what went wrong, by name."""
+    """Return the misses, alarms, wrong answers and errors, by name."""
     found = [r for r in faults if _found(r, OURS)]
     return [
         by_name("missed by ours", [r for r in faults if not _found(r, OURS)], _size),
@@ -102,7 +102,7 @@ def listings(
             lambda r: f"first {r.first_differing}",
         ),
         by_name(
-            "another module named by ours", [r for r in found if r.where not in r.starts], _place
+            "another module named by ours", [r for r in found if r.where not in r.starts], _location
         ),
         by_name("another cause named by ours", [r for r in found if not r.is_cause_right], _cause),
         by_name(f"below the line of {line:g}, not counted", results.below(line), _size),
@@ -114,7 +114,7 @@ def listings(
 def by_name(
     title: str, results: Sequence[Result], detail: Callable[[Result], str], most: int = 3
 ) -> str:
-    """List cases, those of one name on a line, with the detail of the first few."""
+    """List cases, one line for each name, with the details of the first few."""
     if not results:
         return ""
     groups: dict[str, list[Result]] = {}
@@ -146,7 +146,7 @@ def _answer(result: Result) -> str:
     return f"size {result.size:.1e}, {result.where}, {result.cause} ({result.evidence})"
 
 
-def _place(result: Result) -> str:
+def _location(result: Result) -> str:
     return f"{result.where}, truly {' or '.join(result.starts)}"
 
 
@@ -156,7 +156,7 @@ def _cause(result: Result) -> str:
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> str:
-    """Return rows with their columns below each other, the first one left, the others right."""
+    """Return rows with aligned columns: the first one left, the others right."""
     table = [tuple(row) for row in rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     return "\n".join(

@@ -1,8 +1,8 @@
-"""A copy of a model that shares its weights, to be changed before nnsight wraps it.
+"""Copy a model that shares its weights, to change it before nnsight wraps it.
 
-The clean model is never touched: a copy has parameters of its own whose values are the clean
-model's until `own` separates them, and a forward is replaced before nnsight wraps the copy (one
-that is replaced later makes its module invisible to nnsight 0.8).
+The clean model is never changed. A copy has its own parameters, which share the clean model's
+values until `writable` copies them. A forward is replaced before nnsight wraps the copy: replacing
+it later makes its module invisible to nnsight 0.8.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from transformers import initialization
 from transformers.pytorch_utils import Conv1D
 
-from benchmarks.faults.ask import Ask
+from benchmarks.faults.probe import Probe
 from benchmarks.faults.roles import Roles, submodule
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
@@ -27,21 +27,21 @@ from pytest_nnsight.run import Run
 
 
 class Variant:
-    """One changed model and what is asked of it; a context that undoes what it holds.
+    """Hold one changed model and its probe; a context manager that undoes the changes.
 
-    Change ``config`` before the first use of ``module``, which is built from it. ``ask`` and
-    ``tokenizer`` may be replaced; ``prepare`` takes functions to call with the wrapped model, and
-    ``wrapped`` a model that nnsight has loaded itself, to be used in place of the copy.
+    Change ``config`` before the first use of ``module``, which is built from it. ``probe`` and
+    ``tokenizer`` may be replaced. ``prepare`` holds functions to call with the wrapped model.
+    ``wrapped`` is a model that nnsight has loaded itself, to be used instead of the copy.
     """
 
-    def __init__(self, clean: Any, spec: ModelSpec, roles: Roles, ask: Ask) -> None:
+    def __init__(self, clean: Any, spec: ModelSpec, roles: Roles, probe: Probe) -> None:
         self.clean: Any = nnsight_api.torch_module(clean)
         self.tokenizer: Any = clean.tokenizer
-        self.spec, self.roles, self.ask = spec, roles, ask
+        self.spec, self.roles, self.probe = spec, roles, probe
         self.config: Any = copy.deepcopy(self.clean.config)
         self.prepare: list[Callable[[Any], Any]] = []
         self.wrapped: Any = None
-        self._owned: set[int] = set()
+        self._writable: set[int] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -58,7 +58,7 @@ class Variant:
         module.load_state_dict(self.clean.state_dict(), assign=True, strict=False)
         module.tie_weights()
         dtypes = {name: buffer.dtype for name, buffer in self.clean.named_buffers()}
-        for name, buffer in module.named_buffers():  # a model cast as a whole has cast them too
+        for name, buffer in module.named_buffers():  # casting the whole model has cast them too
             buffer.data = buffer.data.to(dtypes.get(name, buffer.dtype))
         if hasattr(self.clean, "generation_config"):
             module.generation_config = copy.deepcopy(self.clean.generation_config)
@@ -69,44 +69,44 @@ class Variant:
         self._stack.enter_context(context)
 
     def on_exit(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Call a function when the variant has run, to undo a change."""
+        """Call a function after the variant has run, to undo a change."""
         self._stack.callback(function, *arguments)
 
-    def at(self, place: str) -> Any:
-        """Return the module at a place."""
-        return submodule(self.module, self.roles.path(place))
+    def at(self, location: str) -> Any:
+        """Return the module at a location."""
+        return submodule(self.module, self.roles.path(location))
 
-    def own(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        """Return a parameter's values, which may be changed from now on."""
-        if id(parameter) not in self._owned:
+    def writable(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        """Return a parameter's values, copied so that they may be changed."""
+        if id(parameter) not in self._writable:
             parameter.data = parameter.data.clone()
-            self._owned.add(id(parameter))
+            self._writable.add(id(parameter))
         return parameter.data
 
-    def matrix(self, place: str) -> torch.Tensor:
-        """Return the own weight at a place as ``[outputs, inputs]``, however it is stored."""
-        module, third = self.at(place), self.roles.third(place)
-        weight = self.own(module.weight)
+    def matrix(self, location: str) -> torch.Tensor:
+        """Return the writable weight at a location as ``[outputs, inputs]``, in any layout."""
+        module, third = self.at(location), self.roles.third(location)
+        weight = self.writable(module.weight)
         rows = weight.t() if isinstance(module, Conv1D) else weight
         return rows if third is None else rows.chunk(3)[third]
 
-    def head_slice(self, place: str, head: int) -> slice:
-        """Return the rows of the matrix at a place that make one attention head."""
+    def head_slice(self, location: str, head: int) -> slice:
+        """Return the rows of one attention head in the matrix at a location."""
         config = self.config
         heads = config.num_attention_heads
         width = getattr(config, "d_kv", None) or getattr(config, "head_dim", None)
         width = width or config.hidden_size // heads
-        rows = len(self.matrix(place)) // width
+        rows = len(self.matrix(location)) // width
         return slice(head % rows * width, (head % rows + 1) * width)
 
-    def replace_forward(self, place: str, function: Callable[..., Any]) -> None:
-        """Run ``function(module, forward, *args, **kwargs)`` in place of the forward at a place."""
-        module = self.at(place)
+    def replace_forward(self, location: str, function: Callable[..., Any]) -> None:
+        """Replace a forward by ``function(module, forward, *args, **kwargs)``."""
+        module = self.at(location)
         module.forward = functools.partial(function, module, module.forward)
 
     def run(self) -> Run:
-        """Wrap the copy and ask."""
-        return self.ask.of(self.capture())
+        """Wrap the copy and run the probe."""
+        return self.probe.of(self.capture())
 
     def capture(self) -> Capture:
         """Wrap the copy with nnsight, prepare it, and return its capture."""

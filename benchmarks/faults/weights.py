@@ -1,4 +1,4 @@
-"""Faults in the weights: the config and the code are the golden's."""
+"""Faults in the weights; config and code are unchanged."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from benchmarks.faults.variant import Variant
 
 
 def head_of(module: Any) -> Any:
-    """Return the layer that makes logits, ``None`` where there is none."""
+    """Return the layer that computes logits, or ``None``."""
     return module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
 
 
 def is_untied(module: Any) -> bool:
-    """Tell whether the head has weights of its own."""
+    """Tell whether the head has its own weights."""
     head = head_of(module)
     return head is not None and head.weight is not module.get_input_embeddings().weight
 
 
 def a_used_token(variant: Variant) -> int:
     """Return a token id of the prompt."""
-    return int(variant.tokenizer(variant.ask.prompt)["input_ids"][3])
+    return int(variant.tokenizer(variant.probe.prompt)["input_ids"][3])
 
 
 def noise(like: torch.Tensor, size: float) -> torch.Tensor:
@@ -33,7 +33,7 @@ def noise(like: torch.Tensor, size: float) -> torch.Tensor:
 
 
 def through_int8(weight: torch.Tensor) -> torch.Tensor:
-    """Round to 255 levels, one scale a row."""
+    """Round to 255 levels, with one scale for each row."""
     scale = weight.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
     return (weight / scale).round() * scale
 
@@ -46,7 +46,7 @@ def one_weight(variant: Variant) -> None:
 
 @fault(starts="down middle", causes="weights")
 def one_weight_by_a_thousandth(variant: Variant) -> None:
-    """Change the largest element of an MLP matrix by a thousandth."""
+    """Change the largest element of an MLP matrix by one part in a thousand."""
     matrix = variant.matrix("down middle")
     row, column = divmod(int(matrix.abs().argmax()), matrix.shape[1])
     matrix[row, column] *= 1.001
@@ -66,26 +66,26 @@ def one_row_changes_sign(variant: Variant) -> None:
 
 @fault(starts="query middle", causes="weights")
 def one_row_of_queries(variant: Variant) -> None:
-    """Scale one output channel by a thousandth."""
+    """Scale one output channel by 1.001."""
     variant.matrix("query middle")[3] *= 1.001
 
 
 @fault(starts="query last", causes="weights")
 def one_head_of_queries(variant: Variant) -> None:
-    """Scale one attention head by 1e-4."""
+    """Scale one attention head by 1 + 1e-4."""
     rows = variant.head_slice("query last", 1)
     variant.matrix("query last")[rows] *= 1 + 1e-4
 
 
 @fault(starts="value middle", causes="weights")
 def one_head_is_zero(variant: Variant) -> None:
-    """Lose the values of one attention head."""
+    """Drop the values of one attention head."""
     variant.matrix("value middle")[variant.head_slice("value middle", 1)] = 0
 
 
 @fault(starts="value first", causes="weights")
 def two_heads_swapped(variant: Variant) -> None:
-    """Exchange the values of two attention heads."""
+    """Swap the values of two attention heads."""
     matrix = variant.matrix("value first")
     one, other = variant.head_slice("value first", 0), variant.head_slice("value first", 1)
     matrix[one], matrix[other] = matrix[other].clone(), matrix[one].clone()
@@ -114,9 +114,9 @@ def a_matrix_through_int8(variant: Variant) -> None:
 
 @fault(starts="embedding", causes="weights")
 def all_weights_through_bfloat16(variant: Variant) -> None:
-    """Round the checkpoint to bfloat16, as one that was saved in it."""
+    """Round the checkpoint to bfloat16, as if it was saved in that dtype."""
     for parameter in variant.module.parameters():
-        values = variant.own(parameter)
+        values = variant.writable(parameter)
         values.copy_(values.bfloat16())
 
 
@@ -124,7 +124,7 @@ def all_weights_through_bfloat16(variant: Variant) -> None:
 def all_weights_through_float16(variant: Variant) -> None:
     """Round the checkpoint to float16."""
     for parameter in variant.module.parameters():
-        values = variant.own(parameter)
+        values = variant.writable(parameter)
         values.copy_(values.half())
 
 
@@ -134,7 +134,7 @@ def all_matrices_through_int8(variant: Variant) -> None:
     layers = variant.roles.path("layer first").rpartition(".")[0]
     for name, parameter in variant.module.named_parameters():
         if name.startswith(layers) and parameter.ndim == 2 and "relative" not in name:
-            values = variant.own(parameter)
+            values = variant.writable(parameter)
             values.copy_(through_int8(values))
 
 
@@ -179,36 +179,36 @@ def noise_near_the_line(variant: Variant) -> None:
 
 @fault(starts="embedding", causes="weights")
 def one_row_of_the_embedding(variant: Variant) -> None:
-    """Scale the embedding of one token of the prompt by 1e-4."""
+    """Scale the embedding of one token of the prompt by 1 + 1e-4."""
     token = a_used_token(variant)
-    variant.own(variant.at("embedding").weight)[token] *= 1 + 1e-4
+    variant.writable(variant.at("embedding").weight)[token] *= 1 + 1e-4
 
 
 @fault(starts="head", causes="weights", needs=is_untied)
 def one_row_of_the_head(variant: Variant) -> None:
-    """Scale the head's row of one token by 1e-4."""
+    """Scale the head's row of one token by 1 + 1e-4."""
     variant.matrix("head")[70] *= 1 + 1e-4
 
 
 @fault(starts="second_norm middle", causes="weights")
 def one_gain_of_a_norm(variant: Variant) -> None:
-    """Scale one channel of a norm by a hundredth."""
-    variant.own(variant.at("second_norm middle").weight)[7] *= 1.01
+    """Scale one channel of a norm by 1.01."""
+    variant.writable(variant.at("second_norm middle").weight)[7] *= 1.01
 
 
 @fault(starts="down first", causes="weights", families=("gpt2", "bert"))
 def one_bias(variant: Variant) -> None:
     """Add a thousandth to one element of a bias."""
-    variant.own(variant.at("down first").bias)[11] += 1e-3
+    variant.writable(variant.at("down first").bias)[11] += 1e-3
 
 
 @fault(starts="positions", causes="weights", families=("gpt2", "bert"))
 def one_row_of_the_positions(variant: Variant) -> None:
-    """Scale the embedding of one position by a thousandth."""
-    variant.own(variant.at("positions").weight)[4] *= 1.001
+    """Scale the embedding of one position by 1.001."""
+    variant.writable(variant.at("positions").weight)[4] *= 1.001
 
 
 @fault(starts="relative_positions", causes="weights", families=("t5",))
 def one_bucket_of_the_distances(variant: Variant) -> None:
     """Add 1e-3 to the bias of one distance."""
-    variant.own(variant.at("relative_positions").weight)[2] += 1e-3
+    variant.writable(variant.at("relative_positions").weight)[2] += 1e-3

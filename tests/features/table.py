@@ -10,9 +10,9 @@ from typing import Any
 
 HEAD = """# What is covered
 
-Made by `make coverage`: the tests of `tests/features`, each with a golden or an assertion of its
-own, on every supported nnsight. Where a version cannot do something, or does it otherwise, the
-reason stands below the table; what fails is in bold.
+`make coverage` writes this page: the tests of `tests/features`, each with its own golden or
+assertion, on every supported nnsight. If a version cannot do something, the reason is below the
+table. Failures are bold.
 
 """
 Notes = dict[str, dict[str, dict[str, Any]]]

@@ -56,7 +56,7 @@ def test_adapter_generates(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("models", "adapter: without it the model is the one below it")
+@pytest.mark.feature("models", "adapter: without it the model equals its base model")
 def test_without_the_adapter_it_is_the_model_below(
     nnsight_model: Any, nnsight_capture: Any
 ) -> None:

@@ -37,7 +37,7 @@ def test_gradients_of_several_scalars(
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("gradients", "with respect to operations inside of a forward")
+@pytest.mark.feature("gradients", "with respect to operations inside a forward")
 @pytest.mark.nnsight(model="tiny:llama")
 def test_gradients_of_operations(nnsight_capture: Any, nnsight_golden: Any) -> None:
     run = nnsight_capture.trace(
@@ -74,9 +74,7 @@ def test_gradient_under_an_intervention(nnsight_capture: Any, nnsight_golden: An
     assert runs[0] == nnsight_golden
 
 
-@pytest.mark.feature(
-    "gradients", "a backward of the user's own leaves gradients; the guard drops them"
-)
+@pytest.mark.feature("gradients", "a user's backward leaves gradients; the guard drops them")
 @pytest.mark.nnsight(model="tiny:gpt2", leaks="warn")
 def test_own_backward(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.trace("Hello"):

@@ -8,10 +8,12 @@ import pytest
 
 PROMPTS = ["The Eiffel Tower is in the city of", "Water boils at", "The opposite of hot is"]
 PARTS = ["model.layers.*", "model.norm", "lm_head"]
-NO_POSITIONS = "no positions are passed for padding, so that a padded prompt has others"
+NO_POSITIONS = "no positions are passed for padding, so a padded prompt has other positions"
 
 
-@pytest.mark.feature("batching", "a row of a padded batch equals the golden of its prompt alone")
+@pytest.mark.feature(
+    "batching", "a prompt of a padded batch equals the golden of that prompt alone"
+)
 def test_rows_equal_prompts_alone(
     since_nnsight: Any, nnsight_capture: Any, nnsight_golden: Any
 ) -> None:
@@ -22,7 +24,7 @@ def test_rows_equal_prompts_alone(
         assert run == golden
 
 
-@pytest.mark.feature("batching", "a row equals its prompt alone in an encoder, padded on the right")
+@pytest.mark.feature("batching", "a prompt equals its run alone in an encoder, padded on the right")
 @pytest.mark.nnsight(model="tiny:bert")
 def test_rows_of_an_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
     for number, run in enumerate(nnsight_capture.trace_each(PROMPTS)):
@@ -32,7 +34,7 @@ def test_rows_of_an_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
 
 
 @pytest.mark.feature(
-    "batching", "a row equals its prompt alone in an encoder-decoder that generates"
+    "batching", "a prompt equals its run alone in an encoder-decoder that generates"
 )
 @pytest.mark.nnsight(model="tiny:t5")
 def test_rows_of_an_encoder_decoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
@@ -59,7 +61,7 @@ def test_own_intervention_of_an_encoder_decoder(nnsight_capture: Any, nnsight_go
     assert runs[1] == nnsight_golden
 
 
-@pytest.mark.feature("batching", "generation, each row to its own end")
+@pytest.mark.feature("batching", "generation, each prompt to its own end")
 def test_rows_of_a_generation(
     nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any
 ) -> None:
@@ -81,7 +83,9 @@ def test_rows_of_a_generation(
         assert alone == nnsight_golden(name=f"prompt {number}")
 
 
-@pytest.mark.feature("batching", "one intervention for the whole batch, in a prompt-less invoke")
+@pytest.mark.feature(
+    "batching", "one intervention for the whole batch, in an invoke without a prompt"
+)
 @pytest.mark.nnsight(model="tiny:gpt2")
 def test_intervention_on_the_batch(nnsight_capture: Any, nnsight_golden: Any) -> None:
     shapes: list[tuple[int, ...]] = []
@@ -99,7 +103,7 @@ def test_intervention_on_the_batch(nnsight_capture: Any, nnsight_golden: Any) ->
         assert alone == nnsight_golden(name=prompt)
 
 
-@pytest.mark.feature("batching", "a prompt-less invoke of the user's own sees all rows")
+@pytest.mark.feature("batching", "a user's invoke without a prompt sees the whole batch")
 @pytest.mark.nnsight(model="tiny:gpt2")
 def test_invoke_without_prompt(nnsight_model: Any, nnsight_golden: Any) -> None:
     seen: dict[str, Any] = {}

@@ -17,7 +17,7 @@ ROMAN = "The Colosseum is in the city of"
 MINOR = int(metadata.version("nnsight").split(".")[1])
 
 
-@pytest.mark.feature("documented examples", "trace: what layers and the model give")
+@pytest.mark.feature("documented examples", "trace: outputs of layers and of the model")
 def test_trace(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.trace(CITY):
         entering = nnsight_model.model.layers[3].input.save()
@@ -39,7 +39,7 @@ def test_every_layer(nnsight_model: Any, nnsight_golden: Any) -> None:
     assert {"hidden": torch.stack(hidden)} == nnsight_golden
 
 
-@pytest.mark.feature("documented examples", "trace: a decision by a value")
+@pytest.mark.feature("documented examples", "trace: branch on a value")
 def test_decision(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.trace(CITY):
         hidden = nnsight_model.model.layers[15].output
@@ -49,7 +49,7 @@ def test_decision(nnsight_model: Any, nnsight_golden: Any) -> None:
     assert {"logits": logits} == nnsight_golden
 
 
-@pytest.mark.feature("documented examples", "generate: the ids, and the text")
+@pytest.mark.feature("documented examples", "generate: token ids and text")
 def test_generate(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.generate(CITY, max_new_tokens=5, do_sample=False) as tracer:
         ids = tracer.result.save()
@@ -80,7 +80,7 @@ def test_iteration_as_block(nnsight_model: Any, nnsight_golden: Any) -> None:
     assert {"logits": torch.stack(logits)} == nnsight_golden
 
 
-@pytest.mark.feature("documented examples", "gradients: of one value by another")
+@pytest.mark.feature("documented examples", "gradients: of one value with respect to another")
 def test_gradients(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.trace(CITY):
         early = nnsight_model.model.layers[5].output
@@ -113,7 +113,7 @@ def test_cache(nnsight_model: Any, nnsight_golden: Any) -> None:
     assert values == nnsight_golden
 
 
-@pytest.mark.feature("documented examples", "source: operations inside of a module")
+@pytest.mark.feature("documented examples", "source: operations inside a module")
 def test_source(nnsight_model: Any, nnsight_golden: Any) -> None:
     mlp = nnsight_model.model.layers[3].mlp
     with nnsight_model.trace(CITY):
@@ -137,7 +137,7 @@ def test_skip(nnsight_model: Any, nnsight_golden: Any) -> None:
     assert {"after": after, "logits": logits} == nnsight_golden
 
 
-@pytest.mark.feature("documented examples", "stop: the layers behind are not run")
+@pytest.mark.feature("documented examples", "stop: later layers do not run")
 def test_stop(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.trace(CITY) as tracer:
         hidden = nnsight_model.model.layers[2].output.save()
@@ -157,7 +157,7 @@ def test_session(nnsight_model: Any, nnsight_golden: Any) -> None:
     assert {"logits": logits} == nnsight_golden
 
 
-@pytest.mark.feature("documented examples", "edit: a change that stays, and is cleared")
+@pytest.mark.feature("documented examples", "edit: in place, until it is cleared")
 def test_edit(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.edit(inplace=True):
         nnsight_model.model.layers[0].mlp.output[:] = 0
@@ -170,7 +170,7 @@ def test_edit(nnsight_model: Any, nnsight_golden: Any) -> None:
     assert {"edited": edited, "plain": plain} == nnsight_golden
 
 
-@pytest.mark.feature("documented examples", "edit: a copy that is changed")
+@pytest.mark.feature("documented examples", "edit: a copy")
 def test_edited_copy(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.edit() as edited:
         nnsight_model.model.layers[0].mlp.output[:] = 0

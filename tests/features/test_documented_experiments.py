@@ -53,7 +53,7 @@ def test_ablation(nnsight_model: Any, nnsight_golden: Any, id_of: Any) -> None:
     assert {"effect": effect} == nnsight_golden
 
 
-@pytest.mark.feature("documented examples", "mean ablation: a module gives its mean")
+@pytest.mark.feature("documented examples", "mean ablation: a module returns its mean")
 def test_mean_ablation(nnsight_model: Any, nnsight_golden: Any) -> None:
     with torch.no_grad(), nnsight_model.trace(CITY):
         given = nnsight_model.model.layers[4].mlp.output
@@ -156,7 +156,9 @@ def test_steering_of_every_step(
 
 
 @pytest.mark.nnsight(attn="eager")
-@pytest.mark.feature("documented examples", "attention patterns: a head that looks one back")
+@pytest.mark.feature(
+    "documented examples", "attention patterns: a head that attends to the previous token"
+)
 def test_attention_patterns(nnsight_model: Any, nnsight_golden: Any) -> None:
     with torch.no_grad(), nnsight_model.trace(GIFT):
         pattern = nnsight_model.model.layers[11].self_attn.output[1][0].save()
@@ -168,7 +170,7 @@ def test_attention_patterns(nnsight_model: Any, nnsight_golden: Any) -> None:
     assert {"pattern": pattern} == nnsight_golden
 
 
-@pytest.mark.feature("documented examples", "heads: one that names whom it is given to")
+@pytest.mark.feature("documented examples", "heads: the head that copies a name (indirect object)")
 def test_one_head(nnsight_model: Any, nnsight_golden: Any, id_of: Any) -> None:
     logits = []
     for head in range(9):

@@ -28,7 +28,7 @@ def test_steps(nnsight_capture: Any, nnsight_golden: Any, steps: Any, visits: li
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("generation", "an early end, and a step that is asked for behind it")
+@pytest.mark.feature("generation", "an early end, and an error for a step after it")
 def test_early_end(nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any) -> None:
     settings = {"max_new_tokens": 12, "modules": HEAD}
     settings["eos_token_id"] = nnsight_model.tokenizer(" Paris")["input_ids"][0]
@@ -51,7 +51,7 @@ def test_intervention_that_never_ran(nnsight_capture: Any) -> None:
         nnsight_capture.generate(CITY, max_new_tokens=3, intervene=zero, intervene_at=9)
 
 
-@pytest.mark.feature("generation", "tokens are streamed as they come")
+@pytest.mark.feature("generation", "tokens are streamed as they are generated")
 def test_streaming(nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any) -> None:
     from transformers import TextStreamer
 
@@ -76,7 +76,7 @@ def test_chat(nnsight_capture: Any, nnsight_golden: Any) -> None:
 
 @pytest.mark.feature("generation", "beams, and several sequences of them")
 def test_beams(since_nnsight: Any, nnsight_capture: Any, nnsight_golden: Any) -> None:
-    since_nnsight(8, "its own streamer, which transformers refuses beside beams")
+    since_nnsight(8, "it passes a streamer, which transformers refuses with beams")
     run = nnsight_capture.generate(
         CITY, max_new_tokens=4, modules=HEAD, num_beams=3, num_return_sequences=2
     )
@@ -109,7 +109,7 @@ def test_logits_and_margins(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("generation", "a near tie is told from a real change of a token")
+@pytest.mark.feature("generation", "a near tie is distinguished from a real change of a token")
 @pytest.mark.parametrize("by", [1e-5, 5.0], ids=["near tie", "real change"])
 def test_near_tie(nnsight_capture: Any, nnsight_golden: Any, by: float) -> None:
     """The golden's run chose the first of two tokens by a hair; now it is the second."""

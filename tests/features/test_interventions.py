@@ -78,7 +78,7 @@ def test_steering_at_steps(nnsight_capture: Any, nnsight_golden: Any, at: Any) -
 
 
 @pytest.mark.filterwarnings("ignore:.*was (never reached|not provided)")  # nnsight's own, by design
-@pytest.mark.feature("interventions", "an iteration of the user's own, over all steps")
+@pytest.mark.feature("interventions", "a user's iteration over all steps")
 def test_own_iteration(since_nnsight: Any, nnsight_capture: Any, nnsight_golden: Any) -> None:
     since_nnsight(6, "`for step in tracer.iter[:]` is `with tracer.iter[:] as step`")
 
@@ -120,7 +120,7 @@ def test_patching(nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any)
 
 
 @pytest.mark.nnsight(model="tiny:gpt2")
-@pytest.mark.feature("interventions", "what was done is part of the golden")
+@pytest.mark.feature("interventions", "the intervention is part of the golden")
 def test_record_of_an_intervention(nnsight_capture: Any, nnsight_golden: Any) -> None:
     def zero(model: Any) -> None:
         model.transformer.h[1].mlp.output[:] = 0

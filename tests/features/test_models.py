@@ -114,7 +114,7 @@ FAMILIES = [name.removeprefix("tiny:") for name in BUILT_INS]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.feature("models", "the capture has every call of every module that torch makes")
+@pytest.mark.feature("models", "the capture has every call of every module")
 def test_every_call_is_captured(family: str) -> None:
     model = wrapped(family)
     made: Counter[str] = Counter()
@@ -151,7 +151,7 @@ def test_a_changed_weight_is_found(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.feature("models", "the built-in suite has something to try it on")
+@pytest.mark.feature("models", "the built-in suite has an input for it")
 def test_the_suite_tries_each(family: str) -> None:
     model = wrapped(family)
     capture = capture_of(model)
@@ -164,7 +164,7 @@ def test_the_suite_tries_each(family: str) -> None:
         assert len(capture.generate(short, max_new_tokens=3, modules="<model>").token_ids) <= 3
 
 
-@pytest.mark.feature("models", "the built-in suite skips what it knows nothing to try on")
+@pytest.mark.feature("models", "the built-in suite skips a model for which it has no input")
 def test_the_suite_skips_what_it_does_not_know() -> None:
     model = nnsight_api.wrap(torch.nn.Linear(3, 3), None)
     with pytest.raises(
@@ -174,7 +174,7 @@ def test_the_suite_skips_what_it_does_not_know() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.feature("models", "opens from a folder, by the architecture its config names")
+@pytest.mark.feature("models", "loads from a folder, with the architecture that its config names")
 def test_a_folder_of_each_architecture_opens(family: str, tmp_path: Path) -> None:
     saved, tokenizer = tiny.build(family, torch.float32, None)
     saved.save_pretrained(tmp_path)

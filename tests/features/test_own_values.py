@@ -50,7 +50,7 @@ def test_output_of_the_model(nnsight_model: Any, nnsight_golden: Any) -> None:
     assert {"output": output} == nnsight_golden
 
 
-@pytest.mark.feature("own values", "of several traces, in one golden")
+@pytest.mark.feature("own values", "from several traces, in one golden")
 def test_values_of_several_traces(nnsight_model: Any, nnsight_golden: Any) -> None:
     answers = {}
     for place in ("Eiffel Tower", "Colosseum", "Brandenburg Gate"):
@@ -59,7 +59,7 @@ def test_values_of_several_traces(nnsight_model: Any, nnsight_golden: Any) -> No
     assert answers == nnsight_golden
 
 
-@pytest.mark.feature("own values", "what cannot be compared is refused by its place")
+@pytest.mark.feature("own values", "a value that cannot be compared is refused, with its key")
 def test_refused_values(nnsight_golden: Any) -> None:
     for value, told in (
         ({"a": {"b": [object()]}}, r"a\.b\[0\] is a object; a golden takes tensors, arrays, "),

@@ -104,7 +104,7 @@ def test_another_sound_is_the_cause(nnsight_capture: Any) -> None:
 
 
 @pytest.mark.nnsight(model="tiny:llava")
-@pytest.mark.feature("models", "a picture that differs by less than is allowed is the same")
+@pytest.mark.feature("models", "a picture that differs within the tolerance matches")
 def test_a_picture_within_tolerance_is_the_same(nnsight_capture: Any) -> None:
     """Resized by another release: other bits, the same picture."""
     comparison, _ = change_of_prompt(nnsight_capture, DESCRIBE, "**", 1e-6)
@@ -115,14 +115,14 @@ def test_a_picture_within_tolerance_is_the_same(nnsight_capture: Any) -> None:
 
 
 @pytest.mark.nnsight(model="tiny:whisper", dtype="bfloat16")
-@pytest.mark.feature("models", "sound in a half type: its numbers are brought to it")
+@pytest.mark.feature("models", "sound in a half type: the input is converted")
 def test_numbers_are_brought_to_the_type_of_the_weights(nnsight_capture: Any) -> None:
     run = nnsight_capture.trace({"input_features": SOUND.double()}, modules="model")
     assert run.prompt.digests["input_features"].startswith("bfloat16 [1, 16, 64] ")
 
 
 @pytest.mark.nnsight(model="tiny:vit")
-@pytest.mark.feature("models", "vision: what the model does not take is one line")
+@pytest.mark.feature("models", "vision: an input that the model does not take is one line")
 def test_what_the_model_does_not_take(nnsight_capture: Any) -> None:
     takes = "ViTForImageClassification takes pixel_values, not text; give a dict of tensors"
     for prompt in ("a picture of a bird", [5, 6], [{"role": "user", "content": "hi"}]):

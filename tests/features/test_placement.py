@@ -67,7 +67,7 @@ def test_layers_on_disk(nnsight_model: Any, nnsight_capture: Any, nnsight_golden
 def test_layers_on_disk_generate(nnsight_capture: Any, nnsight_golden: Any) -> None:
     if _HEAD_SEES_ALL:
         pytest.skip(
-            "nnsight 0.6 and 0.7: where weights are put off, generate no longer sees that a model "
+            "nnsight 0.6 and 0.7: with offloaded weights, generate does not notice that a model "
             "takes logits_to_keep, and its head computes the whole prompt"
         )
 
@@ -96,7 +96,7 @@ def opened(source: str, placed: str, dtype: str = "auto") -> Capture:
 
 
 @pytest.mark.parametrize("kind", ["folder", "built-in"])
-@pytest.mark.feature("placement", "offloaded and whole are the same bit by bit; causes are found")
+@pytest.mark.feature("placement", "offloaded and in memory are equal bit by bit; causes are found")
 def test_offloaded_is_the_same(kind: str, folder: Path) -> None:
     source = str(folder) if kind == "folder" else "tiny:llama"
     whole, spread = opened(source, "cpu"), opened(source, SMALL)
@@ -147,14 +147,14 @@ def test_a_golden_of_the_whole_model_holds(
         ('{"model": null}', "device map: 'model' goes to None, which is not a device"),
     ],
 )
-@pytest.mark.feature("placement", "a map that cannot be is one line")
+@pytest.mark.feature("placement", "an invalid device map is one line")
 def test_a_map_that_cannot_be(placed: str, line: str, folder: Path) -> None:
     with pytest.raises(UsageError) as told:
         opened(str(folder), placed)
     assert str(told.value).startswith(line)
 
 
-@pytest.mark.feature("placement", "a map that leaves out a part is one line")
+@pytest.mark.feature("placement", "a device map that leaves out a part is one line")
 def test_a_map_that_leaves_out_a_part() -> None:
     with pytest.raises(LoadError, match=r"^cannot load tiny:llama: ValueError: The device_map "):
         opened("tiny:llama", '{"model.embed_tokens": "cpu"}')

@@ -95,7 +95,7 @@ def _as_filled(weight: torch.Tensor) -> Any:
     return again.rain[0].weight.detach().numpy().reshape(tuple(weight.shape))
 
 
-@pytest.mark.feature("models", "plain module: what it does not take is one line")
+@pytest.mark.feature("models", "plain module: an input that it does not take is one line")
 def test_what_it_does_not_take(nnsight_capture: Any) -> None:
     takes = r"^Weather takes days, station, not text; give a dict of tensors$"
     for prompt in ("rain tomorrow?", [1, 2, 3]):

@@ -48,7 +48,7 @@ def test_eight_bits(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("placement", "eight bits drift from float32 by what they round")
+@pytest.mark.feature("placement", "eight bits drift from float32 by their rounding")
 def test_eight_bits_drift_from_float32(nnsight_capture: Any) -> None:
     module, tokenizer = tiny.build("llama", torch.float32, None)
     model = nnsight_api.wrap(module, tokenizer)
@@ -57,7 +57,7 @@ def test_eight_bits_drift_from_float32(nnsight_capture: Any) -> None:
     assert 0.005 < comparison.noise < 0.2
 
 
-@pytest.mark.feature("placement", "eight bits: a weight that was packed anew is named")
+@pytest.mark.feature("placement", "eight bits: a weight that was packed again is named")
 def test_a_changed_packed_weight_is_named(nnsight_model: Any, nnsight_capture: Any) -> None:
     module = nnsight_api.torch_module(nnsight_model)
     before, weights = nnsight_capture.trace(CITY), fingerprint_parameters(module)

@@ -19,7 +19,7 @@ from pytest_nnsight.errors import RemoteError, UsageError
 from pytest_nnsight.run import Run
 
 CITY = "The Eiffel Tower is in the city of"
-LACK = "they send a trace in another way, which --nnsight-remote does not know, and refuses"
+LACK = "they send traces in another way, which --nnsight-remote refuses"
 FEW = ["model.embed_tokens", "model.layers.*", "lm_head"]
 
 
@@ -43,7 +43,7 @@ def assert_same(here: Run, there: Run) -> None:
     assert here.generated == there.generated
 
 
-@pytest.mark.feature("remote", "a trace, bit by bit as here")
+@pytest.mark.feature("remote", "a trace, bit by bit as in this process")
 def test_trace(away: Capture, nnsight_capture: Capture, nnsight_golden: Any) -> None:
     assert_same(nnsight_capture.trace(CITY), away.trace(CITY))
     assert away.trace(CITY, modules=FEW) == nnsight_golden
@@ -84,7 +84,7 @@ def less(value: torch.Tensor) -> torch.Tensor:
 FACTOR = 0.5
 
 
-@pytest.mark.feature("remote", "an intervention, with what it uses of its file")
+@pytest.mark.feature("remote", "an intervention, with the functions of its file")
 def test_intervention(away: Capture, nnsight_capture: Capture, nnsight_golden: Any) -> None:
     layer = 5
 
@@ -114,7 +114,7 @@ def test_kilobytes_come_back(away: Capture, monkeypatch: pytest.MonkeyPatch) -> 
     assert buffer.tell() < whole / 100
 
 
-@pytest.mark.feature("remote", "what would bring tensors back is refused")
+@pytest.mark.feature("remote", "options that would return tensors are refused")
 @pytest.mark.nnsight(model="tiny:gpt2")
 def test_tensors_are_refused(away: Capture) -> None:
     with pytest.raises(UsageError, match="keep= does not work with --nnsight-remote, which"):
@@ -123,7 +123,7 @@ def test_tensors_are_refused(away: Capture) -> None:
         away.trace(CITY, gradient_of=lambda model: model.lm_head.output.sum())
 
 
-@pytest.mark.feature("remote", "a function that cannot be sent is told")
+@pytest.mark.feature("remote", "a function that cannot be sent is one line")
 @pytest.mark.nnsight(model="tiny:gpt2")
 def test_what_cannot_be_sent(away: Capture) -> None:
     opened = threading.Lock()
@@ -136,7 +136,7 @@ def test_what_cannot_be_sent(away: Capture) -> None:
     assert str(told.value).endswith("no golden was written")
 
 
-@pytest.mark.feature("remote", "a trace that is stopped brings nothing back, which is told")
+@pytest.mark.feature("remote", "a stopped trace returns nothing, and the message says so")
 @pytest.mark.nnsight(model="tiny:gpt2")
 def test_a_stopped_trace(away: Capture) -> None:
     def stop(model: Any, tracer: Any) -> None:

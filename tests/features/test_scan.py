@@ -35,7 +35,9 @@ def sharing(calls: Any) -> list[list[int]]:
     ]
 
 
-@pytest.mark.feature("scan", "shapes and structure of a model of 70 billion, without weights")
+@pytest.mark.feature(
+    "scan", "shapes and structure of a model of 70 billion parameters, without weights"
+)
 @pytest.mark.nnsight(model=LARGE, device_map="meta")
 def test_of_a_large_config(nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any) -> None:
     before = peak_bytes()
@@ -69,7 +71,7 @@ def test_of_t5(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("scan", "a loaded model, with the very structure of its trace")
+@pytest.mark.feature("scan", "a loaded model, with the same structure as its trace")
 @pytest.mark.nnsight(attn="eager")
 def test_of_the_trained_model(nnsight_capture: Any, nnsight_golden: Any) -> None:
     scan, trace = nnsight_capture.scan(CITY), nnsight_capture.trace(CITY)
@@ -80,7 +82,7 @@ def test_of_the_trained_model(nnsight_capture: Any, nnsight_golden: Any) -> None
     assert nnsight_capture.scan(CITY, modules=few) == nnsight_golden
 
 
-@pytest.mark.feature("scan", "under sdpa, where transformers makes the mask that a trace lacks")
+@pytest.mark.feature("scan", "with sdpa, where transformers makes a mask that a trace lacks")
 def test_under_sdpa(nnsight_capture: Any, nnsight_golden: Any) -> None:
     scan, trace = nnsight_capture.scan(CITY), nnsight_capture.trace(CITY)
     assert scan.prompt.token_ids == trace.prompt.token_ids

@@ -12,7 +12,7 @@ from pytest_nnsight.errors import UsageError
 CITY = "The Eiffel Tower is in the city of"
 ATTENTION = "model.layers.*.self_attn.source.attention_interface"
 DOT_PRODUCT = "torch_nn_functional_scaled_dot_product_attention"
-STEPS_IN = "what a called function does inside is seen at the first step of a generation alone"
+STEPS_IN = "the inside of a called function is seen at the first step of a generation only"
 
 
 @pytest.mark.feature("source operations", "attention of every layer, between its projections")
@@ -37,7 +37,7 @@ def test_attention_weights(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("source operations", "scaled dot product, inside of what is called")
+@pytest.mark.feature("source operations", "scaled dot product, inside a called function")
 @pytest.mark.nnsight(model="tiny:llama")
 def test_scaled_dot_product(nnsight_capture: Any, nnsight_golden: Any) -> None:
     inside = f"{ATTENTION}.source.{DOT_PRODUCT}"
@@ -61,7 +61,7 @@ def test_operations_of_a_generation(nnsight_capture: Any, nnsight_golden: Any) -
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("source operations", "inside of what is called, at every step of a generation")
+@pytest.mark.feature("source operations", "inside a called function, at every step of a generation")
 @pytest.mark.nnsight(model="tiny:gpt2")
 def test_inner_operations_of_a_generation(
     since_nnsight: Any, nnsight_capture: Any, nnsight_golden: Any
@@ -103,7 +103,7 @@ def test_drift_that_starts_in_an_operation(nnsight_capture: Any) -> None:
     assert diagnosis.where == "transformer.h.1.attn.source.attention_interface"
 
 
-@pytest.mark.feature("source operations", "a name that is not there is one line, with the nearest")
+@pytest.mark.feature("source operations", "an unknown name is one line, with the nearest")
 @pytest.mark.nnsight(model="tiny:gpt2")
 def test_wrong_names(nnsight_capture: Any) -> None:
     for wrong, message in (

@@ -30,7 +30,7 @@ def test_skipped_layer(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("skip", "what is in a skipped module is not called")
+@pytest.mark.feature("skip", "the modules inside a skipped module are not called")
 def test_skipped_module(nnsight_capture: Any, nnsight_golden: Any) -> None:
     def skip(model: Any) -> None:
         mlp = model.model.layers[0].mlp
@@ -58,7 +58,7 @@ def test_skipped_in_generation(nnsight_capture: Any, nnsight_golden: Any) -> Non
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("stop", "a capture, up to there")
+@pytest.mark.feature("stop", "a capture, up to the stop")
 def test_stopped(nnsight_capture: Any, nnsight_golden: Any) -> None:
     def stop(model: Any, tracer: Any) -> None:
         model.model.layers[1].mlp.output[:] = 0
@@ -70,11 +70,11 @@ def test_stopped(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden
 
 
-@pytest.mark.feature("stop", "a capture, with the module at which it is stopped")
+@pytest.mark.feature("stop", "a capture, with the module where it stops")
 def test_stopped_at_an_output(
     nnsight_capture: Any, nnsight_golden: Any, since_nnsight: Any
 ) -> None:
-    since_nnsight(8, "the value that was read last before `tracer.stop()` is cached no more")
+    since_nnsight(8, "the value that was read last before `tracer.stop()` is not cached")
 
     def stop(model: Any, tracer: Any) -> None:
         model.model.layers[1].output[:] = 0
@@ -171,7 +171,7 @@ def test_edited_copy(nnsight_capture: Any, nnsight_golden: Any, edited: Any) -> 
     assert run.within(OTHER_KERNELS) == nnsight_golden
 
 
-@pytest.mark.feature("edit", "what is no copy of the model: an error")
+@pytest.mark.feature("edit", "not a copy of the model: an error")
 def test_of_what_is_no_copy(nnsight_model: Any, nnsight_capture: Any) -> None:
     for other in (nnsight_model.model, nnsight_model._module, None):
         with pytest.raises(
@@ -180,7 +180,7 @@ def test_of_what_is_no_copy(nnsight_model: Any, nnsight_capture: Any) -> None:
             nnsight_capture.of(other)
 
 
-@pytest.mark.feature("edit", "a copy: generates otherwise at the first step")
+@pytest.mark.feature("edit", "a copy: another first step of a generation")
 def test_generation_of_edited_copy(nnsight_capture: Any, nnsight_golden: Any, edited: Any) -> None:
     run = nnsight_capture.of(edited).generate(CITY, max_new_tokens=3, modules=ENDS, inputs=False)
     assert run.text != nnsight_capture.generate(CITY, max_new_tokens=3, modules="lm_head").text

@@ -1,4 +1,4 @@
-"""What a test asks of a model: a trace or a generation, with a prompt."""
+"""Define the probes: a trace or a generation, with a prompt."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NEW_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One capture: ``kind`` is ``trace`` or ``generate``, ``settings`` go to `Capture.generate`."""
+class Probe:
+    """Define one capture: a trace, or a generation with ``settings`` for `Capture.generate`."""
 
     name: str
     kind: str
@@ -26,20 +26,20 @@ class Ask:
     intervene: Callable[..., Any] | None = None
 
     def of(self, capture: Capture) -> Run:
-        """Capture every module, and keep the tensors."""
+        """Capture every module, with its tensors."""
         if self.kind == "trace":
             return capture.trace(self.prompt, keep=True, intervene=self.intervene)
         settings = {"max_new_tokens": NEW_TOKENS, **self.settings}
         return capture.generate(self.prompt, keep=True, intervene=self.intervene, **settings)
 
 
-def asks(tokenizer: Any, can_generate: bool) -> tuple[Ask, ...]:
-    """Return the standard asks: trace and generate, short and long prompt."""
+def probes(tokenizer: Any, can_generate: bool) -> tuple[Probe, ...]:
+    """Return the standard probes: trace and generate, short and long prompt."""
     per_sentence = len(tokenizer(SENTENCE)["input_ids"])
     prompts = {"short": SHORT, "long": SENTENCE * max(1, LONG_TOKENS // per_sentence)}
     kinds = ("trace", "generate") if can_generate else ("trace",)
     return tuple(
-        Ask(f"{kind} {length}", kind, prompt)
+        Probe(f"{kind} {length}", kind, prompt)
         for kind in kinds
         for length, prompt in prompts.items()
     )
