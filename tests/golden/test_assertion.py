@@ -17,7 +17,7 @@ from pytest_nnsight.errors import GoldenError
 from pytest_nnsight.golden import document
 from pytest_nnsight.golden.assertion import GoldenAssertion, GoldenExtension
 from pytest_nnsight.golden.context import GoldenContext
-from pytest_nnsight.report.failure import diagnosed, failure_lines
+from pytest_nnsight.report.failure import diagnose_finding, failure_lines
 from pytest_nnsight.run import Run
 from pytest_nnsight.settings import Settings
 
@@ -53,7 +53,7 @@ class Host:
 
     def explain(self, finding: Finding) -> list[str]:
         self.log.append("explain")
-        return failure_lines(finding, diagnosed(finding), "pytest --snapshot-update", False)
+        return failure_lines(finding, diagnose_finding(finding), "pytest --snapshot-update", False)
 
     def note_match(self, finding: Finding) -> None:
         self.log.append("note_match")
