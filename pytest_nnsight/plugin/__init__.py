@@ -7,6 +7,7 @@ Every pytest session imports it, so it must not import torch, transformers, nnsi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -156,8 +157,8 @@ def _nnsight_guard(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def _nnsight_loaded(nnsight_model: Any, request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
     """The model with its spec; guarded from now on if the test requests it while it runs."""
-    unguarded = nnsight_model if model_guard.requested_model(request) is None else None
-    with model_guard.guarded(unguarded, request):
+    is_guarded = model_guard.requested_model(request) is not None  # by `_nnsight_guard`
+    with nullcontext() if is_guarded else model_guard.guarded(nnsight_model, request):
         yield shared_model.find_loaded_model(nnsight_model, request.node)
 
 
