@@ -46,7 +46,7 @@ coverage: $(READY)
 		--nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 	$(BIN)/python tests/features/table.py build/coverage docs/coverage.md
 
-# Every hang and crash, in every phase, with other timers and with two workers: about 15 minutes.
+# Every hang and crash, in every phase, with other timers and with two workers: 20 minutes.
 matrix: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/isolation/test_matrix.py --whole
 
