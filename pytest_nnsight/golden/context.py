@@ -98,11 +98,10 @@ class GoldenContext:
             self.prepared.append(partial(write_weights, self.folder, parameters))
         self.pending.clear()
 
-    def discard_if(self, is_wrong: object) -> bool:
-        """Drop the prepared writes if something is wrong; return whether there were any."""
-        had_any = bool(is_wrong and self.prepared)
-        if is_wrong:
-            self.prepared.clear()
+    def discard_prepared(self) -> bool:
+        """Drop the prepared writes; return whether there were any."""
+        had_any = bool(self.prepared)
+        self.prepared.clear()
         return had_any
 
     def write_prepared(self) -> None:

@@ -73,9 +73,9 @@ def _restore(owner: _Owner, before: dict[str, Any]) -> list[str]:
 
 def _is_of_library(value: Any) -> bool:
     """Tell whether a function is one that nnsight or torch._dynamo sets on import."""
-    code = getattr(value, "__code__", None)
-    parts = Path(getattr(code, "co_filename", "")).parts
-    return "nnsight" in parts or parts[-2:] == ("torch", "_compile.py")
+    file = getattr(getattr(value, "__code__", None), "co_filename", "")
+    is_of_dynamo = file == str(Path(torch.__file__).with_name("_compile.py"))
+    return is_of_dynamo or nnsight_api.is_nnsight_code(value)
 
 
 def _name(owner: _Owner) -> str:

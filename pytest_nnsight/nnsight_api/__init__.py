@@ -21,6 +21,7 @@ modules, which can be of any type.
 
 from pytest_nnsight.nnsight_api.attachments import (
     edits,
+    is_nnsight_code,
     is_nnsight_forward,
     is_nnsight_hook,
     remove_cache_hooks,
@@ -53,6 +54,7 @@ __all__ = [
     "explain",
     "is_causal",
     "is_copy",
+    "is_nnsight_code",
     "is_nnsight_forward",
     "is_nnsight_hook",
     "is_skeleton",

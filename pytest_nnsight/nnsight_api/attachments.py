@@ -54,6 +54,13 @@ def is_nnsight_forward(forward: Any) -> bool:
     """
     if version() >= (0, 8):
         return type(forward).__module__.startswith("nnsight.")
-    code = getattr(getattr(forward, "__func__", forward), "__code__", None)
+    return is_nnsight_code(forward)
+
+
+def is_nnsight_code(function: Any) -> bool:
+    """Tell whether the code of a Python function or method comes from nnsight's own files."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
     file = getattr(code, "co_filename", "")
-    return file == "<nnsight>" or Path(file).is_relative_to(Path(import_nnsight().__file__).parent)
+    if not file or file == "<nnsight>":
+        return bool(file)
+    return Path(file).is_relative_to(Path(import_nnsight().__file__).parent)

@@ -127,7 +127,8 @@ def _report(
         _reload(id(model), shared, request)
     if mode == "warn":
         is_distrusted = change or worst >= Severity.DISTRUST
-        if GOLDENS in item.stash and item.stash[GOLDENS].discard_if(is_distrusted):
+        goldens = item.stash.get(GOLDENS, None) if is_distrusted else None
+        if goldens is not None and goldens.discard_prepared():
             text += "; its goldens are not written"
         warnings.warn(f"{item.nodeid} {text}", stacklevel=1)
     elif PASSED in item.stash:

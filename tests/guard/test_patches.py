@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
+
+import torch
+
+from pytest_nnsight.guard.patches import snapshot_patches
 
 SCRIPT = """
 import torch
@@ -21,3 +26,17 @@ assert torch.Tensor.backward is not before
 
 def test_functions_that_nnsight_and_dynamo_replace_on_import_are_not_restored() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], check=True)
+
+
+def test_a_patch_from_a_folder_that_is_named_nnsight_is_found() -> None:
+    names: dict[str, Any] = {}
+    exec(compile("def patched(*a): pass", "/home/me/nnsight/tests/test_it.py", "exec"), names)
+    restore, original = snapshot_patches(None), torch.softmax
+    torch.softmax = names["patched"]
+    try:
+        assert [leak.text for leak in restore()] == [
+            "torch.softmax replaced for all tests, restored"
+        ]
+        assert torch.softmax is original
+    finally:
+        torch.softmax = original
