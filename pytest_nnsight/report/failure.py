@@ -84,7 +84,7 @@ def verdict_line(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> s
     likely = "" if diagnosis.is_certain else "likely "
     cause = f"{likely}cause: {diagnosis.cause} ({_shorten(diagnosis.evidence)})"
     if not _is_call(start):
-        return f"golden drift: {start.label} {_change(start)}; {cause}"
+        return f"golden drift: {start.label} {change_of(start)}; {cause}"
     drifted = {drift.position for drift in comparison.failures if _is_call(drift)}
     within = "bits differ, within tolerance: " if _is_within_tolerance(comparison) else ""
     count = f"golden drift: {within}{len(drifted)} of {comparison.calls} calls"
@@ -111,7 +111,7 @@ def _where(start: Drift, diagnosis: Diagnosis) -> str:
 
 def _how_much(golden: Run, start: Drift, comparison: Comparison) -> str:
     if start.kind != "values":
-        return f"{start.kind} {_change(start)}"
+        return f"{start.kind} {change_of(start)}"
     distance = start.distance
     if any(start is drift for drift in comparison.failures):
         token = worst_token(golden, start) if start.rel > distance.rms else ""
@@ -179,15 +179,16 @@ def _fit(rows: list[str], others: list[str]) -> list[str]:
 
 def _difference(golden: Run, drift: Drift) -> str:
     if drift.kind != "values":
-        return f"{drift.label}: {drift.kind} {_change(drift)}"
+        return f"{drift.label}: {drift.kind} {change_of(drift)}"
     distance = drift.distance
     error = f" \u00b1{distance.error:.0%}" if distance.error else ""
     token = worst_token(golden, drift)
     largest = distance.pooled if drift.rel == distance.pooled else distance.worst
     worst = f", worst {token} {format_size(largest)}" if token else ""
-    changed = f", {_change(drift)}" if drift.expected or drift.received else ""
+    changed = f", {change_of(drift)}" if drift.expected or drift.received else ""
     return f"{drift.label}: rel {format_size(distance.rms)}{error}{worst}{changed}"
 
 
-def _change(drift: Drift) -> str:
+def change_of(drift: Drift) -> str:
+    """Return what the golden has and what the run has instead: ``tensor -> absent``."""
     return f"{drift.expected or 'absent'} -> {drift.received or 'absent'}"

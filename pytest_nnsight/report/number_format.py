@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 
 import numpy as np
 
 DRIFT_DECADES = (-9.0, 1.0)
 NORM_DECADES = (-4.0, 8.0)
-_ZERO, _UNKNOWN = 0, 255  # the bytes between are on a logarithmic scale
 
 
 def json_number(number: float | None, digits: int = 4) -> float | str | None:
     """Round a number to some digits; return those that JSON lacks as text: ``"Infinity"``."""
     if number is None:
         return None
-    if math.isnan(number):
-        return "NaN"
-    if math.isinf(number):
-        return "Infinity" if number > 0 else "-Infinity"
-    return float(f"{number:.{digits}g}")
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else json.dumps(float(number))
 
 
 def encode_map(numbers: np.ndarray, decades: tuple[float, float]) -> str:
@@ -32,8 +28,7 @@ def encode_map(numbers: np.ndarray, decades: tuple[float, float]) -> str:
     low, high = decades
     with np.errstate(divide="ignore", invalid="ignore"):
         share = (np.log10(numbers) - low) / (high - low)
-    steps = np.clip(np.nan_to_num(share, nan=0.0, neginf=0.0, posinf=1.0), 0.0, 1.0)
-    found = np.where(
-        numbers == 0, _ZERO, np.where(np.isnan(numbers), _UNKNOWN, 1 + np.round(steps * 253))
-    )
+    found = 1 + np.round(np.clip(share, 0.0, 1.0) * 253)
+    found[numbers == 0] = 0
+    found[np.isnan(share)] = 255
     return base64.b64encode(found.astype(np.uint8).tobytes()).decode("ascii")
