@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def read_report(path: Path, kinds: Sequence[str] = ("report",)) -> dict[str, Any
 def is_bad(verdict: str) -> bool:
     """Tell whether a verdict is worse than ``within noise``."""
     return VERDICTS.index(verdict) > VERDICTS.index(NOISE)
+
+
+def count_verdicts(verdicts: Iterable[str]) -> dict[str, int]:
+    """Return how often each verdict occurs, the worst first."""
+    counts = Counter(verdicts)
+    return {verdict: counts[verdict] for verdict in reversed(VERDICTS) if counts[verdict]}
+
+
+def tests_worst_first(report: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+    """Return each test of a report with its verdict and the line that explains it."""
+    rows = [(test, *verdict_of(test)) for test in report["tests"]]
+    return sorted(rows, key=lambda row: -VERDICTS.index(row[1]))
 
 
 def verdict_of(test: dict[str, Any]) -> tuple[str, str]:
