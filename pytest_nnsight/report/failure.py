@@ -36,27 +36,22 @@ def failure_lines(
     ``refresh`` is the command that rewrites the golden. Unless ``detailed``, the lines are so few
     that pytest shows all of them without -vv.
     """
-    return [visible(line) for line in _lines(finding, diagnosis, refresh, detailed)]
-
-
-def _lines(
-    finding: Finding, diagnosis: Diagnosis | None, refresh: str, detailed: bool
-) -> list[str]:
-    comparison = finding.comparison
-    if diagnosis is None or comparison is None or finding.golden is None:
-        return [f"golden: {finding.error}"]
-    first = verdict_line(finding.golden, comparison, diagnosis)
+    comparison, golden = finding.comparison, finding.golden
+    if diagnosis is None or comparison is None or golden is None:
+        return [visible(f"golden: {finding.error}")]
+    first = verdict_line(golden, comparison, diagnosis)
     exact = [_exact_line(label, stored) for label, stored in finding.exact.items() if stored.worst]
-    is_half = finding.golden.environment.dtype in ("float16", "bfloat16")
+    is_half = golden.environment.dtype in ("float16", "bfloat16")
     hints = [_HALF_TYPE_HINT] if is_half and diagnosis.cause == "numerics" else []
     last = [*hints, f"golden {finding.golden_file}", f"if this is right: {refresh}"]
-    golden = finding.golden
     rows = [_difference(golden, drift) for drift in _worst_first(comparison)]
     if detailed:
         notes = [f"note: {_difference(golden, d)}" for d in comparison.drifts if d.note]
-        return [first, *exact, *_at_most(rows, MOST_ROWS), *notes[:MOST_ROWS], *last]
-    others = [first, *exact[:1], *last]
-    return [first, *exact[:1], *_fit(rows, others), *last]
+        rows = [*_at_most(rows, MOST_ROWS), *notes[:MOST_ROWS]]
+    else:
+        exact = exact[:1]
+        rows = _fit(rows, [first, *exact, *last])
+    return [visible(line) for line in (first, *exact, *rows, *last)]
 
 
 def comparison_lines(finding: Finding, diagnosis: Diagnosis | None) -> list[str]:
@@ -82,7 +77,10 @@ def verdict_line(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> s
     """Return one line: what differs, where it starts, its size, the allowed size, the cause."""
     start = diagnosis.start
     likely = "" if diagnosis.is_certain else "likely "
-    cause = f"{likely}cause: {diagnosis.cause} ({_shorten(diagnosis.evidence)})"
+    evidence = diagnosis.evidence
+    if len(evidence) > LONGEST_EVIDENCE:
+        evidence = evidence[: LONGEST_EVIDENCE - 3] + "..."
+    cause = f"{likely}cause: {diagnosis.cause} ({evidence})"
     if not _is_call(start):
         return f"golden drift: {start.label} {change_of(start)}; {cause}"
     drifted = {drift.position for drift in comparison.failures if _is_call(drift)}
@@ -134,10 +132,6 @@ def bits_line(comparison: Comparison) -> str:
     return f"{bits.count} of {comparison.calls} calls, from {bits.first} on ({sizes})"
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= LONGEST_EVIDENCE else text[: LONGEST_EVIDENCE - 3] + "..."
-
-
 def format_size(rel: float) -> str:
     """Return a relative drift as short text: ``0.21``, ``4.9e-3``, ``1e-5``, ``inf``."""
     if math.isinf(rel) or rel == 0:
@@ -160,17 +154,15 @@ def _worst_first(comparison: Comparison) -> list[Drift]:
     )
 
 
-def _at_most(rows: list[str], limit: int) -> list[str]:
+def _at_most(rows: list[str], limit: int, hint: str = "") -> list[str]:
     rest = len(rows) - limit
-    return rows if rest <= 0 else [*rows[:limit], f"... and {rest} more, smaller"]
+    return rows if rest <= 0 else [*rows[:limit], f"... and {rest} more, smaller{hint}"]
 
 
 def _fit(rows: list[str], others: list[str]) -> list[str]:
     """Return as many rows as pytest shows together with the ``others``."""
     for count in range(len(rows), 0, -1):
-        shown = rows[:count]
-        if count < len(rows):
-            shown = [*shown, f"... and {len(rows) - count} more, smaller (-vv)"]
+        shown = _at_most(rows, count, " (-vv)")
         lines = [*others, *shown]
         if len(lines) <= PYTEST_LINES and sum(map(len, lines)) <= PYTEST_CHARACTERS:
             return shown
