@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_nnsight.errors import visible
-from pytest_nnsight.run import Call, Run
+from pytest_nnsight.run import Run
 
 
 def golden_lines(run: Run) -> Iterator[str]:
@@ -32,18 +32,13 @@ def _lines(run: Run) -> Iterator[str]:
             yield f"generated: {text!r} ({len(ids)} tokens)"
     yield f"{len(run.calls)} calls:"
     for call in run.calls:
-        yield from _call_lines(call)
-
-
-def _call_lines(call: Call) -> Iterator[str]:
-    if not call.leaves:
-        yield f"  {call.label} ({call.module_class}): {call.output}"
-    for leaf in call.leaves:
-        summary = leaf.summary
-        location = "" if leaf.at == "out" else f" {leaf.at}"
-        names = ("mean", "std", "min", "max")
-        values = (summary.mean, summary.std, summary.minimum, summary.maximum)
-        pairs = [(n, v) for n, v in zip(names, values, strict=True) if v is not None]
-        numbers = " ".join(f"{name} {value:.4g}" for name, value in pairs)
-        shape = "x".join(map(str, summary.shape)) or "scalar"
-        yield f"  {call.label}{location} ({call.module_class}): {shape} {summary.dtype} {numbers}"
+        if not call.leaves:
+            yield f"  {call.label} ({call.module_class}): {call.output}"
+        for at, summary in call.leaves:
+            location = "" if at == "out" else f" {at}"
+            shape = "x".join(map(str, summary.shape)) or "scalar"
+            values = (summary.mean, summary.std, summary.minimum, summary.maximum)
+            pairs = zip(("mean", "std", "min", "max"), values, strict=True)
+            numbers = " ".join(f"{name} {n:.4g}" for name, n in pairs if n is not None)
+            start = f"  {call.label}{location} ({call.module_class})"
+            yield f"{start}: {shape} {summary.dtype} {numbers}"
