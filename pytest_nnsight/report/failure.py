@@ -24,8 +24,7 @@ def diagnose_finding(finding: Finding) -> Diagnosis | None:
     comparison, golden, received = finding.comparison, finding.golden, finding.received
     if comparison is None or comparison.matches or golden is None or received is None:
         return None
-    before, now = finding.golden_weights, finding.received_weights
-    return diagnose(golden, received, comparison, before, now)
+    return diagnose(golden, received, comparison, finding.golden_weights, finding.received_weights)
 
 
 def failure_lines(
@@ -83,20 +82,16 @@ def verdict_line(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> s
     cause = f"{likely}cause: {diagnosis.cause} ({evidence})"
     if not _is_call(start):
         return f"golden drift: {start.label} {change_of(start)}; {cause}"
-    drifted = {drift.position for drift in comparison.failures if _is_call(drift)}
-    within = "bits differ, within tolerance: " if _is_within_tolerance(comparison) else ""
-    count = f"golden drift: {within}{len(drifted)} of {comparison.calls} calls"
-    how_much = _how_much(golden, start, comparison)
-    return f"{count}, starts {_where(start, diagnosis)} ({how_much}); {cause}"
-
-
-def _is_within_tolerance(comparison: Comparison) -> bool:
-    """Tell whether a comparison fails only because every bit had to be equal."""
     limit = comparison.tolerance.rel
-    return all(
+    drifted = {drift.position for drift in comparison.failures if _is_call(drift)}
+    is_within = all(  # it fails only because every bit had to be equal
         drift.kind == "values" and drift.allowed == 0 and drift.distance.rms <= limit
         for drift in comparison.failures
     )
+    within = "bits differ, within tolerance: " if is_within else ""
+    count = f"golden drift: {within}{len(drifted)} of {comparison.calls} calls"
+    how_much = _how_much(golden, start, comparison)
+    return f"{count}, starts {_where(start, diagnosis)} ({how_much}); {cause}"
 
 
 def _where(start: Drift, diagnosis: Diagnosis) -> str:

@@ -52,8 +52,7 @@ def step_summary(report: dict[str, Any]) -> str:
     goldens = [golden for test in report["tests"] for golden in test["goldens"]]
     changes = dict.fromkeys(text for golden in goldens for text in environment_changes(golden))
     if changes:
-        text = _as_text(", ".join(changes))
-        lines += ["", f"Changed since the goldens were written: {text}"]
+        lines += ["", f"Changed since the goldens were written: {_as_text(', '.join(changes))}"]
     return "\n".join(lines) + "\n\n"
 
 

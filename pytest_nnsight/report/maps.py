@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +13,12 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.number_format import DRIFT_DECADES, NORM_DECADES, encode_map
 from pytest_nnsight.report.tokens import token_names
 from pytest_nnsight.run import ROOT, Run, token_count
 from pytest_nnsight.summary.packing import read_norms
 
 MOST_ROWS, MOST_TOKENS = 128, 256
+DRIFT_DECADES, NORM_DECADES = (-9.0, 1.0), (-4.0, 8.0)
 _LAYER = re.compile(r"^(\D*\.\d+)(?:\.|$)")
 
 
@@ -92,6 +93,20 @@ def _token_drifts(distance: Distance | None, tokens: int) -> np.ndarray:
     """Return the drift of each token, NaN where it was not compared."""
     if distance is None:
         return np.full(tokens, np.nan)
-    if distance.per_token is not None and len(distance.per_token) == tokens:
-        return distance.per_token
-    return np.full(tokens, distance.rms)
+    each = distance.per_token
+    return each if each is not None and len(each) == tokens else np.full(tokens, distance.rms)
+
+
+def encode_map(numbers: np.ndarray, decades: tuple[float, float]) -> str:
+    """Encode numbers as base64, one byte for each.
+
+    0 is zero and 255 is NaN. Any other byte ``b`` is ``10 ** (low + (b - 1) / 253 * (high - low))``
+    where ``decades`` is ``(low, high)``.
+    """
+    low, high = decades
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (np.log10(numbers) - low) / (high - low)
+    found = 1 + np.round(np.clip(share, 0.0, 1.0) * 253)
+    found[numbers == 0] = 0
+    found[np.isnan(share)] = 255
+    return base64.b64encode(found.astype(np.uint8).tobytes()).decode("ascii")

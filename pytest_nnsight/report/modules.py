@@ -6,6 +6,8 @@ statistics.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +17,6 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.pairing import is_input, pair
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.number_format import json_number
 from pytest_nnsight.run import Call, Leaf, Run, Summary
 
 BARS, MOST_MODULES = 40, 5
@@ -86,6 +87,13 @@ def _row(
         pairs, _ = pair(call, others[call.key], may_lose=True)
         received = next((new.summary for old, new in pairs if old.at == leaf.at), None)
     return ModuleRow(call, leaf, len(calls), state, distance, allowed, received)
+
+
+def json_number(number: float | None, digits: int = 4) -> float | str | None:
+    """Round a number to some digits; return those that JSON lacks as text: ``"Infinity"``."""
+    if number is None:
+        return None
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else json.dumps(float(number))
 
 
 def part_of(path: str) -> str:

@@ -15,15 +15,7 @@ from time import gmtime, strftime
 from typing import Any
 
 from pytest_nnsight import __version__
-from pytest_nnsight.report.outcomes import (
-    DRIFT,
-    ERROR,
-    NOT_RUN,
-    STRUCTURE,
-    VERDICTS,
-    count_verdicts,
-    verdict_of,
-)
+from pytest_nnsight.report import outcomes
 from pytest_nnsight.report.terminal import environment_changes, sparkline
 
 MOST_BYTES = 880_000
@@ -34,7 +26,7 @@ _LIBRARIES = ("dom", "decode", "depth", "heat", "generated", "calls", "tree", "s
 _GOLDEN = "golden"  # shown instead of a verdict where a golden was not compared
 _IN_DETAIL = ("then", "now", "depth", "worst")  # the detail of a golden has them too
 _TEXT_COLUMNS = ("path", "class", "part", "output", "shape", "state")
-_ORDER = (_GOLDEN, *VERDICTS)
+_ORDER = (_GOLDEN, *outcomes.VERDICTS)
 _WHOLE = "the whole session"  # the row of the grid for sessions that failed
 View = dict[str, Any]
 
@@ -96,7 +88,7 @@ def _report_view(report: dict[str, Any]) -> View:
 def _upgrade_view(document: dict[str, Any]) -> View:
     sessions = []
     for entry in document["trials"]:
-        label = entry.get("label") or ", ".join(entry["combination"])
+        label = entry["label"]
         session = _session(entry["report"] or _EMPTY, label)
         sessions.append({**session, "failure": entry["failure"], "worst": entry["worst"]})
     reports = (entry["report"] for entry in document["trials"] if entry["report"])
@@ -137,7 +129,7 @@ def _session(report: dict[str, Any], label: str) -> View:
 
 
 def _test(test: dict[str, Any]) -> View:
-    verdict, line = verdict_of(test)
+    verdict, line = outcomes.verdict_of(test)
     goldens = [{k: v for k, v in g.items() if k not in _IN_DETAIL} for g in test["goldens"]]
     return {
         "test": test["test"],
@@ -154,8 +146,10 @@ def _headline(sessions: Sequence[View]) -> str:
     """Return the number of tests by verdict, the worst first: ``2 tests: 1 drift, 1 same``."""
     verdicts = [test["verdict"] for session in sessions for test in session["tests"]]
     for session in sessions:
-        verdicts += [ERROR] * len(session["errors"]) + [NOT_RUN] * len(session["not_run"])
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in count_verdicts(verdicts).items())
+        verdicts += [outcomes.ERROR] * len(session["errors"]) + [outcomes.NOT_RUN] * len(
+            session["not_run"]
+        )
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in outcomes.count_verdicts(verdicts).items())
     return f"{len(verdicts)} test{'s' * (len(verdicts) != 1)}: {counts or 'none ran'}"
 
 
@@ -232,7 +226,7 @@ def _drop_details(view: View, tests: Sequence[View], goldens: Sequence[View]) ->
     """
     left = MOST_BYTES - _size(view) + sum(_size(golden.get("detail")) for golden in goldens)
     for test in tests if left < MOST_BYTES / 2 else ():
-        if test["verdict"] in (DRIFT, STRUCTURE):
+        if test["verdict"] in (outcomes.DRIFT, outcomes.STRUCTURE):
             left += _size(test["text"])
             test["text"] = ""
     for golden in sorted(goldens, key=lambda g: -_ORDER.index(g["verdict"])):

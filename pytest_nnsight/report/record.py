@@ -17,11 +17,11 @@ from pytest_nnsight.report.failure import bits_line, change_of
 from pytest_nnsight.report.maps import token_maps
 from pytest_nnsight.report.modules import (
     drift_over_depth,
+    json_number,
     module_columns,
     module_rows,
     worst_modules,
 )
-from pytest_nnsight.report.number_format import json_number
 from pytest_nnsight.report.outcomes import DRIFT, ERROR, MISSING, NOISE, SAME, STRUCTURE
 from pytest_nnsight.run import Run
 
@@ -36,7 +36,9 @@ def record_of_match(finding: Finding) -> Record:
     Where it applies, ``differ`` names bits that differ though they should be equal, ``unchecked``
     says why bits were not compared, and ``tie`` names another token in a near tie.
     """
-    comparison = finding.comparison
+    golden, received, comparison = finding.golden, finding.received, finding.comparison
+    assert golden is not None
+    assert received is not None
     assert comparison is not None
     bits, divergence = comparison.bits, comparison.divergence
     record: Record = {
@@ -46,7 +48,8 @@ def record_of_match(finding: Finding) -> Record:
         "bits": bits.count,
         "noise": json_number(comparison.noise),
         "allowed": json_number(comparison.tolerance.rel),
-        **_environments(finding),
+        "then": asdict(golden.environment),
+        "now": asdict(received.environment),
     }
     if bits.count and bits.is_expected:
         record["differ"] = bits_line(comparison)
@@ -59,13 +62,13 @@ def record_of_match(finding: Finding) -> Record:
 
 def record_of_failure(finding: Finding, diagnosis: Diagnosis | None) -> Record:
     """Return the record of a run that does not match its golden, or has none."""
-    golden, comparison = finding.golden, finding.comparison
-    if diagnosis is None or golden is None or comparison is None:
+    golden, received, comparison = finding.golden, finding.received, finding.comparison
+    if diagnosis is None or golden is None or received is None or comparison is None:
         verdict = MISSING if finding.error.startswith("no golden") else ERROR
         return {"golden": finding.golden_file, "verdict": verdict}
     start, failures = diagnosis.start, comparison.failures
     is_structure = any(drift.kind in _STRUCTURAL for drift in failures)
-    rows = module_rows(golden, finding.received, comparison)
+    rows = module_rows(golden, received, comparison)
     return {
         "golden": finding.golden_file,
         "verdict": STRUCTURE if is_structure else DRIFT,
@@ -82,15 +85,9 @@ def record_of_failure(finding: Finding, diagnosis: Diagnosis | None) -> Record:
         "evidence": visible(diagnosis.evidence),
         "depth": drift_over_depth(rows),
         "worst": worst_modules(rows),
-        **_environments(finding),
+        "then": asdict(golden.environment),
+        "now": asdict(received.environment),
     }
-
-
-def _environments(finding: Finding) -> Record:
-    assert finding.golden is not None
-    assert finding.received is not None
-    runs = {"then": finding.golden, "now": finding.received}
-    return {name: asdict(run.environment) for name, run in runs.items()}
 
 
 def build_detail(

@@ -7,24 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pytest_nnsight.errors import visible
+from pytest_nnsight.report import outcomes
 from pytest_nnsight.report.failure import format_size
-from pytest_nnsight.report.outcomes import (
-    ERROR,
-    MISSING,
-    NOISE,
-    SAME,
-    count_verdicts,
-    is_bad,
-    tests_worst_first,
-    verdict_of,
-    worst_golden,
-)
 
 _BARS, _PLAIN_BARS = "\u00b7\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", " .:-=+*#@"
 _SETTINGS = ("device", "dtype", "attention", "threads")
 _DECADES = 4  # of drift, which the bars show below the largest drift
 _MOST_GROUPS, _MOST_TESTS = 8, 3
-_COUNTED = {SAME: "the same bit by bit", NOISE: "within tolerance"}
+_COUNTED = {outcomes.SAME: "the same bit by bit", outcomes.NOISE: "within tolerance"}
 _HEADINGS = {
     "differ": "within tolerance, but not equal bit by bit (--nnsight-exact makes this fail):",
     "unchecked": "not checked bit by bit, because the environment differs from the golden's:",
@@ -64,9 +54,9 @@ def count_line(report: dict[str, Any]) -> Line | None:
     verdicts = [golden["verdict"] for test in report["tests"] for golden in test["goldens"]]
     if not verdicts:
         return None
-    counts = count_verdicts(verdicts)
+    counts = outcomes.count_verdicts(verdicts)
     text = ", ".join(f"{n} {_COUNTED.get(verdict, verdict)}" for verdict, n in counts.items())
-    is_good = not any(map(is_bad, counts))
+    is_good = not any(map(outcomes.is_bad, counts))
     return Line(f"{len(verdicts)} golden{'s' * (len(verdicts) > 1)}: {text}", is_good)
 
 
@@ -88,9 +78,9 @@ def _note_lines(report: dict[str, Any]) -> Iterator[str]:
 def _groups(report: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """Return the failing tests, the worst first; those with the same start and cause together."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for test, verdict, line in tests_worst_first(report):
-        if is_bad(verdict) and verdict != ERROR:
-            golden = worst_golden(test) or {}
+    for test, verdict, line in outcomes.tests_worst_first(report):
+        if outcomes.is_bad(verdict) and verdict != outcomes.ERROR:
+            golden = outcomes.worst_golden(test) or {}
             keys = ("where", "cause", "evidence") if "where" in golden else ("line",)
             key = (verdict, golden.get("model"), *(golden.get(name, line) for name in keys))
             groups.setdefault(key, []).append(test)
@@ -99,8 +89,8 @@ def _groups(report: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 def _group_lines(tests: Sequence[dict[str, Any]], verbosity: int, bars: str) -> Iterator[str]:
     """Yield the lines about tests that fail in the same way, with the golden of the first."""
-    verdict, line = verdict_of(tests[0])
-    golden, command = worst_golden(tests[0]) or {}, tests[0].get("command", "")
+    verdict, line = outcomes.verdict_of(tests[0])
+    golden, command = outcomes.worst_golden(tests[0]) or {}, tests[0].get("command", "")
     first, *others = [test["test"] for test in tests]
     yield f"{verdict.upper()} {first}"
     if others:
@@ -118,7 +108,7 @@ def _group_lines(tests: Sequence[dict[str, Any]], verbosity: int, bars: str) -> 
     if command:
         yield f"  rerun  {command}"
     if command and verdict == golden.get("verdict"):  # else it hung or crashed
-        when = "write it" if verdict == MISSING else "if this is right"
+        when = "write it" if verdict == outcomes.MISSING else "if this is right"
         yield f"  {when}: {command} --snapshot-update"
 
 
