@@ -61,10 +61,9 @@ def comparison_lines(finding: Finding, diagnosis: Diagnosis | None) -> list[str]
     comparison = finding.comparison
     assert comparison is not None
     assert finding.golden is not None
-    if comparison.matches and not comparison.bits.count:
-        return [f"same: {comparison.calls} calls, bit by bit"]
     if comparison.matches:
-        return [f"within noise: {bits_line(comparison)}"]
+        same = f"same: {comparison.calls} calls, bit by bit"
+        return [f"within noise: {bits_line(comparison)}" if comparison.bits.count else same]
     assert diagnosis is not None
     first = verdict_line(finding.golden, comparison, diagnosis).removeprefix("golden ")
     drifts = [d for d in _worst_first(comparison) if d.kind not in ("missing", "added")]
@@ -82,8 +81,8 @@ def verdict_line(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> s
     cause = f"{likely}cause: {diagnosis.cause} ({evidence})"
     if not _is_call(start):
         return f"golden drift: {start.label} {change_of(start)}; {cause}"
-    limit = comparison.tolerance.rel
     drifted = {drift.position for drift in comparison.failures if _is_call(drift)}
+    limit = comparison.tolerance.rel
     is_within = all(  # it fails only because every bit had to be equal
         drift.kind == "values" and drift.allowed == 0 and drift.distance.rms <= limit
         for drift in comparison.failures

@@ -37,7 +37,10 @@ def token_maps(golden: Run, comparison: Comparison | None = None) -> list[dict[s
     maps = []
     for tokens, rows in layers.items():
         each = -(-len(tokens) // MOST_TOKENS)
-        norms, drifts = np.stack([_pool(numbers, each) for numbers in rows.values()], axis=1)
+        numbers = np.stack([*rows.values()], axis=1)  # norms and drifts, rows, tokens
+        unused = -len(tokens) % each
+        padded = np.pad(numbers, ((0, 0), (0, 0), (0, unused)), constant_values=np.nan)
+        norms, drifts = np.fmax.reduce(padded.reshape(2, len(rows), -1, each), axis=3)
         shown = [*map(visible, tokens[::each])]
         found = {"tokens": shown, "each": each, "rows": [*map(visible, rows)]}
         found["norm"] = encode_map(norms, NORM_DECADES)
@@ -45,14 +48,6 @@ def token_maps(golden: Run, comparison: Comparison | None = None) -> list[dict[s
             found["drift"] = encode_map(drifts, DRIFT_DECADES)
         maps.append(found)
     return maps
-
-
-def _pool(numbers: np.ndarray, each: int) -> np.ndarray:
-    """Return the largest number of each group of ``each`` neighbours in a row."""
-    missing = -numbers.shape[1] % each
-    padded = np.pad(numbers, ((0, 0), (0, missing)), constant_values=np.nan)
-    largest: np.ndarray = np.fmax.reduce(padded.reshape(2, -1, each), axis=2)
-    return largest
 
 
 def _layers(golden: Run) -> dict[str, str]:

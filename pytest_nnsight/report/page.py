@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from string import Template
 from time import gmtime, strftime
@@ -28,13 +28,17 @@ _IN_DETAIL = ("then", "now", "depth", "worst")  # the detail of a golden has the
 _TEXT_COLUMNS = ("path", "class", "part", "output", "shape", "state")
 _ORDER = (_GOLDEN, *outcomes.VERDICTS)
 _WHOLE = "the whole session"  # the row of the grid for sessions that failed
+# Nothing in the JSON may end the script element that holds it.
+_IN_SCRIPT = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
+_EMPTY: dict[str, Any] = {"tests": [], "errors": [], "not_run": [], "versions": {}, "models": []}
 View = dict[str, Any]
 
 
 def render_page(document: dict[str, Any]) -> str:
     """Return the page of a session's report, of an upgrade's, or of a single golden."""
     view: View = {"grid": None, "is_golden": False, "order": _ORDER}
-    view |= _VIEWS[document["kind"]](document)
+    views = {"report": _report_view, "upgrade": _upgrade_view, "golden": _golden_view}
+    view |= views[document["kind"]](document)
     tests = [(session, test) for session in view["sessions"] for test in session["tests"]]
     goldens = [golden for _, test in tests for golden in test["goldens"]]
     view["words"] = _share_words(goldens)
@@ -50,7 +54,7 @@ def render_page(document: dict[str, Any]) -> str:
         version=__version__,
         style=(assets / "page.css").read_text(encoding="utf-8"),
         list="\n".join(f"<li>{html.escape(item.strip())}</li>" for item in items),
-        report=_escape_json(_compact(view)),
+        report=_compact(view).translate(_IN_SCRIPT),
         script="\n".join((assets / f"{name}.js").read_text(encoding="utf-8") for name in scripts),
     )
 
@@ -71,25 +75,16 @@ def pytest_html_extras(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     return found
 
 
-def _escape_json(text: str) -> str:
-    """Escape JSON so that nothing in it can end the script element that holds it."""
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
-
-
 def _report_view(report: dict[str, Any]) -> View:
-    session = _session(report, report.get("title", ""))
-    sessions, grid = [session], _grid_by_model(session)
-    title, facts = _headline(sessions), _facts(report)
-    return {"title": title, "facts": facts, "sessions": sessions, "grid": grid}
+    session = _session(report, "")
+    view = {"title": _headline([session]), "facts": _facts(report)}
+    return {**view, "sessions": [session], "grid": _grid_by_model(session)}
 
 
 def _upgrade_view(document: dict[str, Any]) -> View:
     sessions = []
     for entry in document["trials"]:
-        label = entry["label"]
-        session = _session(entry["report"] or _EMPTY, label)
+        session = _session(entry["report"] or _EMPTY, entry["label"])
         sessions.append({**session, "failure": entry["failure"], "worst": entry["worst"]})
     reports = (entry["report"] for entry in document["trials"] if entry["report"])
     return {
@@ -108,14 +103,6 @@ def _golden_view(document: dict[str, Any]) -> View:
     session = {"label": "", "failure": "", "tests": [test], "errors": [], "not_run": []}
     title = f"{detail['kind']} of {detail['model']['spec']}"
     return {"title": title, "facts": name, "sessions": [session], "is_golden": True}
-
-
-_VIEWS: dict[str, Callable[[dict[str, Any]], View]] = {
-    "report": _report_view,
-    "upgrade": _upgrade_view,
-    "golden": _golden_view,
-}
-_EMPTY: dict[str, Any] = {"tests": [], "errors": [], "not_run": [], "versions": {}, "models": []}
 
 
 def _session(report: dict[str, Any], label: str) -> View:
@@ -146,9 +133,8 @@ def _headline(sessions: Sequence[View]) -> str:
     """Return the number of tests by verdict, the worst first: ``2 tests: 1 drift, 1 same``."""
     verdicts = [test["verdict"] for session in sessions for test in session["tests"]]
     for session in sessions:
-        verdicts += [outcomes.ERROR] * len(session["errors"]) + [outcomes.NOT_RUN] * len(
-            session["not_run"]
-        )
+        verdicts += [outcomes.ERROR] * len(session["errors"])
+        verdicts += [outcomes.NOT_RUN] * len(session["not_run"])
     counts = ", ".join(f"{n} {verdict}" for verdict, n in outcomes.count_verdicts(verdicts).items())
     return f"{len(verdicts)} test{'s' * (len(verdicts) != 1)}: {counts or 'none ran'}"
 
@@ -163,18 +149,14 @@ def _facts(report: dict[str, Any]) -> str:
 
 def _grid_by_version(sessions: Sequence[View]) -> View:
     """Return a grid of tests by combination; failed sessions show in a row of their own."""
-    columns = [
-        {test["test"]: _cell(test, at) for test in session["tests"]}
-        for at, session in enumerate(sessions)
-    ]
-    names = [*dict.fromkeys(name for column in columns for name in column)]
+    columns: list[tuple[str, dict[str, View]]] = []
     for at, session in enumerate(sessions):
+        cells = {test["test"]: _cell(test, at) for test in session["tests"]}
         if session["failure"]:
-            columns[at][_WHOLE] = _cell({"test": None, "verdict": session["worst"]}, at)
-    if any(_WHOLE in column for column in columns):
-        names.insert(0, _WHOLE)
-    labels = [session["label"] for session in sessions]
-    return _grid("Tests by versions", labels, names, columns)
+            cells[_WHOLE] = _cell({"test": None, "verdict": session["worst"]}, at)
+        columns.append((session["label"], cells))
+    names = dict.fromkeys(name for _, cells in columns for name in cells)
+    return _grid("Tests by versions", sorted(names, key=lambda name: name != _WHOLE), columns)
 
 
 def _grid_by_model(session: View) -> View | None:
@@ -189,7 +171,7 @@ def _grid_by_model(session: View) -> View | None:
             models.setdefault(model, {})[name] = _cell(test, 0)
     if len(models) < 2:
         return None
-    return _grid("Tests by models", [*models], names, [*models.values()])
+    return _grid("Tests by models", names, [*models.items()])
 
 
 def _cell(test: View, session: int) -> View:
@@ -197,11 +179,9 @@ def _cell(test: View, session: int) -> View:
     return {"session": session, "test": test["test"], "verdict": test["verdict"]}
 
 
-def _grid(
-    title: str, labels: list[str], names: Iterable[str], columns: Sequence[Mapping[str, View]]
-) -> View:
-    rows = [{"name": name, "cells": [column.get(name) for column in columns]} for name in names]
-    return {"title": title, "columns": labels, "rows": rows}
+def _grid(title: str, names: Iterable[str], columns: list[tuple[str, dict[str, View]]]) -> View:
+    rows = [{"name": name, "cells": [cells.get(name) for _, cells in columns]} for name in names]
+    return {"title": title, "columns": [label for label, _ in columns], "rows": rows}
 
 
 def _share_words(goldens: Iterable[View]) -> list[str]:

@@ -127,9 +127,9 @@ def _prompt(run: Run) -> str:
         texts = ["".join(pieces) for pieces in run.prompt.pieces]
         prompt = texts or [list(ids) for ids in run.prompt.token_ids]
         prompt = prompt[0] if len(prompt) == 1 else prompt
-    is_text = isinstance(prompt, str)
-    text = prompt if is_text else json.dumps(prompt, ensure_ascii=False, default=str)
-    shown = text if len(text) <= _LONGEST_PROMPT else text[:_LONGEST_PROMPT] + " ..."
+    if not isinstance(prompt, str):
+        prompt = json.dumps(prompt, ensure_ascii=False, default=str)
+    shown = prompt if len(prompt) <= _LONGEST_PROMPT else prompt[:_LONGEST_PROMPT] + " ..."
     return "\n".join(visible(line) for line in shown.splitlines())
 
 

@@ -49,9 +49,8 @@ def _find_token(
 def _left_padding(golden: Run, prompt: int, width: int) -> int:
     """Return the number of padding tokens before a prompt of a batch."""
     masks = golden.prompt.tensors.get("attention_mask", ())
-    if prompt >= len(masks) or len(masks[prompt]) != width or 1 not in masks[prompt]:
-        return 0
-    return masks[prompt].index(1)
+    mask = masks[prompt] if prompt < len(masks) else ()
+    return mask.index(1) if len(mask) == width and 1 in mask else 0
 
 
 def _piece(golden: Run, call: Call, prompt: int, index: int, width: int) -> str:
