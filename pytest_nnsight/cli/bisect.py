@@ -31,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Bisect the releases; print the first one that differs and the results under it."""
-    from pytest_nnsight.upgrade.bisect import bisect
-    from pytest_nnsight.upgrade.releases import release_date, releases_between
+    from pytest_nnsight.upgrade.bisect import bisect, release_date, releases_between
     from pytest_nnsight.upgrade.table import result_lines
 
     package = options.package

@@ -139,9 +139,8 @@ class Difference:
 
     def as_test(self) -> dict[str, Any]:
         """Return the difference as an entry of a report's ``tests``."""
-        from pytest_nnsight.report.detail import build_detail
         from pytest_nnsight.report.outcomes import FAILED, PASSED
-        from pytest_nnsight.report.record import record_of_failure, record_of_match
+        from pytest_nnsight.report.record import build_detail, record_of_failure, record_of_match
 
         finding = self.finding
         assert finding.golden is not None

@@ -39,8 +39,7 @@ def make_bench(
     """
     from platformdirs import user_cache_path
 
-    from pytest_nnsight.upgrade.combination import package_of
-    from pytest_nnsight.upgrade.pins import find_pins, read_pins
+    from pytest_nnsight.upgrade.requirements import find_pins, package_of, read_pins
     from pytest_nnsight.upgrade.upgrade_run import UpgradeRunner
 
     folder = Path.cwd()

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
         raise GoldenError(f"there is no file {options.golden}")
     golden = decode(text, str(options.golden))
     if options.html is not None:
-        from pytest_nnsight.report.detail import build_detail
+        from pytest_nnsight.report.record import build_detail
 
         document = {"kind": "golden", "golden": options.golden.name, "detail": build_detail(golden)}
         write_page(document, options.html)

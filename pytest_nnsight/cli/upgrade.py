@@ -35,15 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Run the tests under each combination, print a table, return 1 where a golden drifts."""
-    from pytest_nnsight.upgrade.combination import combinations, label
-    from pytest_nnsight.upgrade.table import exit_code, summary_rows, table_json, table_lines
+    from pytest_nnsight.upgrade.requirements import combinations
+    from pytest_nnsight.upgrade.table import exit_code, table_json, table_lines, table_rows
 
     planned = combinations(options.requirements)
     bench = make_bench(options, pytest_arguments, options.requirements)
     check_output_file("--json", options.json)
     check_output_file("--html", options.html)
     runs = [
-        bench.run(combination, f"{number}/{len(planned)} {label(combination)}")
+        bench.run(combination, f"{number}/{len(planned)} {', '.join(combination)}")
         for number, combination in enumerate(planned, 1)
     ]
     if options.json is not None:
@@ -58,5 +58,5 @@ def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
 
         details = lines[len(runs) + 2 :]  # the lines after the table
         with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as file:
-            file.write(table_summary(summary_rows(runs), details))
+            file.write(table_summary(table_rows(runs), details))
     return exit_code(runs)

@@ -43,7 +43,7 @@ def note_failure(
 def _attach(item: pytest.Item, record: dict[str, Any], finding: Finding) -> None:
     item.user_properties.append((RECORD, json.dumps(record, allow_nan=False)))
     if _DETAILS in item.stash:
-        from pytest_nnsight.report.detail import build_detail
+        from pytest_nnsight.report.record import build_detail
 
         golden, details = finding.golden, None
         if golden is not None:

@@ -69,7 +69,7 @@ class Reporter:
         records = every[self._outdated.get(name, 0) :]
         test["goldens"] = records or test["goldens"]
         if records and report.when == "call" and self._config.pluginmanager.hasplugin("html"):
-            from pytest_nnsight.report.extras import pytest_html_extras
+            from pytest_nnsight.report.page import pytest_html_extras
 
             report.extras = [*getattr(report, "extras", ()), *pytest_html_extras(records)]  # type: ignore[attr-defined]
         test.setdefault("details", []).extend(getattr(report, DETAILS, ()))

@@ -24,8 +24,7 @@ def diagnose_finding(finding: Finding) -> Diagnosis | None:
     comparison, golden, received = finding.comparison, finding.golden, finding.received
     if comparison is None or comparison.matches or golden is None or received is None:
         return None
-    before, now = finding.golden_weights, finding.received_weights
-    return diagnose(golden, received, comparison, before, now)
+    return diagnose(golden, received, comparison, finding.golden_weights, finding.received_weights)
 
 
 def failure_lines(
@@ -36,27 +35,22 @@ def failure_lines(
     ``refresh`` is the command that rewrites the golden. Unless ``detailed``, the lines are so few
     that pytest shows all of them without -vv.
     """
-    return [visible(line) for line in _lines(finding, diagnosis, refresh, detailed)]
-
-
-def _lines(
-    finding: Finding, diagnosis: Diagnosis | None, refresh: str, detailed: bool
-) -> list[str]:
-    comparison = finding.comparison
-    if diagnosis is None or comparison is None or finding.golden is None:
-        return [f"golden: {finding.error}"]
-    first = verdict_line(finding.golden, comparison, diagnosis)
+    comparison, golden = finding.comparison, finding.golden
+    if diagnosis is None or comparison is None or golden is None:
+        return [visible(f"golden: {finding.error}")]
+    first = verdict_line(golden, comparison, diagnosis)
     exact = [_exact_line(label, stored) for label, stored in finding.exact.items() if stored.worst]
-    is_half = finding.golden.environment.dtype in ("float16", "bfloat16")
+    is_half = golden.environment.dtype in ("float16", "bfloat16")
     hints = [_HALF_TYPE_HINT] if is_half and diagnosis.cause == "numerics" else []
     last = [*hints, f"golden {finding.golden_file}", f"if this is right: {refresh}"]
-    golden = finding.golden
     rows = [_difference(golden, drift) for drift in _worst_first(comparison)]
     if detailed:
         notes = [f"note: {_difference(golden, d)}" for d in comparison.drifts if d.note]
-        return [first, *exact, *_at_most(rows, MOST_ROWS), *notes[:MOST_ROWS], *last]
-    others = [first, *exact[:1], *last]
-    return [first, *exact[:1], *_fit(rows, others), *last]
+        rows = [*_at_most(rows, MOST_ROWS), *notes[:MOST_ROWS]]
+    else:
+        exact = exact[:1]
+        rows = _fit(rows, [first, *exact, *last])
+    return [visible(line) for line in (first, *exact, *rows, *last)]
 
 
 def comparison_lines(finding: Finding, diagnosis: Diagnosis | None) -> list[str]:
@@ -67,10 +61,9 @@ def comparison_lines(finding: Finding, diagnosis: Diagnosis | None) -> list[str]
     comparison = finding.comparison
     assert comparison is not None
     assert finding.golden is not None
-    if comparison.matches and not comparison.bits.count:
-        return [f"same: {comparison.calls} calls, bit by bit"]
     if comparison.matches:
-        return [f"within noise: {bits_line(comparison)}"]
+        same = f"same: {comparison.calls} calls, bit by bit"
+        return [f"within noise: {bits_line(comparison)}" if comparison.bits.count else same]
     assert diagnosis is not None
     first = verdict_line(finding.golden, comparison, diagnosis).removeprefix("golden ")
     drifts = [d for d in _worst_first(comparison) if d.kind not in ("missing", "added")]
@@ -82,23 +75,22 @@ def verdict_line(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> s
     """Return one line: what differs, where it starts, its size, the allowed size, the cause."""
     start = diagnosis.start
     likely = "" if diagnosis.is_certain else "likely "
-    cause = f"{likely}cause: {diagnosis.cause} ({_shorten(diagnosis.evidence)})"
+    evidence = diagnosis.evidence
+    if len(evidence) > LONGEST_EVIDENCE:
+        evidence = evidence[: LONGEST_EVIDENCE - 3] + "..."
+    cause = f"{likely}cause: {diagnosis.cause} ({evidence})"
     if not _is_call(start):
-        return f"golden drift: {start.label} {_change(start)}; {cause}"
+        return f"golden drift: {start.label} {change_of(start)}; {cause}"
     drifted = {drift.position for drift in comparison.failures if _is_call(drift)}
-    within = "bits differ, within tolerance: " if _is_within_tolerance(comparison) else ""
-    count = f"golden drift: {within}{len(drifted)} of {comparison.calls} calls"
-    how_much = _how_much(golden, start, comparison)
-    return f"{count}, starts {_where(start, diagnosis)} ({how_much}); {cause}"
-
-
-def _is_within_tolerance(comparison: Comparison) -> bool:
-    """Tell whether a comparison fails only because every bit had to be equal."""
     limit = comparison.tolerance.rel
-    return all(
+    is_within = all(  # it fails only because every bit had to be equal
         drift.kind == "values" and drift.allowed == 0 and drift.distance.rms <= limit
         for drift in comparison.failures
     )
+    within = "bits differ, within tolerance: " if is_within else ""
+    count = f"golden drift: {within}{len(drifted)} of {comparison.calls} calls"
+    how_much = _how_much(golden, start, comparison)
+    return f"{count}, starts {_where(start, diagnosis)} ({how_much}); {cause}"
 
 
 def _where(start: Drift, diagnosis: Diagnosis) -> str:
@@ -111,7 +103,7 @@ def _where(start: Drift, diagnosis: Diagnosis) -> str:
 
 def _how_much(golden: Run, start: Drift, comparison: Comparison) -> str:
     if start.kind != "values":
-        return f"{start.kind} {_change(start)}"
+        return f"{start.kind} {change_of(start)}"
     distance = start.distance
     if any(start is drift for drift in comparison.failures):
         token = worst_token(golden, start) if start.rel > distance.rms else ""
@@ -132,10 +124,6 @@ def bits_line(comparison: Comparison) -> str:
     bits, allowed = comparison.bits, format_size(comparison.tolerance.rel)
     sizes = f"largest {format_size(comparison.noise)}, allowed {allowed}"
     return f"{bits.count} of {comparison.calls} calls, from {bits.first} on ({sizes})"
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= LONGEST_EVIDENCE else text[: LONGEST_EVIDENCE - 3] + "..."
 
 
 def format_size(rel: float) -> str:
@@ -160,17 +148,15 @@ def _worst_first(comparison: Comparison) -> list[Drift]:
     )
 
 
-def _at_most(rows: list[str], limit: int) -> list[str]:
+def _at_most(rows: list[str], limit: int, hint: str = "") -> list[str]:
     rest = len(rows) - limit
-    return rows if rest <= 0 else [*rows[:limit], f"... and {rest} more, smaller"]
+    return rows if rest <= 0 else [*rows[:limit], f"... and {rest} more, smaller{hint}"]
 
 
 def _fit(rows: list[str], others: list[str]) -> list[str]:
     """Return as many rows as pytest shows together with the ``others``."""
     for count in range(len(rows), 0, -1):
-        shown = rows[:count]
-        if count < len(rows):
-            shown = [*shown, f"... and {len(rows) - count} more, smaller (-vv)"]
+        shown = _at_most(rows, count, " (-vv)")
         lines = [*others, *shown]
         if len(lines) <= PYTEST_LINES and sum(map(len, lines)) <= PYTEST_CHARACTERS:
             return shown
@@ -179,15 +165,16 @@ def _fit(rows: list[str], others: list[str]) -> list[str]:
 
 def _difference(golden: Run, drift: Drift) -> str:
     if drift.kind != "values":
-        return f"{drift.label}: {drift.kind} {_change(drift)}"
+        return f"{drift.label}: {drift.kind} {change_of(drift)}"
     distance = drift.distance
     error = f" \u00b1{distance.error:.0%}" if distance.error else ""
     token = worst_token(golden, drift)
     largest = distance.pooled if drift.rel == distance.pooled else distance.worst
     worst = f", worst {token} {format_size(largest)}" if token else ""
-    changed = f", {_change(drift)}" if drift.expected or drift.received else ""
+    changed = f", {change_of(drift)}" if drift.expected or drift.received else ""
     return f"{drift.label}: rel {format_size(distance.rms)}{error}{worst}{changed}"
 
 
-def _change(drift: Drift) -> str:
+def change_of(drift: Drift) -> str:
+    """Return what the golden has and what the run has instead: ``tensor -> absent``."""
     return f"{drift.expected or 'absent'} -> {drift.received or 'absent'}"

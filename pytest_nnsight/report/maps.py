@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,23 +13,13 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.number_format import DRIFT_DECADES, NORM_DECADES, encode_map
 from pytest_nnsight.report.tokens import token_names
-from pytest_nnsight.run import ROOT, Leaf, Run, token_count
+from pytest_nnsight.run import ROOT, Run, token_count
 from pytest_nnsight.summary.packing import read_norms
 
 MOST_ROWS, MOST_TOKENS = 128, 256
+DRIFT_DECADES, NORM_DECADES = (-9.0, 1.0), (-4.0, 8.0)
 _LAYER = re.compile(r"^(\D*\.\d+)(?:\.|$)")
-
-
-@dataclass(frozen=True, slots=True)
-class _LayerRow:
-    """Hold the norms and drifts of a layer's tokens; later visits follow the first."""
-
-    label: str
-    tokens: tuple[str, ...]
-    norms: np.ndarray
-    drift: np.ndarray
 
 
 def token_maps(golden: Run, comparison: Comparison | None = None) -> list[dict[str, Any]]:
@@ -38,29 +28,26 @@ def token_maps(golden: Run, comparison: Comparison | None = None) -> list[dict[s
     A layer is a block of the model, or a module outside of all blocks. Where there are more tokens
     than the page shows, a cell stands for several neighbours and holds the largest number.
     """
-    maps: dict[tuple[str, ...], list[_LayerRow]] = {}
+    layers: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
     values = comparison.values if comparison is not None else {}
     for label, path in list(_layers(golden).items())[:MOST_ROWS]:
-        row = _row(golden, label, path, values)
-        if row is not None:
-            maps.setdefault(row.tokens, []).append(row)
-    return [_map_json(tokens, rows, comparison is not None) for tokens, rows in maps.items()]
-
-
-def _map_json(tokens: Sequence[str], rows: Sequence[_LayerRow], with_drift: bool) -> dict[str, Any]:
-    each = -(-len(tokens) // MOST_TOKENS)
-    shown = [visible(tokens[i]) for i in range(0, len(tokens), each)]
-    norms = encode_map(np.stack([_pool(row.norms, each) for row in rows]), NORM_DECADES)
-    drift = encode_map(np.stack([_pool(row.drift, each) for row in rows]), DRIFT_DECADES)
-    found = {"tokens": shown, "each": each, "rows": [row.label for row in rows], "norm": norms}
-    return {**found, "drift": drift} if with_drift else found
-
-
-def _pool(numbers: np.ndarray, each: int) -> np.ndarray:
-    """Return the largest number of each group of ``each`` neighbours."""
-    padded = np.pad(numbers, (0, -len(numbers) % each), constant_values=np.nan)
-    largest: np.ndarray = np.fmax.reduce(padded.reshape(-1, each), axis=1)
-    return largest
+        tokens, numbers = _row(golden, path, values)
+        if tokens:
+            layers.setdefault(tokens, {})[label] = numbers
+    maps = []
+    for tokens, rows in layers.items():
+        each = -(-len(tokens) // MOST_TOKENS)
+        numbers = np.stack([*rows.values()], axis=1)  # norms and drifts, rows, tokens
+        unused = -len(tokens) % each
+        padded = np.pad(numbers, ((0, 0), (0, 0), (0, unused)), constant_values=np.nan)
+        norms, drifts = np.fmax.reduce(padded.reshape(2, len(rows), -1, each), axis=3)
+        shown = [*map(visible, tokens[::each])]
+        found = {"tokens": shown, "each": each, "rows": [*map(visible, rows)]}
+        found["norm"] = encode_map(norms, NORM_DECADES)
+        if comparison is not None:
+            found["drift"] = encode_map(drifts, DRIFT_DECADES)
+        maps.append(found)
+    return maps
 
 
 def _layers(golden: Run) -> dict[str, str]:
@@ -76,38 +63,45 @@ def _layers(golden: Run) -> dict[str, str]:
 
 
 def _row(
-    golden: Run, label: str, path: str, values: Mapping[tuple[int, str], Distance]
-) -> _LayerRow | None:
-    names: list[str] = []
-    norms: list[np.ndarray] = []
-    drift: list[np.ndarray] = []
-    for position, leaf in _outputs(golden, path):
-        summary = leaf.summary
-        found = read_norms(summary.norms)
-        if len(found) != token_count(summary.shape):
-            continue
-        names += token_names(golden, golden.calls[position], summary.shape)
-        norms.append(found)
-        drift.append(_token_drifts(values.get((position, leaf.at)), len(found)))
-    if not names:
-        return None
-    return _LayerRow(visible(label), tuple(names), np.concatenate(norms), np.concatenate(drift))
+    golden: Run, path: str, values: Mapping[tuple[int, str], Distance]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the tokens of the first floating outputs of a module, and their numbers.
 
-
-def _outputs(golden: Run, path: str) -> Iterator[tuple[int, Leaf]]:
-    """Yield the first floating output of every call of a module."""
+    The numbers are ``[norms and drifts, tokens]``. Later visits follow the first.
+    """
+    tokens: list[str] = []
+    numbers: list[np.ndarray] = []
     for position, call in enumerate(golden.calls):
-        if call.path == path:
-            outputs = (x for x in call.leaves if not is_input(x) and x.summary.norms)
-            leaf = next(outputs, None)
-            if leaf is not None:
-                yield position, leaf
+        outputs = (x for x in call.leaves if not is_input(x) and x.summary.norms)
+        leaf = next(outputs, None) if call.path == path else None
+        if leaf is None:
+            continue
+        norms = read_norms(leaf.summary.norms)
+        if len(norms) == token_count(leaf.summary.shape):
+            tokens += token_names(golden, call, leaf.summary.shape)
+            drifts = _token_drifts(values.get((position, leaf.at)), len(norms))
+            numbers.append(np.stack([norms, drifts]))
+    return tuple(tokens), np.concatenate(numbers, axis=1) if numbers else np.empty((2, 0))
 
 
 def _token_drifts(distance: Distance | None, tokens: int) -> np.ndarray:
     """Return the drift of each token, NaN where it was not compared."""
     if distance is None:
         return np.full(tokens, np.nan)
-    if distance.per_token is not None and len(distance.per_token) == tokens:
-        return distance.per_token
-    return np.full(tokens, distance.rms)
+    each = distance.per_token
+    return each if each is not None and len(each) == tokens else np.full(tokens, distance.rms)
+
+
+def encode_map(numbers: np.ndarray, decades: tuple[float, float]) -> str:
+    """Encode numbers as base64, one byte for each.
+
+    0 is zero and 255 is NaN. Any other byte ``b`` is ``10 ** (low + (b - 1) / 253 * (high - low))``
+    where ``decades`` is ``(low, high)``.
+    """
+    low, high = decades
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (np.log10(numbers) - low) / (high - low)
+    found = 1 + np.round(np.clip(share, 0.0, 1.0) * 253)
+    found[numbers == 0] = 0
+    found[np.isnan(share)] = 255
+    return base64.b64encode(found.astype(np.uint8).tobytes()).decode("ascii")

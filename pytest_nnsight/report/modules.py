@@ -6,6 +6,8 @@ statistics.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,10 +17,9 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.pairing import is_input, pair
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.number_format import json_number
 from pytest_nnsight.run import Call, Leaf, Run, Summary
 
-BARS = 40
+BARS, MOST_MODULES = 40, 5
 _PARTS = {
     "attention": ("attn", "attention"),
     "mlp": ("mlp", "ffn", "feed_forward", "feedforward", "densereludense", "intermediate", "moe"),
@@ -31,6 +32,7 @@ class ModuleRow:
     """Hold the call and the output of a module that drift most.
 
     ``state`` is ``same``, ``within noise``, ``drift``, ``structure`` or ``not compared``.
+    ``received`` is the output of the run if it differs.
     """
 
     call: Call
@@ -46,64 +48,52 @@ class ModuleRow:
         """Return the drift over all tokens, 0 if nothing was compared."""
         return self.distance.rms if self.distance is not None else 0.0
 
-    @property
-    def is_same(self) -> bool:
-        """Tell whether nothing differs, or nothing was compared."""
-        return self.distance is None or self.distance.is_same
-
 
 def module_rows(
     golden: Run, received: Run | None = None, comparison: Comparison | None = None
 ) -> list[ModuleRow]:
     """Return a row for each module of the golden, in the order in which first calls end."""
-    visits: dict[str, list[int]] = {}
+    visits: dict[str, list[tuple[int, Call]]] = {}
     for position, call in enumerate(golden.calls):
-        visits.setdefault(call.path, []).append(position)
+        visits.setdefault(call.path, []).append((position, call))
     others = {call.key: call for call in received.calls} if received is not None else {}
     failing: dict[str, set[str]] = {}
     for drift in comparison.failures if comparison is not None else ():
         failing.setdefault(drift.path, set()).add(drift.kind)
     return [
-        _row(golden, positions, others, comparison, failing.get(path, set()))
-        for path, positions in visits.items()
+        _row(calls, others, comparison, failing.get(path, set())) for path, calls in visits.items()
     ]
 
 
 def _row(
-    golden: Run,
-    positions: Sequence[int],
+    calls: Sequence[tuple[int, Call]],
     others: dict[tuple[str, int], Call],
     comparison: Comparison | None,
     failing: set[str],
 ) -> ModuleRow:
+    outputs = [(p, call, leaf) for p, call in calls for leaf in call.leaves if not is_input(leaf)]
     values = comparison.values if comparison is not None else {}
-    leaves = [(position, leaf) for position in positions for leaf in golden.calls[position].leaves]
-    outputs = [(position, leaf) for position, leaf in leaves if not is_input(leaf)]
-    compared = [(values[p, leaf.at], p, leaf) for p, leaf in outputs if (p, leaf.at) in values]
+    compared = [(values[p, x.at], call, x) for p, call, x in outputs if (p, x.at) in values]
+    state = "structure" if failing - {"values"} else "drift" if failing else ""
     if comparison is None or not compared:
-        first = golden.calls[positions[0]]
-        leaf = next((leaf for _, leaf in outputs), None)
-        state = "structure" if failing - {"values"} else "not compared"
-        return ModuleRow(first, leaf, len(positions), state)
-    distance, position, leaf = max(compared, key=lambda each: each[0].rms)
-    call = golden.calls[position]
-    other = others.get(call.key)
-    pairs = pair(call, other, may_lose=True)[0] if other is not None else []
-    return ModuleRow(
-        call,
-        leaf,
-        len(positions),
-        _state([each for each, _, _ in compared], failing),
-        distance,
-        comparison.tolerance.allowed_for(leaf.summary),
-        next((new.summary for old, new in pairs if old.at == leaf.at), None),
-    )
+        state = state if state == "structure" else "not compared"
+        return ModuleRow(calls[0][1], outputs[0][2] if outputs else None, len(calls), state)
+    is_same = all(distance.is_same for distance, _, _ in compared)
+    state = state or ("same" if is_same else "within noise")
+    distance, call, leaf = max(compared, key=lambda each: each[0].rms)
+    allowed = comparison.tolerance.allowed_for(leaf.summary)
+    received = None
+    if call.key in others and not distance.is_same:
+        pairs, _ = pair(call, others[call.key], may_lose=True)
+        received = next((new.summary for old, new in pairs if old.at == leaf.at), None)
+    return ModuleRow(call, leaf, len(calls), state, distance, allowed, received)
 
 
-def _state(distances: Sequence[Distance], failing: set[str]) -> str:
-    if failing:
-        return "structure" if failing - {"values"} else "drift"
-    return "same" if all(each.is_same for each in distances) else "within noise"
+def json_number(number: float | None, digits: int = 4) -> float | str | None:
+    """Round a number to some digits; return those that JSON lacks as text: ``"Infinity"``."""
+    if number is None:
+        return None
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else json.dumps(float(number))
 
 
 def part_of(path: str) -> str:
@@ -133,7 +123,7 @@ def module_columns(rows: Sequence[ModuleRow]) -> dict[str, list[Any]]:
         "allowed": [json_number(row.allowed if row.distance else None) for row in rows],
         "noise": [json_number(each and each.noise) for each in summaries],
         "then": [_statistics(each) for each in summaries],
-        "now": [_statistics(None if row.is_same else row.received) for row in rows],
+        "now": [_statistics(row.received) for row in rows],
     }
 
 
@@ -153,10 +143,14 @@ def drift_over_depth(rows: Sequence[ModuleRow], bars: int = BARS) -> list[float 
     return [json_number(max(compared[a:b]), 2) for a, b in pairwise(edges)]
 
 
-def worst_modules(rows: Sequence[ModuleRow], count: int = 5) -> list[dict[str, Any]]:
+def worst_modules(rows: Sequence[ModuleRow]) -> list[dict[str, Any]]:
     """Return the modules that drift most, the largest drift first."""
-    found = sorted((row for row in rows if row.rel > 0), key=lambda row: -row.rel)[:count]
-    columns = [
-        (visible(r.call.label), json_number(r.rel, 2), json_number(r.allowed)) for r in found
+    found = sorted((row for row in rows if row.rel > 0), key=lambda row: -row.rel)[:MOST_MODULES]
+    return [
+        {
+            "label": visible(row.call.label),
+            "rel": json_number(row.rel, 2),
+            "allowed": json_number(row.allowed),
+        }
+        for row in found
     ]
-    return [dict(zip(("label", "rel", "allowed"), column, strict=True)) for column in columns]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,7 @@ FORMAT = 1
 SAME, NOISE, DRIFT, STRUCTURE = "same", "within noise", "drift", "structure"
 MISSING, ERROR, HUNG, CRASHED = "missing", "error", "hung", "crashed"
 PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "failed", "skipped", "not run"
-VERDICTS = (
-    PASSED,
-    SKIPPED,
-    SAME,
-    NOISE,
-    DRIFT,
-    STRUCTURE,
-    MISSING,
-    NOT_RUN,
-    ERROR,
-    HUNG,
-    CRASHED,
-)
+VERDICTS = (PASSED, SKIPPED, SAME, NOISE, DRIFT, STRUCTURE, MISSING, NOT_RUN, ERROR, HUNG, CRASHED)
 """The verdicts of tests, from best to worst."""
 
 
@@ -40,13 +29,30 @@ def read_report(path: Path, kinds: Sequence[str] = ("report",)) -> dict[str, Any
     raise UsageError(f"{path.name} is not a report of this version of pytest-nnsight")
 
 
+def is_bad(verdict: str) -> bool:
+    """Tell whether a verdict is worse than ``within noise``."""
+    return VERDICTS.index(verdict) > VERDICTS.index(NOISE)
+
+
+def count_verdicts(verdicts: Iterable[str]) -> dict[str, int]:
+    """Return how often each verdict occurs, the worst first."""
+    counts = Counter(verdicts)
+    return {verdict: counts[verdict] for verdict in reversed(VERDICTS) if counts[verdict]}
+
+
+def tests_worst_first(report: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+    """Return each test of a report with its verdict and the line that explains it."""
+    rows = [(test, *verdict_of(test)) for test in report["tests"]]
+    return sorted(rows, key=lambda row: -VERDICTS.index(row[1]))
+
+
 def verdict_of(test: dict[str, Any]) -> tuple[str, str]:
     """Return the verdict of a test in a report, and the line that explains it."""
     worst = worst_golden(test)
     outcome, line = test["outcome"], test["line"]
     if outcome == PASSED:
         return (worst["verdict"], "") if worst else (PASSED, "")
-    if outcome == FAILED and worst and VERDICTS.index(worst["verdict"]) > VERDICTS.index(NOISE):
+    if outcome == FAILED and worst and is_bad(worst["verdict"]):
         return worst["verdict"], worst["line"]
     return (ERROR if outcome == FAILED else outcome), line
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import html
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from string import Template
 from time import gmtime, strftime
 from typing import Any
 
 from pytest_nnsight import __version__
-from pytest_nnsight.report.outcomes import DRIFT, ERROR, NOT_RUN, STRUCTURE, VERDICTS, verdict_of
+from pytest_nnsight.report import outcomes
+from pytest_nnsight.report.terminal import environment_changes, sparkline
 
 MOST_BYTES = 880_000
 """The size that a page's details may have; the details of the best tests are dropped first."""
@@ -26,20 +26,26 @@ _LIBRARIES = ("dom", "decode", "depth", "heat", "generated", "calls", "tree", "s
 _GOLDEN = "golden"  # shown instead of a verdict where a golden was not compared
 _IN_DETAIL = ("then", "now", "depth", "worst")  # the detail of a golden has them too
 _TEXT_COLUMNS = ("path", "class", "part", "output", "shape", "state")
-_ORDER = (_GOLDEN, *VERDICTS)
+_ORDER = (_GOLDEN, *outcomes.VERDICTS)
+_WHOLE = "the whole session"  # the row of the grid for sessions that failed
+# Nothing in the JSON may end the script element that holds it.
+_IN_SCRIPT = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
+_EMPTY: dict[str, Any] = {"tests": [], "errors": [], "not_run": [], "versions": {}, "models": []}
 View = dict[str, Any]
 
 
 def render_page(document: dict[str, Any]) -> str:
     """Return the page of a session's report, of an upgrade's, or of a single golden."""
     view: View = {"grid": None, "is_golden": False, "order": _ORDER}
-    view |= _VIEWS[document["kind"]](document)
-    view["words"] = _share_words(view)
-    _drop_details(view)
+    views = {"report": _report_view, "upgrade": _upgrade_view, "golden": _golden_view}
+    view |= views[document["kind"]](document)
+    tests = [(session, test) for session in view["sessions"] for test in session["tests"]]
+    goldens = [golden for _, test in tests for golden in test["goldens"]]
+    view["words"] = _share_words(goldens)
+    _drop_details(view, [test for _, test in tests], goldens)
     items = [
         f"{session['label']} {test['verdict']}: {test['test']} {test['message']}"
-        for session in view["sessions"]
-        for test in session["tests"]
+        for session, test in tests
     ]
     assets, scripts = files("pytest_nnsight.report") / "assets", (*_LIBRARIES, "page")
     return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
@@ -48,30 +54,37 @@ def render_page(document: dict[str, Any]) -> str:
         version=__version__,
         style=(assets / "page.css").read_text(encoding="utf-8"),
         list="\n".join(f"<li>{html.escape(item.strip())}</li>" for item in items),
-        report=_escape_json(_compact(view)),
+        report=_compact(view).translate(_IN_SCRIPT),
         script="\n".join((assets / f"{name}.js").read_text(encoding="utf-8") for name in scripts),
     )
 
 
-def _escape_json(text: str) -> str:
-    """Escape JSON so that nothing in it can end the script element that holds it."""
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
+def pytest_html_extras(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return extras for pytest-html: each verdict as HTML, and each record as JSON."""
+    from pytest_html import extras
+
+    found = []
+    for record in records:
+        changes = ", ".join(environment_changes(record))
+        lines = [record["verdict"], record.get("line", ""), changes]
+        if record.get("depth"):
+            lines.append(f"drift over depth {sparkline(record['depth'])}")
+        text = "<br>".join(html.escape(line) for line in lines if line)
+        found.append(extras.html(f"<p>{text}</p>"))
+        found.append(extras.json(json.dumps(record, indent=1), name=f"nnsight {record['golden']}"))
+    return found
 
 
 def _report_view(report: dict[str, Any]) -> View:
-    session = _session(report, report.get("title", ""))
-    sessions, grid = [session], _grid_by_model(session)
-    title, facts = _headline(sessions), _facts(report)
-    return {"title": title, "facts": facts, "sessions": sessions, "grid": grid}
+    session = _session(report, "")
+    view = {"title": _headline([session]), "facts": _facts(report)}
+    return {**view, "sessions": [session], "grid": _grid_by_model(session)}
 
 
 def _upgrade_view(document: dict[str, Any]) -> View:
     sessions = []
     for entry in document["trials"]:
-        label = entry.get("label") or ", ".join(entry["combination"])
-        session = _session(entry["report"] or _EMPTY, label)
+        session = _session(entry["report"] or _EMPTY, entry["label"])
         sessions.append({**session, "failure": entry["failure"], "worst": entry["worst"]})
     reports = (entry["report"] for entry in document["trials"] if entry["report"])
     return {
@@ -92,14 +105,6 @@ def _golden_view(document: dict[str, Any]) -> View:
     return {"title": title, "facts": name, "sessions": [session], "is_golden": True}
 
 
-_VIEWS: dict[str, Callable[[dict[str, Any]], View]] = {
-    "report": _report_view,
-    "upgrade": _upgrade_view,
-    "golden": _golden_view,
-}
-_EMPTY: dict[str, Any] = {"tests": [], "errors": [], "not_run": [], "versions": {}, "models": []}
-
-
 def _session(report: dict[str, Any], label: str) -> View:
     return {
         "label": label,
@@ -111,7 +116,7 @@ def _session(report: dict[str, Any], label: str) -> View:
 
 
 def _test(test: dict[str, Any]) -> View:
-    verdict, line = verdict_of(test)
+    verdict, line = outcomes.verdict_of(test)
     goldens = [{k: v for k, v in g.items() if k not in _IN_DETAIL} for g in test["goldens"]]
     return {
         "test": test["test"],
@@ -126,11 +131,12 @@ def _test(test: dict[str, Any]) -> View:
 
 def _headline(sessions: Sequence[View]) -> str:
     """Return the number of tests by verdict, the worst first: ``2 tests: 1 drift, 1 same``."""
-    counts = Counter(test["verdict"] for session in sessions for test in session["tests"])
-    counts[ERROR] += sum(len(session["errors"]) for session in sessions)
-    counts[NOT_RUN] += sum(len(session["not_run"]) for session in sessions)
-    parts = [f"{counts[verdict]} {verdict}" for verdict in reversed(VERDICTS) if counts[verdict]]
-    return f"{counts.total()} test{'s' * (counts.total() != 1)}: {', '.join(parts) or 'none ran'}"
+    verdicts = [test["verdict"] for session in sessions for test in session["tests"]]
+    for session in sessions:
+        verdicts += [outcomes.ERROR] * len(session["errors"])
+        verdicts += [outcomes.NOT_RUN] * len(session["not_run"])
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in outcomes.count_verdicts(verdicts).items())
+    return f"{len(verdicts)} test{'s' * (len(verdicts) != 1)}: {counts or 'none ran'}"
 
 
 def _facts(report: dict[str, Any]) -> str:
@@ -143,56 +149,48 @@ def _facts(report: dict[str, Any]) -> str:
 
 def _grid_by_version(sessions: Sequence[View]) -> View:
     """Return a grid of tests by combination; failed sessions show in a row of their own."""
-    names = dict.fromkeys(test["test"] for session in sessions for test in session["tests"])
-    columns = [{test["test"]: test for test in session["tests"]} for session in sessions]
-    rows = [
-        {"name": name, "cells": [_cell(tests.get(name), at) for at, tests in enumerate(columns)]}
-        for name in names
-    ]
-    if any(session["failure"] for session in sessions):
-        cells = [
-            _cell({"test": None, "verdict": session["worst"]}, at) if session["failure"] else None
-            for at, session in enumerate(sessions)
-        ]
-        rows.insert(0, {"name": "the whole session", "cells": cells})
-    labels = [session["label"] for session in sessions]
-    return {"title": "Tests by versions", "columns": labels, "rows": rows}
+    columns: list[tuple[str, dict[str, View]]] = []
+    for at, session in enumerate(sessions):
+        cells = {test["test"]: _cell(test, at) for test in session["tests"]}
+        if session["failure"]:
+            cells[_WHOLE] = _cell({"test": None, "verdict": session["worst"]}, at)
+        columns.append((session["label"], cells))
+    names = dict.fromkeys(name for _, cells in columns for name in cells)
+    return _grid("Tests by versions", sorted(names, key=lambda name: name != _WHOLE), columns)
 
 
 def _grid_by_model(session: View) -> View | None:
     """Return a grid of tests by model, ``None`` for fewer than two models."""
-    models = [*dict.fromkeys(test["model"] for test in session["tests"] if test["model"])]
-    if len(models) < 2:
-        return None
-    tests: dict[str, dict[str, View]] = {}
+    models: dict[str, dict[str, View]] = {}
+    names: dict[str, None] = {}
     for test in session["tests"]:
         if model := test["model"]:
             name = test["test"].replace(f"[{model}]", "").replace(f"{model}-", "")
-            tests.setdefault(name.replace(f"-{model}", ""), {})[model] = test
-    rows = [
-        {"name": name, "cells": [_cell(cells.get(model)) for model in models]}
-        for name, cells in tests.items()
-    ]
-    return {"title": "Tests by models", "columns": models, "rows": rows}
+            name = name.replace(f"-{model}", "")
+            names[name] = None
+            models.setdefault(model, {})[name] = _cell(test, 0)
+    if len(models) < 2:
+        return None
+    return _grid("Tests by models", names, [*models.items()])
 
 
-def _cell(test: View | None, at: int = 0) -> View | None:
-    """Return the cell that links to a test of the session with index ``at``."""
-    return test and {"session": at, "test": test["test"], "verdict": test["verdict"]}
+def _cell(test: View, session: int) -> View:
+    """Return the cell that links to a test of a session."""
+    return {"session": session, "test": test["test"], "verdict": test["verdict"]}
 
 
-def _goldens(view: View) -> list[View]:
-    tests = [test for session in view["sessions"] for test in session["tests"]]
-    return [golden for test in tests for golden in test["goldens"]]
+def _grid(title: str, names: Iterable[str], columns: list[tuple[str, dict[str, View]]]) -> View:
+    rows = [{"name": name, "cells": [cells.get(name) for _, cells in columns]} for name in names]
+    return {"title": title, "columns": [label for label, _ in columns], "rows": rows}
 
 
-def _share_words(view: View) -> list[str]:
+def _share_words(goldens: Iterable[View]) -> list[str]:
     """Replace the texts of all modules by indices into the list that is returned.
 
     The modules of a model have the same names in each test; their texts were half of a page.
     """
     words: dict[str, int] = {}
-    for golden in _goldens(view):
+    for golden in goldens:
         if golden.get("detail") is not None:
             columns = dict(golden["detail"]["modules"])
             for name in _TEXT_COLUMNS:
@@ -201,16 +199,14 @@ def _share_words(view: View) -> list[str]:
     return list(words)
 
 
-def _drop_details(view: View) -> None:
+def _drop_details(view: View, tests: Sequence[View], goldens: Sequence[View]) -> None:
     """Drop details until the page is small enough, those of good tests first.
 
     The text of a drift goes before its details, which say the same.
     """
-    goldens = _goldens(view)
     left = MOST_BYTES - _size(view) + sum(_size(golden.get("detail")) for golden in goldens)
-    tests = [test for session in view["sessions"] for test in session["tests"]]
     for test in tests if left < MOST_BYTES / 2 else ():
-        if test["verdict"] in (DRIFT, STRUCTURE):
+        if test["verdict"] in (outcomes.DRIFT, outcomes.STRUCTURE):
             left += _size(test["text"])
             test["text"] = ""
     for golden in sorted(goldens, key=lambda g: -_ORDER.index(g["verdict"])):

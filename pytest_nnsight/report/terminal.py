@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_nnsight.errors import visible
+from pytest_nnsight.report import outcomes
 from pytest_nnsight.report.failure import format_size
-from pytest_nnsight.report.outcomes import (
-    CRASHED,
-    DRIFT,
-    HUNG,
-    MISSING,
-    NOISE,
-    SAME,
-    STRUCTURE,
-    VERDICTS,
-    verdict_of,
-    worst_golden,
-)
 
-_BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
-_PLAIN_BARS = ".:-=+*#@"
-_EQUAL = {_BARS: "\u00b7", _PLAIN_BARS: " "}
+_BARS, _PLAIN_BARS = "\u00b7\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", " .:-=+*#@"
+_SETTINGS = ("device", "dtype", "attention", "threads")
 _DECADES = 4  # of drift, which the bars show below the largest drift
-_SHOWN = (DRIFT, STRUCTURE, MISSING, HUNG, CRASHED)
 _MOST_GROUPS, _MOST_TESTS = 8, 3
-_COUNTED = {SAME: "the same bit by bit", NOISE: "within tolerance"}
+_COUNTED = {outcomes.SAME: "the same bit by bit", outcomes.NOISE: "within tolerance"}
 _HEADINGS = {
     "differ": "within tolerance, but not equal bit by bit (--nnsight-exact makes this fail):",
     "unchecked": "not checked bit by bit, because the environment differs from the golden's:",
@@ -36,23 +22,11 @@ _HEADINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """Hold one line; ``is_good`` is ``None`` for neither good nor bad news."""
 
     text: str
     is_good: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Hold the tests that fail in the same way, and the worst golden of the first one."""
-
-    verdict: str
-    line: str
-    command: str
-    golden: dict[str, Any]
-    tests: tuple[str, ...]
 
 
 def session_lines(report: dict[str, Any], verbosity: int, encoding: str) -> Iterator[Line]:
@@ -65,11 +39,12 @@ def session_lines(report: dict[str, Any], verbosity: int, encoding: str) -> Iter
         yield counted
     if verbosity < 0:
         return
-    yield from _note_lines(report)
+    yield from (Line(visible(text)) for text in _note_lines(report))
     groups = _groups(report)
     most = len(groups) if verbosity > 1 else _MOST_GROUPS
-    for group in groups[:most]:
-        yield from _group_lines(group, verbosity, bars_for(encoding))
+    for tests in groups[:most]:
+        first, *lines = map(visible, _group_lines(tests, verbosity, bars_for(encoding)))
+        yield from (Line(first, is_good=False), *map(Line, lines))
     if len(groups) > most:
         yield Line(f"... and {len(groups) - most} more kinds of failure (-vv shows them)")
 
@@ -79,70 +54,62 @@ def count_line(report: dict[str, Any]) -> Line | None:
     verdicts = [golden["verdict"] for test in report["tests"] for golden in test["goldens"]]
     if not verdicts:
         return None
-    counts = [(verdict, verdicts.count(verdict)) for verdict in reversed(VERDICTS)]
-    text = ", ".join(f"{n} {_COUNTED.get(verdict, verdict)}" for verdict, n in counts if n)
-    is_good = all(verdict in (SAME, NOISE) for verdict in verdicts)
+    counts = outcomes.count_verdicts(verdicts)
+    text = ", ".join(f"{n} {_COUNTED.get(verdict, verdict)}" for verdict, n in counts.items())
+    is_good = not any(map(outcomes.is_bad, counts))
     return Line(f"{len(verdicts)} golden{'s' * (len(verdicts) > 1)}: {text}", is_good)
 
 
-def _note_lines(report: dict[str, Any]) -> Iterator[Line]:
+def _note_lines(report: dict[str, Any]) -> Iterator[str]:
     """Yield the notes of all tests, and remarks about tests that passed."""
-    notes = [
-        f"  {test['test']}: {note}" for test in report["tests"] for note in test.get("notes", ())
-    ]
-    if notes:
-        yield Line("notes (they do not fail a test):")
-        yield from (Line(visible(note)) for note in notes)
-    for name, heading in _HEADINGS.items():
-        rows = [
-            f"  {test['test']}: {golden[name]}"
-            for test in report["tests"]
-            for golden in test["goldens"]
-            if test["outcome"] == "passed" and golden.get(name)
-        ]
+    tests = report["tests"]
+    notes = [(test["test"], note) for test in tests for note in test.get("notes", ())]
+    sections = {"notes (they do not fail a test):": notes}
+    passed = [test for test in tests if test["outcome"] == "passed"]
+    goldens = [(test["test"], golden) for test in passed for golden in test["goldens"]]
+    for key, heading in _HEADINGS.items():
+        sections[heading] = [(name, golden[key]) for name, golden in goldens if golden.get(key)]
+    for heading, rows in sections.items():
         if rows:
-            yield Line(heading)
-            yield from (Line(visible(row)) for row in rows)
+            yield heading
+            yield from (f"  {name}: {text}" for name, text in rows)
 
 
-def _groups(report: dict[str, Any]) -> list[_Group]:
-    """Return the failures, the worst first; tests with the same start and cause are one group."""
-    groups: dict[tuple[Any, ...], _Group] = {}
-    for test in report["tests"]:
-        verdict, line = verdict_of(test)
-        if verdict not in _SHOWN:
-            continue
-        golden = worst_golden(test) or {}
-        keys = ("where", "cause", "evidence") if "where" in golden else ("line",)
-        key = (verdict, golden.get("model"), *(golden.get(name, line) for name in keys))
-        command = test.get("command", "")
-        group = groups.get(key, _Group(verdict, line, command, golden, ()))
-        groups[key] = replace(group, tests=(*group.tests, test["test"]))
-    return sorted(groups.values(), key=lambda group: -VERDICTS.index(group.verdict))
+def _groups(report: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the failing tests, the worst first; those with the same start and cause together."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for test, verdict, line in outcomes.tests_worst_first(report):
+        if outcomes.is_bad(verdict) and verdict != outcomes.ERROR:
+            golden = outcomes.worst_golden(test) or {}
+            keys = ("where", "cause", "evidence") if "where" in golden else ("line",)
+            key = (verdict, golden.get("model"), *(golden.get(name, line) for name in keys))
+            groups.setdefault(key, []).append(test)
+    return list(groups.values())
 
 
-def _group_lines(group: _Group, verbosity: int, bars: str) -> Iterator[Line]:
-    most = len(group.tests) if verbosity > 1 else _MOST_TESTS
-    first, *others = group.tests
-    yield Line(visible(f"{group.verdict.upper()} {first}"), is_good=False)
+def _group_lines(tests: Sequence[dict[str, Any]], verbosity: int, bars: str) -> Iterator[str]:
+    """Yield the lines about tests that fail in the same way, with the golden of the first."""
+    verdict, line = outcomes.verdict_of(tests[0])
+    golden, command = outcomes.worst_golden(tests[0]) or {}, tests[0].get("command", "")
+    first, *others = [test["test"] for test in tests]
+    yield f"{verdict.upper()} {first}"
     if others:
+        most = len(others) if verbosity > 1 else _MOST_TESTS
         more = f" and {len(others) - most} more" if len(others) > most else ""
-        yield Line(visible(f"  also {', '.join(others[:most])}{more}"))
-    golden = group.golden
-    if "start" not in golden:
-        yield Line(visible(f"  {group.line}"))
-    else:
-        yield from (Line(visible(f"  {line}")) for line in _diagnosis_lines(golden))
-    if golden.get("depth"):
-        yield Line(f"  depth  {sparkline(golden['depth'], bars)}  {_span(golden)}")
+        yield f"  also {', '.join(others[:most])}{more}"
+    lines = _diagnosis_lines(golden) if "start" in golden else [line]
+    yield from (f"  {text}" for text in lines)
+    if depth := golden.get("depth"):
+        largest = format_size(max(float(value or 0.0) for value in depth))
+        yield f"  depth  {sparkline(depth, bars)}  first to last module, largest {largest}"
     for number, call in enumerate(golden.get("worst", ())):
-        text = f"{call['label']} {format_size(float(call['rel']))}"
-        yield Line(visible(f"  {'worst' if number == 0 else '     '}  {text}"))
-    if group.command:
-        yield Line(visible(f"  rerun  {group.command}"))
-    if group.verdict in (DRIFT, STRUCTURE, MISSING) and group.command:
-        when = "write it" if group.verdict == MISSING else "if this is right"
-        yield Line(visible(f"  {when}: {group.command} --snapshot-update"))
+        heading = "     " if number else "worst"
+        yield f"  {heading}  {call['label']} {format_size(float(call['rel']))}"
+    if command:
+        yield f"  rerun  {command}"
+    if command and verdict == golden.get("verdict"):  # else it hung or crashed
+        when = "write it" if verdict == outcomes.MISSING else "if this is right"
+        yield f"  {when}: {command} --snapshot-update"
 
 
 def _diagnosis_lines(golden: dict[str, Any]) -> Iterator[str]:
@@ -171,14 +138,13 @@ def environment_changes(golden: dict[str, Any]) -> list[str]:
     then, now = golden.get("then"), golden.get("now")
     if not then or not now:
         return []
-    names = [*dict.fromkeys((*then["versions"], *now["versions"]))]
-    pairs = [(n, then["versions"].get(n), now["versions"].get(n)) for n in names]
-    pairs += [(n, then[n], now[n]) for n in ("device", "dtype", "attention", "threads")]
-    return [f"{n} {old or 'absent'} -> {new or 'absent'}" for n, old, new in pairs if old != new]
+    names = {**then["versions"], **now["versions"], **dict.fromkeys(_SETTINGS)}
+    old, new = ({**side, **side["versions"]}.get for side in (then, now))
+    return [f"{n} {old(n) or 'absent'} -> {new(n) or 'absent'}" for n in names if old(n) != new(n)]
 
 
 def bars_for(encoding: str) -> str:
-    """Return bars that an encoding can write, the lowest first."""
+    """Return bars that an encoding can write: the one for equal bits, then the lowest first."""
     try:
         _BARS.encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -189,18 +155,13 @@ def bars_for(encoding: str) -> str:
 def sparkline(values: Sequence[float | str | None], bars: str = _BARS) -> str:
     """Draw drifts as bars on a logarithmic scale of four decades; a dot means equal bits."""
     numbers = [float(value or 0.0) for value in values]
-    finite = [value for value in numbers if 0 < value < math.inf]
-    high = math.log10(max(finite, default=1.0))
+    high = math.log10(max((value for value in numbers if 0 < value < math.inf), default=1.0))
+    equal, others = bars[0], bars[1:]
 
     def bar(value: float) -> str:
         if value <= 0:
-            return _EQUAL[bars]
+            return equal
         share = 1 + (min(math.log10(value), high) - high) / _DECADES
-        return bars[max(0, min(len(bars) - 1, int(share * len(bars))))]
+        return others[max(0, min(len(others) - 1, int(share * len(others))))]
 
-    return "".join(bar(value) for value in numbers)
-
-
-def _span(golden: dict[str, Any]) -> str:
-    largest = max(float(value or 0.0) for value in golden["depth"])
-    return f"first to last module, largest {format_size(largest)}"
+    return "".join(map(bar, numbers))

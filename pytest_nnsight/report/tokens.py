@@ -20,44 +20,37 @@ def worst_token(golden: Run, drift: Drift) -> str:
     shape = next((leaf.summary.shape for leaf in call.leaves if leaf.at == location), ())
     if len(shape) < 2:
         return ""
-    width = _prompt_width(golden, shape)
-    prompt, index = divmod(token, width)
+    prompt, index, piece = _find_token(golden, call, shape, token)
     of_prompt = f" of prompt {prompt}" if golden.prompt.is_batch else ""
-    index -= _left_padding(golden, prompt, width)
     if index < 0:
         return f"the padding{of_prompt}"
-    piece = _piece(golden, call, prompt, index, width)
     return f"token {index}{of_prompt}" + (f" {piece!r}" if piece else "")
 
 
 def token_names(golden: Run, call: Call, shape: tuple[int, ...]) -> list[str]:
     """Return the text of each token of a tensor, its index if the text is unknown."""
-    width = _prompt_width(golden, shape) if len(shape) > 1 else 1
-    names = []
-    for token in range(token_count(shape)):
-        prompt, index = divmod(token, width)
-        index -= _left_padding(golden, prompt, width)
-        name = _piece(golden, call, prompt, index, width) if index >= 0 else "(padding)"
-        names.append(name or f"#{index}")
-    return names
+    found = (_find_token(golden, call, shape, token) for token in range(token_count(shape)))
+    return ["(padding)" if index < 0 else piece or f"#{index}" for _, index, piece in found]
 
 
-def _prompt_width(golden: Run, shape: tuple[int, ...]) -> int:
-    """Return how many tokens of a tensor belong to one prompt, with its padding.
-
-    A tensor of two dimensions may hold all prompts of a batch, as in a mixture of experts.
-    """
+def _find_token(
+    golden: Run, call: Call, shape: tuple[int, ...], token: int
+) -> tuple[int, int, str]:
+    """Return the prompt of a token, its index there, negative in the padding, and its text."""
+    # A tensor of two dimensions may hold all prompts of a batch, as in a mixture of experts.
     prompts = max(1, len(golden.prompt.token_ids))
     is_flat = len(shape) == 2 and shape[0] % prompts == 0
-    return shape[0] // prompts if is_flat else shape[-2]
+    width = 1 if len(shape) < 2 else shape[0] // prompts if is_flat else shape[-2]
+    prompt, index = divmod(token, width)
+    index -= _left_padding(golden, prompt, width)
+    return prompt, index, _piece(golden, call, prompt, index, width)
 
 
 def _left_padding(golden: Run, prompt: int, width: int) -> int:
     """Return the number of padding tokens before a prompt of a batch."""
     masks = golden.prompt.tensors.get("attention_mask", ())
-    if prompt >= len(masks) or len(masks[prompt]) != width or 1 not in masks[prompt]:
-        return 0
-    return masks[prompt].index(1)
+    mask = masks[prompt] if prompt < len(masks) else ()
+    return mask.index(1) if len(mask) == width and 1 in mask else 0
 
 
 def _piece(golden: Run, call: Call, prompt: int, index: int, width: int) -> str:

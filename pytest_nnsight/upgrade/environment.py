@@ -14,15 +14,15 @@ import sys
 import sysconfig
 import tempfile
 import venv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pytest_nnsight.errors import NnsightPluginError, hide_home, one_line
-from pytest_nnsight.upgrade.combination import Combination, is_open, label
+from pytest_nnsight.upgrade.requirements import Combination, is_open
 
 _READY = "pytest-nnsight-ready"
 _ERROR = "ERROR: "
@@ -46,10 +46,10 @@ def make_environment(
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _creation_error(cache, error) from error
-    with _file_lock(Path(f"{home}.lock"), progress):
+    with _lock(f"{home}.lock", progress):
         ready = next(home.glob(f"*/{_READY}"), None)
         if ready is None or any(map(is_open, combination)):
-            progress(f"installing {label(combination)} ... ")
+            progress(f"installing {', '.join(combination)} ... ")
             try:
                 ready = ready or _create(home, pins) / _READY
                 ready.unlink(missing_ok=True)  # if this process is killed, pip has not finished
@@ -58,22 +58,20 @@ def make_environment(
                 shutil.rmtree(home, ignore_errors=True)
                 raise
             ready.touch()
-            _remove_siblings(ready.parent)
+            for other in home.iterdir():
+                if other != ready.parent:
+                    shutil.rmtree(other, ignore_errors=True)
     return _python(ready.parent)
 
 
-@contextmanager
-def _file_lock(path: Path, progress: Progress) -> Iterator[None]:
+def _lock(path: str, progress: Progress) -> AbstractContextManager[object]:
+    """Lock a file; the end of the ``with`` statement releases it."""
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        return lock.acquire(blocking=False)
     except Timeout:
         progress("waiting for another process that makes it ... ")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _create(home: Path, pins: Sequence[str]) -> Path:
@@ -95,12 +93,6 @@ def _create(home: Path, pins: Sequence[str]) -> Path:
 
 def _creation_error(folder: Path, error: OSError) -> InstallError:
     return InstallError(f"cannot create {hide_home(str(folder))}: {error.strerror}")
-
-
-def _remove_siblings(folder: Path) -> None:
-    for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def _install(folder: Path, combination: Combination) -> None:

@@ -4,46 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.outcomes import (
-    CRASHED,
-    DRIFT,
-    ERROR,
-    HUNG,
-    MISSING,
-    NOISE,
-    NOT_RUN,
-    PASSED,
-    SAME,
-    SKIPPED,
-    STRUCTURE,
-    VERDICTS,
-)
+from pytest_nnsight.report.outcomes import FORMAT, MISSING, NOISE, VERDICTS, is_bad
 from pytest_nnsight.upgrade.upgrade_run import NOT_INSTALLED, Result, UpgradeRun
 
-FORMAT = 1
-EXIT_CODES = {
-    **dict.fromkeys((SAME, PASSED, SKIPPED, NOISE), 0),
-    **dict.fromkeys((DRIFT, STRUCTURE, MISSING), 1),
-    **dict.fromkeys((ERROR, HUNG, CRASHED, NOT_RUN), 3),
-    NOT_INSTALLED: 4,
-}
-_NOT_LISTED = (SAME, PASSED, SKIPPED)
+_NOT_LISTED = VERDICTS[: VERDICTS.index(NOISE)]  # passed, skipped and same
+_NOT_COMPARED = VERDICTS[VERDICTS.index(MISSING) + 1 :]  # from not run to crashed
+
+
+def table_rows(runs: Sequence[UpgradeRun]) -> list[list[str]]:
+    """Return the number of tests by verdict as cells, the headings first.
+
+    The last cell says why a run failed; the verdicts of such a run mean nothing.
+    """
+    counts = [Counter(() if run.failure else (r.verdict for r in run.results)) for run in runs]
+    columns = [verdict for verdict in VERDICTS if any(count[verdict] for count in counts)]
+    rows = [["combination", *columns, ""]]
+    for run, count in zip(runs, counts, strict=True):
+        rows.append([run.label, *(str(count[name] or "") for name in columns), run.failure])
+    return rows
 
 
 def table_lines(runs: Sequence[UpgradeRun]) -> Iterator[str]:
-    """Yield a table with the number of tests by verdict, then the results that differ."""
-    columns = _columns(runs)
+    """Yield the table as text, then the results that differ."""
+    (_, *columns, _), *rows = table_rows(runs)
     width = max((len(run.label) for run in runs), default=0)
     yield "  ".join([" " * width, *columns])
-    for run in runs:
-        counts = _counts(run)
-        cells = [str(counts[verdict] or "").rjust(len(verdict)) for verdict in columns]
-        yield "  ".join(
-            [run.label.ljust(width), *([run.failure] if run.failure else cells)]
-        ).rstrip()
+    for label, *cells, failure in rows:
+        padded = [cell.rjust(len(name)) for cell, name in zip(cells, columns, strict=True)]
+        yield "  ".join([label.ljust(width), *([failure] if failure else padded)]).rstrip()
     for run in runs:
         if lines := [*result_lines(run)]:
             yield from ("", f"{run.label}:", *lines)
@@ -61,59 +53,37 @@ def result_lines(run: UpgradeRun) -> Iterator[str]:
             yield visible(f"    {line}")
 
 
-def _columns(runs: Sequence[UpgradeRun]) -> list[str]:
-    return [verdict for verdict in VERDICTS if any(_counts(run)[verdict] for run in runs)]
-
-
-def _counts(run: UpgradeRun) -> Counter[str]:
-    """Count the tests by verdict; none for a failed run, whose verdicts mean nothing."""
-    return Counter() if run.failure else Counter(result.verdict for result in run.results)
-
-
 def table_json(runs: Sequence[UpgradeRun]) -> dict[str, Any]:
     """Return all upgrade runs as JSON, each with the report of its pytest session."""
-    return {
-        "format": FORMAT,
-        "kind": "upgrade",
-        "trials": [
-            {
-                "combination": list(run.combination),
-                "label": run.label,
-                "worst": run.worst,
-                "failure": run.failure,
-                "results": [
-                    {"test": r.test, "verdict": r.verdict, "line": r.line} for r in run.results
-                ],
-                "report": run.report,
-            }
-            for run in runs
-        ],
-    }
+    trials = [
+        {
+            "combination": run.combination,
+            "label": run.label,
+            "worst": run.worst,
+            "failure": run.failure,
+            "results": [asdict(result) for result in run.results],
+            "report": run.report,
+        }
+        for run in runs
+    ]
+    return {"format": FORMAT, "kind": "upgrade", "trials": trials}
 
 
 def read_upgrade_runs(document: dict[str, Any]) -> list[UpgradeRun]:
     """Return the upgrade runs of a document that `table_json` made."""
-    return [
-        UpgradeRun(
-            tuple(entry["combination"]),
-            tuple(Result(r["test"], r["verdict"], r["line"]) for r in entry["results"]),
-            entry["failure"],
-            entry["report"],
-        )
-        for entry in document["trials"]
-    ]
-
-
-def summary_rows(runs: Sequence[UpgradeRun]) -> list[list[str]]:
-    """Return the table as cells, the headings first."""
-    columns = _columns(runs)
-    rows = [["combination", *columns, ""]]
-    for run in runs:
-        counts = _counts(run)
-        rows.append([run.label, *(str(counts[name] or "") for name in columns), run.failure])
-    return rows
+    runs = []
+    for entry in document["trials"]:
+        results = tuple(Result(**result) for result in entry["results"])
+        combination = tuple(entry["combination"])
+        runs.append(UpgradeRun(combination, results, entry["failure"], entry["report"]))
+    return runs
 
 
 def exit_code(runs: Sequence[UpgradeRun]) -> int:
     """Return 0 for the same, 1 for drift, 3 for errors and hangs, 4 for a failed installation."""
-    return max((EXIT_CODES[run.worst] for run in runs), default=0)
+    verdicts = {run.worst for run in runs}
+    if NOT_INSTALLED in verdicts:
+        return 4
+    if not verdicts.isdisjoint(_NOT_COMPARED):
+        return 3
+    return int(any(map(is_bad, verdicts)))

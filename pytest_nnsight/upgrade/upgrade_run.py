@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 
 from pytest_nnsight.errors import UsageError, one_line
 from pytest_nnsight.report.outcomes import ERROR, NOT_RUN, VERDICTS, read_report, verdict_of
-from pytest_nnsight.upgrade.combination import Combination, is_open, package_of
 from pytest_nnsight.upgrade.environment import InstallError, Progress, make_environment
+from pytest_nnsight.upgrade.requirements import Combination, is_open, package_of
 
 _WRITING = ("--snapshot-update", "--nnsight-rebaseline", "--nnsight-calibrate", "--nnsight-prune")
 NOT_INSTALLED = "not installed"
@@ -53,15 +53,15 @@ class UpgradeRun:
     @property
     def is_installed(self) -> bool:
         """Tell whether the combination could be installed."""
-        return self.report is not None or not self.failure
+        return self.report is not None
 
     @property
     def worst(self) -> str:
         """Return the worst verdict, ``error`` for a failed session, or `NOT_INSTALLED`."""
         if not self.is_installed:
             return NOT_INSTALLED
-        verdicts = [result.verdict for result in self.results]
-        return max(verdicts, key=VERDICTS.index) if verdicts and not self.failure else ERROR
+        verdicts = (result.verdict for result in self.results)
+        return ERROR if self.failure else max(verdicts, key=VERDICTS.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +128,13 @@ def read_upgrade_run(combination: Combination, report: dict[str, Any]) -> Upgrad
 
 def _wrong_version(combination: Combination, report: dict[str, Any]) -> str:
     """Describe a package that ran in another version, as one earlier on the import path does."""
-    versions = report["versions"]
-    specifiers = {package_of(text): Requirement(text).specifier for text in combination}
-    wrong = [
-        (name, versions[name], str(specifier))
-        for name, specifier in specifiers.items()
-        if name in versions and not specifier.contains(versions[name], prereleases=True)
-    ]
+    versions, wrong = report["versions"], []
+    for text in combination:
+        name, specifier = package_of(text), Requirement(text).specifier
+        if name in versions and not specifier.contains(versions[name], prereleases=True):
+            wrong.append(f"{name} {versions[name]}, not {specifier}")
     for golden in (golden for test in report["tests"] for golden in test["goldens"]):
         ran = golden.get("now", {}).get("versions", {})  # in a worker, other than in the controller
-        wrong += [(n, ran[n], v) for n, v in versions.items() if ran.get(n, v) != v]
-    if not wrong:
-        return ""
-    name, ran, wanted = wrong[0]
-    return (
-        f"the tests ran with {name} {ran}, not {wanted}: does PYTHONPATH, a conftest or the import "
-        "mode put another version first?"
-    )
+        wrong += [f"{n} {ran[n]}, not {v}" for n, v in versions.items() if ran.get(n, v) != v]
+    hint = "does PYTHONPATH, a conftest or the import mode put another version first?"
+    return f"the tests ran with {wrong[0]}: {hint}" if wrong else ""

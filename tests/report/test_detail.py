@@ -19,10 +19,21 @@ from builders import (
 )
 
 from pytest_nnsight.compare.comparison import compare
-from pytest_nnsight.report.detail import build_detail
-from pytest_nnsight.report.maps import MOST_TOKENS, token_maps
-from pytest_nnsight.report.modules import drift_over_depth, module_rows, part_of, worst_modules
-from pytest_nnsight.report.number_format import DRIFT_DECADES, NORM_DECADES, encode_map, json_number
+from pytest_nnsight.report.maps import (
+    DRIFT_DECADES,
+    MOST_TOKENS,
+    NORM_DECADES,
+    encode_map,
+    token_maps,
+)
+from pytest_nnsight.report.modules import (
+    drift_over_depth,
+    json_number,
+    module_rows,
+    part_of,
+    worst_modules,
+)
+from pytest_nnsight.report.record import build_detail
 from pytest_nnsight.run import Prompt, Run
 from pytest_nnsight.summary.packing import pack, read_norms, unpack
 

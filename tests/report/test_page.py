@@ -15,8 +15,8 @@ from test_terminal import DRIFT, SAME, case, report_of
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.golden.document import decode
 from pytest_nnsight.report import page
-from pytest_nnsight.report.detail import build_detail
 from pytest_nnsight.report.page import render_page
+from pytest_nnsight.report.record import build_detail
 from pytest_nnsight.run import Summary
 from pytest_nnsight.summary.packing import pack, read_norms, unpack
 

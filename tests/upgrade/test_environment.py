@@ -12,8 +12,8 @@ from wheels import make_slow_sdist, make_wheel
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.upgrade import environment
+from pytest_nnsight.upgrade.bisect import release_date, releases_between
 from pytest_nnsight.upgrade.environment import InstallError, make_environment
-from pytest_nnsight.upgrade.releases import release_date, releases_between
 
 
 def ask(python: Path, code: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.upgrade.pins import find_pins, read_pins
+from pytest_nnsight.upgrade.requirements import find_pins, read_pins
 
 CONSTRAINTS = """
 # ours

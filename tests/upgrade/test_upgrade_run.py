@@ -9,7 +9,7 @@ import pytest
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.upgrade import upgrade_run as module
-from pytest_nnsight.upgrade.combination import Combination
+from pytest_nnsight.upgrade.requirements import Combination
 from pytest_nnsight.upgrade.upgrade_run import Result, UpgradeRunner, read_upgrade_run
 
 VERSIONS = {"transformers": "5.2.0", "torch": "2.13.0+cpu", "pytest": "9.2.0"}

@@ -1,24 +1,58 @@
-"""Read the versions that a project pins, from its constraints or its lock file."""
+"""Read requirements: those to combine, and those that a project pins."""
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from pytest_nnsight.errors import UsageError
 
+Combination = tuple[str, ...]
+"""Requirements, one for each package: ``("nnsight==0.7.0", "transformers==5.2.0")``."""
+
 _LOCK_FILES = ("uv.lock", "poetry.lock", "pylock.toml")
-_CONSTRAINTS = "constraints.txt"
+_PIN_FILES = ("constraints.txt", *_LOCK_FILES)
+
+
+def combinations(requirements: Sequence[str]) -> list[Combination]:
+    """Return all combinations of requirements for different packages, in the given order.
+
+    Raise `UsageError` for text that is not a requirement, such as a version alone.
+    """
+    by_package: dict[str, dict[str, None]] = {}
+    for requirement in requirements:
+        by_package.setdefault(package_of(requirement), {})[requirement] = None
+    return list(product(*by_package.values()))
+
+
+def package_of(requirement: str) -> str:
+    """Return the canonical package name of a requirement; raise `UsageError` if it has none."""
+    error = UsageError(f"{requirement!r} is not a requirement; write it as transformers==5.23.0")
+    try:
+        name = Requirement(requirement).name
+    except InvalidRequirement:
+        raise error from None
+    with contextlib.suppress(InvalidVersion):
+        Version(name)  # packaging reads a version alone as a name
+        raise error
+    return canonicalize_name(name)
+
+
+def is_open(requirement: str) -> bool:
+    """Tell whether a requirement allows several versions, so that pip may install a newer one."""
+    return "==" not in requirement
 
 
 def find_pins(folder: Path) -> Path | None:
     """Return the constraints or lock file in a folder, ``None`` if there is none."""
-    files = (folder / name for name in (_CONSTRAINTS, *_LOCK_FILES))
-    return next((path for path in files if path.is_file()), None)
+    return next((folder / name for name in _PIN_FILES if (folder / name).is_file()), None)
 
 
 def read_pins(path: Path, excluded: Collection[str]) -> list[str]:
