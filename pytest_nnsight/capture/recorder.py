@@ -81,14 +81,17 @@ class Recorder:
     _states: dict[str, _ModuleState] = field(default_factory=dict)
     _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
 
-    def receive(self, path: str, slot: str, value: Any) -> None:
-        """Record one value while the model runs; ``slot`` is ``inputs`` or ``output``."""
+    def receive(self, path: str, slot: str, value: Any) -> bool:
+        """Record one value while the model runs; ``slot`` is ``inputs`` or ``output``.
+
+        Return whether they were inputs of a module that records no more of them in this run.
+        """
         if self.reached is not None:
             self.reached(path or ROOT)
         state = self._states.get(path) or self._add_state(path)
         if slot == "inputs":
             if not self._records_inputs_of(state):
-                return
+                return True
             record = self._record_inputs
         else:
             record = self._record_output
@@ -97,9 +100,10 @@ class Recorder:
                 record(state, value)
         else:
             record(state, value)
+        return False
 
     def _records_inputs_of(self, state: _ModuleState) -> bool:
-        """Tell whether to record the inputs of a module at this step."""
+        """Tell whether to record the inputs of a module; once false, it stays so for the run."""
         if self.entered is None and state.path == ROOT:
             return True
         is_early = self.input_steps is None or self.step < self.input_steps
