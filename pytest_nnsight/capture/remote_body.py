@@ -68,8 +68,7 @@ def _receive(state: dict[str, Any], plan: dict[str, Any], path: str, slot: str, 
         value = by_name(arguments, keywords, plan["parameters"][path])
         if not path and state["entered"] is None:
             state["entered"] = whole_numbers(value)
-        is_early = state["step"] < plan["input_steps"]
-        if not plan["captures_inputs"] or not (is_early or path in state["has_new_inputs"]):
+        if state["step"] >= plan["input_steps"] and path not in state["has_new_inputs"]:
             return
     elif not path:
         state["step"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -75,24 +76,29 @@ class CaptureRequest:
         names = {kind: parameter_names(kind) for kind in {type(module) for module in tree.values()}}
         parameters = {path or ROOT: names[type(module)] for path, module in tree.items()}
         captured = set(select(self.modules, list(classes)))
-        if self.keep is True:
-            kept = set(captured)
-        else:
-            globs = [glob for glob in _listed(self.keep or ()) if nnsight_api.SOURCE not in glob]
-            kept = set(select(globs, list(classes), "keep")) if globs else set()
-        recorder = Recorder(classes, parameters, captured | kept, self.has_inputs, kept, reached)
-        recorder.steps, recorder.input_steps = self.steps, self.input_steps
-        recorder.keeps_operation = self.keeps_operation
-        if self.gradients is not None:
-            recorder.outputs = []
-        return recorder
+        kept = set(captured) if self.keep is True else set()
+        globs = ["*"] if self.keep is True else _listed(self.keep or ())
+        module_globs = [glob for glob in globs if nnsight_api.SOURCE not in glob]
+        if self.keep is not True and module_globs:
+            kept = set(select(module_globs, list(classes), "keep"))
+        return Recorder(
+            classes,
+            parameters,
+            captured | kept,
+            self._input_steps(),
+            kept,
+            globs,
+            reached,
+            steps=self.steps,
+            outputs=None if self.gradients is None else [],
+        )
 
     def subscription(
         self, model: Any, recorder: Recorder, receive: nnsight_api.Receive, *more_inputs: str
     ) -> nnsight_api.Subscription:
         """Subscribe to the captured modules, to the model itself, and to ``more_inputs``."""
         captured = {"" if path == ROOT else path for path in recorder.captured}
-        inputs = captured if self.has_inputs else set()
+        inputs = set() if self.inputs is False else captured
         return nnsight_api.Subscription(
             [*{*captured, ""}],
             [*{*inputs, *more_inputs, ""}],
@@ -101,16 +107,12 @@ class CaptureRequest:
             self._operations(model, receive),
         )
 
-    @property
-    def has_inputs(self) -> bool:
-        """Whether the inputs of modules are recorded, at some steps at least."""
-        return self.inputs is not False
-
-    @property
-    def input_steps(self) -> int | None:
-        """How many of the first steps record all inputs; ``None`` where every step does."""
+    def _input_steps(self) -> int:
+        """Return how many of the first steps record all inputs."""
+        if self.inputs is False:
+            return 0
         is_default = self.inputs is None and self.steps is None
-        return INPUT_STEPS if self.settings and is_default else None
+        return INPUT_STEPS if self.settings and is_default else sys.maxsize
 
     def check_remote(self) -> None:
         """Raise `UsageError` for an argument that a remote run does not support."""
@@ -130,12 +132,6 @@ class CaptureRequest:
             settings |= self.gradients.settings()
         more = {"seed": self.seed, "steps": self.steps, "intervene_at": self.intervene_steps}
         return settings | {name: value for name, value in more.items() if value is not None}
-
-    def keeps_operation(self, operation: str) -> bool:
-        """Tell whether the tensors of an operation are kept in the run."""
-        if isinstance(self.keep, bool):
-            return self.keep
-        return any(fnmatch.fnmatchcase(operation, glob) for glob in _listed(self.keep))
 
     def check_operations(self, paths: Iterable[str]) -> None:
         """Raise `UsageError` for an operation that is in the source but did not run."""
@@ -167,7 +163,7 @@ class CaptureRequest:
                     f"nearest: {suggest(name, all_names)}"
                 )
             found += [
-                nnsight_api.Operation(path, n, receive, self.has_inputs, inner)
+                nnsight_api.Operation(path, n, receive, self.inputs is not False, inner)
                 for path, names in named.items()
                 for n in names
                 if fnmatch.fnmatchcase(n, name)

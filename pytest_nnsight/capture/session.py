@@ -10,7 +10,6 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.batch_splitter import BatchSplitter
 from pytest_nnsight.capture.callbacks import parameter_count, with_all_parameters
 from pytest_nnsight.capture.generation import generate_settings, generated_record, seeded
-from pytest_nnsight.capture.gradients import record_gradients
 from pytest_nnsight.capture.model_inputs import prompt_record, with_prompt_ids
 from pytest_nnsight.capture.prompts import PreparedPrompt, check_generation, prepare
 from pytest_nnsight.capture.recorder import Recorder
@@ -49,7 +48,7 @@ class CaptureSession:
         invoke = self._invoke(prepared, self.request.intervene)
         nnsight_api.run_trace(self.model, [invoke], subscription)
         if self.request.gradients is not None:
-            record_gradients(self.request.gradients.scalars, recorder)
+            recorder.record_gradients(self.request.gradients)
         self._check(recorder)
         return self._run("trace", prepared, recorder)
 
