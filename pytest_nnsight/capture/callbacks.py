@@ -26,7 +26,7 @@ class GradientRequest:
 
     objectives: Mapping[str, Objective]
     scalars: dict[str, Any] = field(default_factory=dict)
-    """What the functions returned in one run."""
+    """What the functions returned in the latest run."""
 
     @classmethod
     def of(cls, argument: Objectives) -> GradientRequest | None:
@@ -44,6 +44,7 @@ class GradientRequest:
 
     def call(self, model: Any, tracer: Any) -> None:
         """Call the functions in the body of a trace."""
+        self.scalars.clear()  # those of an earlier run
         for name, objective in self.objectives.items():
             self.scalars[name] = with_all_parameters(objective)(model, tracer, None)
 

@@ -94,13 +94,9 @@ class Capture:
         `UsageError` for an empty or too long prompt, a glob that matches nothing, or an objective
         that is not a scalar.
         """
-        request = CaptureRequest(modules, inputs, keep, operations, intervene)
-
-        def run(request: CaptureRequest) -> list[Run]:
-            gradients = GradientRequest.of(gradient_of)  # its scalars belong to one run
-            return [self._session(replace(request, gradients=gradients)).trace(prompt)]
-
-        return self._calibrated(request, run)[0]
+        gradients = GradientRequest.of(gradient_of)
+        request = CaptureRequest(modules, inputs, keep, operations, intervene, gradients=gradients)
+        return self._calibrated(request, lambda session: session.run("trace", prompt))[0]
 
     def trace_each(
         self,
@@ -119,7 +115,7 @@ class Capture:
         called in an invoke of its own; as third argument it may take a barrier for all of them.
         """
         request = CaptureRequest(modules, inputs, keep, operations, intervene)
-        return self._calibrated(request, lambda each: self._session(each).trace_each(prompts))
+        return self._calibrated(request, lambda session: session.run_each("trace", prompts))
 
     def scan(
         self,
@@ -133,7 +129,8 @@ class Capture:
 
         Works without weights. Raise `UsageError` for a model whose code needs a number.
         """
-        return self._session(CaptureRequest(modules, inputs, intervene=intervene)).scan(prompt)
+        request = CaptureRequest(modules, inputs, intervene=intervene)
+        return self._session(request).run("scan", prompt)[0]
 
     def generate(
         self,
@@ -162,7 +159,7 @@ class Capture:
         request = CaptureRequest(modules, inputs, keep, operations, intervene).for_generation(
             settings, self.seed if seed is None else seed, steps, intervene_at
         )
-        return self._calibrated(request, lambda each: [self._session(each).generate(prompt)])[0]
+        return self._calibrated(request, lambda session: session.run("generate", prompt))[0]
 
     def generate_each(
         self,
@@ -187,7 +184,7 @@ class Capture:
         request = CaptureRequest(modules, inputs, keep, operations, intervene).for_generation(
             settings, self.seed if seed is None else seed, steps, intervene_at
         )
-        return self._calibrated(request, lambda each: self._session(each).generate_each(prompts))
+        return self._calibrated(request, lambda session: session.run_each("generate", prompts))
 
     def _session(self, request: CaptureRequest) -> CaptureSession:
         module = nnsight_api.torch_module(self.model)
@@ -198,7 +195,7 @@ class Capture:
         )
 
     def _calibrated(
-        self, request: CaptureRequest, run: Callable[[CaptureRequest], list[Run]]
+        self, request: CaptureRequest, run: Callable[[CaptureSession], list[Run]]
     ) -> list[Run]:
         """Run once; to calibrate, run again under every benign change."""
         if self.remote is None:
@@ -217,11 +214,11 @@ class Capture:
         ]
 
     def _captured(
-        self, request: CaptureRequest, run: Callable[[CaptureRequest], list[Run]]
+        self, request: CaptureRequest, run: Callable[[CaptureSession], list[Run]]
     ) -> list[Run]:
         """Run once, and again with copies if the model changes an output in place."""
         try:
-            return run(request)
+            return run(self._session(request))
         except ChangedInPlaceError:
             self.changing.add(nnsight_api.torch_module(self.model))
-            return run(request)
+            return run(self._session(request))

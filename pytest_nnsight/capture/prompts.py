@@ -192,7 +192,7 @@ def check_generation(
     new_tokens, limit = settings["max_new_tokens"], position_limit(module)
     if not isinstance(new_tokens, int) or new_tokens < 1:
         raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
-    longest = max(count for prompt in prompts for count in prompt.token_counts)
+    longest = max((max(prompt.token_counts) for prompt in prompts), default=0)
     if limit is not None and longest + new_tokens > limit:
         raise UsageError(
             f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "

@@ -140,7 +140,7 @@ class Recorder:
         arguments, keywords = value
         if state.path == ROOT and self.entered is None:
             named = by_name(arguments, keywords, self.parameters[ROOT])
-            self.entered = whole_numbers(named)
+            self.entered = whole_numbers(named) if self.summarizer.has_numbers else {}
             if self.summarizer.has_numbers:
                 self.digests = tensor_digests(named, self.entered)
         if not state.takes_inputs or (self.steps is not None and self.step not in self.steps):

@@ -133,11 +133,14 @@ class CaptureRequest:
         more = {"seed": self.seed, "steps": self.steps, "intervene_at": self.intervene_steps}
         return settings | {name: value for name, value in more.items() if value is not None}
 
-    def check_operations(self, paths: Iterable[str]) -> None:
-        """Raise `UsageError` for an operation that is in the source but did not run."""
-        called = list(paths)
+    def check_all_ran(self, recorder: Recorder) -> None:
+        """Raise `UsageError` for a requested step or operation that did not run."""
+        requested = {"steps": self.steps, "intervene_at": self.intervene_steps}
+        for option, steps in requested.items():
+            if steps is not None:
+                steps.check(recorder.step, option)
         for glob in _listed(self.operations):
-            if not any(_ran(path, glob) for path in called):
+            if not any(_ran(path, glob) for path in recorder.captured):
                 raise UsageError(
                     f"operations={glob!r} is in the source, but did not run: the forward took "
                     "another branch, or nnsight could not trace it"
