@@ -155,9 +155,11 @@ class Capture:
         recorded, and ``intervene`` is called once, at the beginning. Further keywords go to
         transformers' ``generate``.
         """
-        settings = {"max_new_tokens": max_new_tokens, **generation}
         request = CaptureRequest(modules, inputs, keep, operations, intervene).for_generation(
-            settings, self.seed if seed is None else seed, steps, intervene_at
+            {"max_new_tokens": max_new_tokens, **generation},
+            self.seed if seed is None else seed,
+            steps,
+            intervene_at,
         )
         return self._calibrated(request, lambda session: session.run("generate", prompt))[0]
 
@@ -180,9 +182,11 @@ class Capture:
 
         The arguments are those of `trace_each` and `generate`.
         """
-        settings = {"max_new_tokens": max_new_tokens, **generation}
         request = CaptureRequest(modules, inputs, keep, operations, intervene).for_generation(
-            settings, self.seed if seed is None else seed, steps, intervene_at
+            {"max_new_tokens": max_new_tokens, **generation},
+            self.seed if seed is None else seed,
+            steps,
+            intervene_at,
         )
         return self._calibrated(request, lambda session: session.run_each("generate", prompts))
 

@@ -80,7 +80,9 @@ class Recorder:
             self.reached(path or ROOT)
         state = self._states.get(path) or self._add_state(path)
         if slot == "inputs":
-            if not self._records_inputs_of(state):
+            is_needed = self.step < self.input_steps or state.has_new_inputs
+            is_first = self.entered is None and state.path == ROOT
+            if not is_first and not (state.takes_inputs and is_needed):
                 return True
             record = self._record_inputs
         else:
@@ -92,17 +94,15 @@ class Recorder:
             record(state, value)
         return False
 
-    def _records_inputs_of(self, state: _ModuleState) -> bool:
-        """Tell whether to record the inputs of a module; once false, it stays so for the run."""
-        if self.entered is None and state.path == ROOT:
-            return True
-        return state.takes_inputs and (self.step < self.input_steps or state.has_new_inputs)
-
     def _add_state(self, torch_path: str) -> _ModuleState:
         """Build the state of a module or operation when its first value is received."""
         path = torch_path or ROOT
-        if path not in self.classes:
-            self._add_operation(path)
+        if path not in self.classes:  # an operation, whose path is known only when it runs
+            self.classes[path] = path.rpartition(nnsight_api.SOURCE)[2]
+            self.parameters[path] = ()
+            self.captured.add(path)
+            if any(fnmatch.fnmatchcase(path, glob) for glob in self.kept_operations):
+                self.kept_paths.add(path)
         name = self.parameters[path][0] if self.parameters[path] else "0"
         is_captured, is_kept = path in self.captured, path in self.kept_paths
         takes_inputs = is_captured and self.input_steps > 0
@@ -110,14 +110,6 @@ class Recorder:
         state = _ModuleState(path, is_captured, is_kept, takes_inputs, structure, location)
         self._states[torch_path] = state
         return state
-
-    def _add_operation(self, path: str) -> None:
-        """Capture an operation inside a module's forward, whose path is known only when it runs."""
-        self.classes[path] = path.rpartition(nnsight_api.SOURCE)[2]
-        self.parameters[path] = ()
-        self.captured.add(path)
-        if any(fnmatch.fnmatchcase(path, glob) for glob in self.kept_operations):
-            self.kept_paths.add(path)
 
     def record_gradients(self, request: GradientRequest) -> None:
         """Add the gradients of each scalar as calls, from the last output to the first."""

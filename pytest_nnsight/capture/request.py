@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.callbacks import GradientRequest
-from pytest_nnsight.capture.paths import matches, select
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.steps import Steps, StepsArgument
 from pytest_nnsight.capture.values import parameter_names
@@ -182,3 +181,38 @@ def _ran(path: str, glob: str) -> bool:
     parts, globs = path.split(nnsight_api.SOURCE), glob.split(nnsight_api.SOURCE)
     is_same_module = len(parts) == len(globs) and matches(parts[0], globs[0])
     return is_same_module and all(map(fnmatch.fnmatchcase, parts[1:], globs[1:]))
+
+
+def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modules") -> list[str]:
+    """Return the ``paths`` that match any of the ``globs``, in the order of ``paths``.
+
+    ``*`` and ``?`` and ``[...]`` stay inside one part between dots, ``**`` spans any number of
+    parts. Raise `UsageError`, naming the nearest paths, where a glob matches nothing.
+    """
+    patterns = [globs] if isinstance(globs, str) else list(globs)
+    if not patterns:
+        raise UsageError(f"{option}=[] selects no module; leave it out to select every module")
+    chosen: set[str] = set()
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise UsageError(f"{option}= takes globs over module paths, got {pattern!r}")
+        matching = [path for path in paths if matches(path, pattern)]
+        if not matching:
+            nearest = suggest(pattern.replace("**.", "").replace("*", "0"), paths)
+            raise UsageError(f"{option}={pattern!r} matches no module; nearest: {nearest}")
+        chosen.update(matching)
+    return [path for path in paths if path in chosen]
+
+
+def matches(path: str, glob: str) -> bool:
+    """Tell whether a glob selects a path."""
+    return _matches(path.split("."), glob.split("."))
+
+
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns:
+        return not parts
+    first, *rest = patterns
+    if first == "**":
+        return any(_matches(parts[skip:], rest) for skip in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], first) and _matches(parts[1:], rest)

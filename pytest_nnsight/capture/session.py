@@ -11,10 +11,9 @@ import torch
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.batch_splitter import BatchSplitter
 from pytest_nnsight.capture.callbacks import parameter_count, with_all_parameters
-from pytest_nnsight.capture.generation import generate_settings, generated_record, seeded
-from pytest_nnsight.capture.model_inputs import prompt_record
 from pytest_nnsight.capture.prompts import PreparedPrompt, check_generation, prepare
 from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.records import generated_record, prompt_record
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest
 from pytest_nnsight.errors import UsageError
@@ -145,12 +144,27 @@ class CaptureSession:
         if kind == "scan":
             nnsight_api.run_scan(self.model, invokes[0], subscription)
             return None
-        with seeded(self.request.seed):
+        seed = self.request.seed
+        with torch.random.fork_rng(enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
             ids = nnsight_api.run_generate(self.model, invokes, self._settings(), subscription)
         return None if ids is None else getattr(ids, "sequences", ids).detach().cpu()
 
     def _settings(self) -> dict[str, Any]:
-        return generate_settings(nnsight_api.torch_module(self.model), self.request.settings)
+        """Return the settings to call ``generate`` with.
+
+        In a greedy call they unset the checkpoint's defaults for sampling, of which transformers
+        warns.
+        """
+        settings = self.request.settings
+        if settings["do_sample"]:
+            return dict(settings)
+        module = nnsight_api.torch_module(self.model)
+        defaults = getattr(module, "generation_config", None)
+        names = ("temperature", "top_p", "top_k", "typical_p", "min_p")
+        unset = {name: None for name in names if getattr(defaults, name, None) is not None}
+        return unset | dict(settings)
 
     def _generated(self, ids: Any, recorder: Recorder, width: int, prompts: int) -> Generated:
         settings = self.request.settings
