@@ -12,7 +12,7 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
 from pytest_nnsight.capture.callbacks import GradientRequest, Objectives
 from pytest_nnsight.capture.collector import gc_paused
-from pytest_nnsight.capture.prompts import can_generate, check_weights
+from pytest_nnsight.capture.prompts import can_generate
 from pytest_nnsight.capture.recorder import ChangedInPlaceError
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest, Globs
@@ -130,7 +130,7 @@ class Capture:
         Works without weights. Raise `UsageError` for a model whose code needs a number.
         """
         request = CaptureRequest(modules, inputs, intervene=intervene)
-        return self._session(request).run("scan", prompt)[0]
+        return self._captured(request, lambda session: session.run("scan", prompt))[0]
 
     def generate(
         self,
@@ -190,20 +190,15 @@ class Capture:
         )
         return self._calibrated(request, lambda session: session.run_each("generate", prompts))
 
-    def _session(self, request: CaptureRequest) -> CaptureSession:
-        module = nnsight_api.torch_module(self.model)
-        is_training = any(part.training for part in module.modules())
-        holds_references = request.may_run_twice and not is_training and module not in self.changing
-        return CaptureSession(
-            self.model, self.identify, request, self.reached, self.remote, holds_references
-        )
-
     def _calibrated(
         self, request: CaptureRequest, run: Callable[[CaptureSession], list[Run]]
     ) -> list[Run]:
         """Run once; to calibrate, run again under every benign change."""
-        if self.remote is None:
-            check_weights(self.model)
+        if self.remote is None and nnsight_api.is_skeleton(self.model):
+            raise UsageError(
+                "the model has no weights (--nnsight-device-map meta): nnsight_capture.scan takes "
+                "its structure and shapes; leave the option out for numbers"
+            )
         with gc_paused():
             first = self._captured(request, run)
         if self.calibrates is None:
@@ -221,8 +216,14 @@ class Capture:
         self, request: CaptureRequest, run: Callable[[CaptureSession], list[Run]]
     ) -> list[Run]:
         """Run once, and again with copies if the model changes an output in place."""
+        module = nnsight_api.torch_module(self.model)
+        is_training = any(part.training for part in module.modules())
+        holds_references = request.may_run_twice and not is_training and module not in self.changing
+        session = CaptureSession(
+            self.model, self.identify, request, self.reached, self.remote, holds_references
+        )
         try:
-            return run(self._session(request))
+            return run(session)
         except ChangedInPlaceError:
-            self.changing.add(nnsight_api.torch_module(self.model))
-            return run(self._session(request))
+            self.changing.add(module)
+            return run(replace(session, holds_references=False))

@@ -227,12 +227,3 @@ def _with_decoder_start(
     count = next(iter(prepared.keywords.values())).shape[0]
     ids = torch.full((count, 1), 0 if start is None else start, dtype=torch.long)
     return replace(prepared, keywords=prepared.keywords | {"decoder_input_ids": ids})
-
-
-def check_weights(model: Any) -> None:
-    """Raise `UsageError` for a model without weights."""
-    if nnsight_api.is_skeleton(model):
-        raise UsageError(
-            "the model has no weights (--nnsight-device-map meta): nnsight_capture.scan takes its "
-            "structure and shapes; leave the option out for numbers"
-        )

@@ -15,6 +15,7 @@ from pytest_nnsight.capture.steps import Steps, StepsArgument
 from pytest_nnsight.capture.values import parameter_names
 from pytest_nnsight.errors import UsageError, suggest
 from pytest_nnsight.run import ROOT
+from pytest_nnsight.summary.summarizer import Summarizer
 
 Globs = str | Iterable[str]
 INPUT_STEPS = 2
@@ -65,11 +66,10 @@ class CaptureRequest:
         values = [self.intervene, self.gradients, *self.settings.values()]
         return all(value is None or isinstance(value, int | float | str) for value in values)
 
-    def recorder(self, model: Any, reached: Callable[[str], None] | None) -> Recorder:
-        """Return the recorder of one run, which calls ``reached`` with the path of each value.
-
-        Raise `UsageError` for a glob that matches nothing.
-        """
+    def recorder(
+        self, model: Any, summarizer: Summarizer, reached: Callable[[str], None] | None
+    ) -> Recorder:
+        """Return the recorder of one run. Raise `UsageError` for a glob that matches nothing."""
         tree = nnsight_api.named_modules(model)
         classes = {path or ROOT: type(module).__name__ for path, module in tree.items()}
         names = {kind: parameter_names(kind) for kind in {type(module) for module in tree.values()}}
@@ -88,6 +88,7 @@ class CaptureRequest:
             kept,
             globs,
             reached,
+            summarizer=summarizer,
             steps=self.steps,
             outputs=None if self.gradients is None else [],
         )

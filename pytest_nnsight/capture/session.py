@@ -18,6 +18,7 @@ from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Run
+from pytest_nnsight.summary.summarizer import Summarizer
 
 Identify = Callable[[], tuple[ModelRecord, Environment]]
 
@@ -44,8 +45,7 @@ class CaptureSession:
         A scan returns structure, shapes and dtypes, and computes nothing.
         """
         prepared = self._prepared(kind, [prompt])[0]
-        recorder = self._recorder()
-        recorder.summarizer.has_numbers = kind != "scan"
+        recorder = self._recorder(has_numbers=kind != "scan")
         if self.remote is not None and kind != "scan":
             self.request.check_remote()
             intervene, seed = self.request.intervene, self.request.seed
@@ -53,11 +53,7 @@ class CaptureSession:
             ids = self.remote.run(self.model, prepared, recorder, intervene, settings, seed)
         else:
             invoke = self._invoke(prepared, self.request.intervene)
-            subscription = self.request.subscription(self.model, recorder, recorder.receive)
-            ids = self._execute(kind, [invoke], subscription)
-            if self.request.gradients is not None:
-                recorder.record_gradients(self.request.gradients)
-            self.request.check_all_ran(recorder)
+            ids = self._execute(kind, [invoke], recorder, recorder.receive)
         generated = None
         if kind == "generate":
             entered = (recorder.entered or {}).get("input_ids")
@@ -78,17 +74,14 @@ class CaptureSession:
             raise UsageError("give a list of two prompts or more, each a single one")
         invokes = self._invokes(kind, prompts, prepared)
         recorders = [self._recorder() for _ in prepared]
-        first = recorders[0]
         mask = invokes[0].keywords.get("attention_mask") if len(invokes) == 1 else None
         mask = None if mask is None else mask.bool()
-        splitter = BatchSplitter(recorders, first.parameters[ROOT], mask)
+        splitter = BatchSplitter(recorders, recorders[0].parameters[ROOT], mask)
         # An encoder may run before the model itself is called.
-        encoders = [path for path in ("encoder", "model.encoder") if path in first.classes]
-        subscription = self.request.subscription(self.model, first, splitter.receive, *encoders)
-        ids = self._execute(kind, invokes, subscription)
+        encoders = {"encoder", "model.encoder"} & recorders[0].classes.keys()
+        ids = self._execute(kind, invokes, recorders[0], splitter.receive, *encoders)
         if splitter.problem:
             raise UsageError(splitter.problem)
-        self.request.check_all_ran(first)
         runs = []
         for index, (each, recorder) in enumerate(zip(prepared, recorders, strict=True)):
             generated = None
@@ -105,10 +98,9 @@ class CaptureSession:
             check_generation(module, prepared, self.request.settings)
         return prepared
 
-    def _recorder(self) -> Recorder:
-        recorder = self.request.recorder(self.model, self.reached)
-        recorder.summarizer.holds_references = self.holds_references
-        return recorder
+    def _recorder(self, has_numbers: bool = True) -> Recorder:
+        summarizer = Summarizer(has_numbers, self.holds_references)
+        return self.request.recorder(self.model, summarizer, self.reached)
 
     def _invokes(
         self, kind: str, prompts: list[Any], prepared: Sequence[PreparedPrompt]
@@ -135,20 +127,29 @@ class CaptureSession:
         )
 
     def _execute(
-        self, kind: str, invokes: list[nnsight_api.Invoke], subscription: nnsight_api.Subscription
+        self,
+        kind: str,
+        invokes: list[nnsight_api.Invoke],
+        recorder: Recorder,
+        receive: nnsight_api.Receive,
+        *encoders: str,
     ) -> torch.Tensor | None:
         """Run the model; return ids ``[prompts, tokens]`` of a generation, with the prompt's."""
+        subscription = self.request.subscription(self.model, recorder, receive, *encoders)
+        ids = None
         if kind == "trace":
             nnsight_api.run_trace(self.model, invokes, subscription)
-            return None
-        if kind == "scan":
+        elif kind == "scan":
             nnsight_api.run_scan(self.model, invokes[0], subscription)
-            return None
-        seed = self.request.seed
-        with torch.random.fork_rng(enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            ids = nnsight_api.run_generate(self.model, invokes, self._settings(), subscription)
+        else:
+            seed = self.request.seed
+            with torch.random.fork_rng(enabled=seed is not None):
+                if seed is not None:
+                    torch.manual_seed(seed)
+                ids = nnsight_api.run_generate(self.model, invokes, self._settings(), subscription)
+        if self.request.gradients is not None:
+            recorder.record_gradients(self.request.gradients)
+        self.request.check_all_ran(recorder)
         return None if ids is None else getattr(ids, "sequences", ids).detach().cpu()
 
     def _settings(self) -> dict[str, Any]:
