@@ -50,7 +50,6 @@ class Recorder:
     kept_paths: set[str]
     kept_operations: Sequence[str] = ()
     reached: Callable[[str], None] | None = None
-    """Called with the path of each module whose value is received."""
     calls: list[_PendingCall] = field(default_factory=list)
     summarizer: Summarizer = field(default_factory=Summarizer)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)

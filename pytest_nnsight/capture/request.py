@@ -6,6 +6,7 @@ import fnmatch
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from pytest_nnsight import nnsight_api
@@ -117,8 +118,7 @@ class CaptureRequest:
     def check_remote(self) -> None:
         """Raise `UsageError` for an argument that a remote run does not support."""
         tensors = {"keep": self.keep, "gradient_of": self.gradients, "operations": self.operations}
-        steps = {"steps": self.steps, "intervene_at": self.intervene_steps}
-        for name, value in {**tensors, **steps}.items():
+        for name, value in {**tensors, **self._requested_steps()}.items():
             if value:
                 raise UsageError(
                     f"{name}= does not work with --nnsight-remote, which returns summaries and no "
@@ -127,24 +127,24 @@ class CaptureRequest:
 
     def recorded_settings(self) -> dict[str, Any]:
         """Return the settings that a record holds: of the generation, gradients, seed and steps."""
-        settings = dict(self.settings)
-        if self.gradients is not None:
-            settings |= self.gradients.settings()
-        more = {"seed": self.seed, "steps": self.steps, "intervene_at": self.intervene_steps}
-        return settings | {name: value for name, value in more.items() if value is not None}
+        seed = {} if self.seed is None else {"seed": self.seed}
+        gradients = {} if self.gradients is None else self.gradients.settings()
+        return {**self.settings, **gradients, **seed, **self._requested_steps()}
 
     def check_all_ran(self, recorder: Recorder) -> None:
         """Raise `UsageError` for a requested step or operation that did not run."""
-        requested = {"steps": self.steps, "intervene_at": self.intervene_steps}
-        for option, steps in requested.items():
-            if steps is not None:
-                steps.check(recorder.step, option)
+        for option, steps in self._requested_steps().items():
+            steps.check(recorder.step, option)
         for glob in _listed(self.operations):
             if not any(_ran(path, glob) for path in recorder.captured):
                 raise UsageError(
                     f"operations={glob!r} is in the source, but did not run: the forward took "
                     "another branch, or nnsight could not trace it"
                 )
+
+    def _requested_steps(self) -> dict[str, Steps]:
+        steps = {"steps": self.steps, "intervene_at": self.intervene_steps}
+        return {option: each for option, each in steps.items() if each is not None}
 
     def _operations(self, model: Any, receive: nnsight_api.Receive) -> list[nnsight_api.Operation]:
         paths = list(nnsight_api.named_modules(model))
@@ -158,19 +158,16 @@ class CaptureRequest:
             module, _, inside = glob.partition(nnsight_api.SOURCE)
             name, _, inner = inside.partition(nnsight_api.SOURCE)
             modules = select(module, paths, "operations")
-            named = {path: nnsight_api.operation_names(model, path) for path in modules}
-            all_names = list(dict.fromkeys(n for names in named.values() for n in names))
-            if not any(fnmatch.fnmatchcase(n, name) for n in all_names):
+            names_in = partial(nnsight_api.operation_names, model)
+            called = [(path, n) for path in modules for n in names_in(path)]
+            matching = [(path, n) for path, n in called if fnmatch.fnmatchcase(n, name)]
+            if not matching:
+                nearest = suggest(name, list(dict.fromkeys(n for _, n in called)))
                 raise UsageError(
-                    f"operations={glob!r}: {modules[0]} does not call {name}; "
-                    f"nearest: {suggest(name, all_names)}"
+                    f"operations={glob!r}: {modules[0]} does not call {name}; nearest: {nearest}"
                 )
-            found += [
-                nnsight_api.Operation(path, n, receive, self.inputs is not False, inner)
-                for path, names in named.items()
-                for n in names
-                if fnmatch.fnmatchcase(n, name)
-            ]
+            reads_inputs = self.inputs is not False
+            found += [nnsight_api.Operation(*m, receive, reads_inputs, inner) for m in matching]
         return found
 
 
@@ -180,8 +177,9 @@ def _listed(globs: Any) -> list[str]:
 
 def _ran(path: str, glob: str) -> bool:
     parts, globs = path.split(nnsight_api.SOURCE), glob.split(nnsight_api.SOURCE)
-    is_same_module = len(parts) == len(globs) and matches(parts[0], globs[0])
-    return is_same_module and all(map(fnmatch.fnmatchcase, parts[1:], globs[1:]))
+    is_same_module = _matches(parts[0].split("."), globs[0].split("."))
+    is_as_deep = len(parts) == len(globs)
+    return is_same_module and is_as_deep and all(map(fnmatch.fnmatchcase, parts[1:], globs[1:]))
 
 
 def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modules") -> list[str]:
@@ -190,14 +188,14 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
     ``*`` and ``?`` and ``[...]`` stay inside one part between dots, ``**`` spans any number of
     parts. Raise `UsageError`, naming the nearest paths, where a glob matches nothing.
     """
-    patterns = [globs] if isinstance(globs, str) else list(globs)
+    patterns = _listed(globs)
     if not patterns:
         raise UsageError(f"{option}=[] selects no module; leave it out to select every module")
     chosen: set[str] = set()
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise UsageError(f"{option}= takes globs over module paths, got {pattern!r}")
-        matching = [path for path in paths if matches(path, pattern)]
+        matching = [path for path in paths if _matches(path.split("."), pattern.split("."))]
         if not matching:
             nearest = suggest(pattern.replace("**.", "").replace("*", "0"), paths)
             raise UsageError(f"{option}={pattern!r} matches no module; nearest: {nearest}")
@@ -205,12 +203,8 @@ def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modu
     return [path for path in paths if path in chosen]
 
 
-def matches(path: str, glob: str) -> bool:
-    """Tell whether a glob selects a path."""
-    return _matches(path.split("."), glob.split("."))
-
-
 def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Tell whether the parts of a glob match those of a path."""
     if not patterns:
         return not parts
     first, *rest = patterns

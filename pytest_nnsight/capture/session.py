@@ -17,7 +17,7 @@ from pytest_nnsight.capture.records import generated_record, prompt_record
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Run
+from pytest_nnsight.run import ROOT, Environment, ModelRecord, Run
 from pytest_nnsight.summary.summarizer import Summarizer
 
 Identify = Callable[[], tuple[ModelRecord, Environment]]
@@ -27,9 +27,8 @@ Identify = Callable[[], tuple[ModelRecord, Environment]]
 class CaptureSession:
     """One capture of a model, for a single prompt or for several at once.
 
-    ``reached`` is called with the path of each module whose value is received. With
-    ``holds_references`` tensors are measured later without a copy; `ChangedInPlaceError` is raised
-    where one of them was changed in the meantime.
+    With ``holds_references`` tensors are measured later without a copy; `ChangedInPlaceError` is
+    raised where one of them was changed in the meantime.
     """
 
     model: Any
@@ -54,12 +53,9 @@ class CaptureSession:
         else:
             invoke = self._invoke(prepared, self.request.intervene)
             ids = self._execute(kind, [invoke], recorder, recorder.receive)
-        generated = None
-        if kind == "generate":
-            entered = (recorder.entered or {}).get("input_ids")
-            width = max(prepared.token_counts) if entered is None else entered.shape[1]
-            generated = self._generated(ids, recorder, width, len(prepared.token_counts))
-        return [self._run(kind, prepared, recorder, generated)]
+        entered = (recorder.entered or {}).get("input_ids")
+        width = max(prepared.token_counts) if entered is None else entered.shape[1]
+        return [self._run(kind, prepared, recorder, ids, width)]
 
     def run_each(self, kind: str, prompts: Sequence[Any]) -> list[Run]:
         """Run several prompts as one batch; return a run for each of them, to its own end."""
@@ -82,14 +78,18 @@ class CaptureSession:
         ids = self._execute(kind, invokes, recorders[0], splitter.receive, *encoders)
         if splitter.problem:
             raise UsageError(splitter.problem)
-        runs = []
-        for index, (each, recorder) in enumerate(zip(prepared, recorders, strict=True)):
-            generated = None
-            if kind == "generate":
-                prompt_ids = None if ids is None else ids[index : index + 1]
-                generated = self._generated(prompt_ids, recorder, splitter.width, 1)
-            runs.append(self._run(kind, each, recorder, generated, index, prepared))
-        return runs
+        return [
+            self._run(
+                kind,
+                prepared[index],
+                recorder,
+                None if ids is None else ids[index : index + 1],
+                splitter.width,
+                index,
+                prepared,
+            )
+            for index, recorder in enumerate(recorders)
+        ]
 
     def _prepared(self, kind: str, prompts: Iterable[Any]) -> list[PreparedPrompt]:
         prepared = [prepare(self.model, prompt, kind == "generate") for prompt in prompts]
@@ -167,30 +167,36 @@ class CaptureSession:
         unset = {name: None for name in names if getattr(defaults, name, None) is not None}
         return unset | dict(settings)
 
-    def _generated(self, ids: Any, recorder: Recorder, width: int, prompts: int) -> Generated:
-        settings = self.request.settings
-        return generated_record(self.model, ids, recorder.margins, width, settings, prompts)
-
     def _run(
         self,
         kind: str,
         prepared: PreparedPrompt,
         recorder: Recorder,
-        generated: Generated | None = None,
-        index: int | None = None,
+        ids: torch.Tensor | None,
+        width: int,
+        index: int = 0,
         batch: Sequence[PreparedPrompt] = (),
     ) -> Run:
-        """Build the run of one prompt: number ``index`` of a ``batch``, or a single one."""
+        """Build the run of one prompt, which may be number ``index`` of a ``batch``.
+
+        ``ids`` are those of a generation; the first ``width`` of them are the prompt.
+        """
         model, environment = self.identify()
         if self.remote is not None:
             environment = self.remote.environment(environment, recorder)
         intervene, settings = self.request.intervene, self.request.recorded_settings()
-        if index is not None and isinstance(intervene, list | tuple):
-            intervene = intervene[index]  # it may read values of the other prompts
+        if batch and isinstance(intervene, list | tuple):
+            intervene = intervene[index]  # it may read values of the others
             settings["beside"] = str([each.text_or_ids for each in batch if each is not prepared])
         prompt = prompt_record(self.model, prepared, recorder, settings, intervene)
-        new_ids = generated.token_ids[0] if index is not None and generated is not None else ()
-        calls = recorder.finish(len(new_ids) or None)
+        generated, steps = None, None
+        if kind == "generate":
+            prompts = len(prepared.token_counts)
+            generated = generated_record(
+                self.model, ids, recorder.margins, width, self.request.settings, prompts
+            )
+            steps = len(generated.token_ids[0]) or None if batch else None
+        calls = recorder.finish(steps)
         if not calls:
             names = ", ".join(sorted(recorder.captured)[:3])
             raise UsageError(
