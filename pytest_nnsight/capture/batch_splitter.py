@@ -39,14 +39,19 @@ class BatchSplitter:
     _queries: int = 0
     _cache: dict[int, tuple[weakref.ref[torch.Tensor], int, Parts]] = field(default_factory=dict)
 
-    def receive(self, path: str, slot: str, value: Any) -> None:
-        """Split one value of the batch, and pass the parts on."""
+    def receive(self, path: str, slot: str, value: Any) -> bool:
+        """Split one value of the batch, and pass the parts on; return as `Recorder.receive` does.
+
+        The inputs of the model itself have the mask of each step, and are always needed.
+        """
         if slot == "inputs" and (path == "" or self.mask is None):
             arguments, keywords = value  # an encoder may run before the model itself is called
             self._read_mask(by_name(arguments, keywords, self.parameters if path == "" else ()))
+        is_unused = path != ""
         for index, recorder in enumerate(self.recorders):
             part = map_tensors(value, lambda t, index=index: self._split(t)[index])  # type: ignore[misc]
-            recorder.receive(path, slot, part)
+            is_unused &= recorder.receive(path, slot, part)
+        return is_unused
 
     def _read_mask(self, named: Mapping[str, Any]) -> None:
         """Read which tokens of each prompt are padding, and how many are new in this step."""

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.run import Run, with_noise
-
-Change = Callable[[], AbstractContextManager[None]]
 
 
 def calibrate(
@@ -30,7 +27,7 @@ def calibrate(
     changes = benign_changes(model)
     report(f"\nnnsight: calibrating under {len(changes)} changes")
     for name, change in changes.items():
-        with change():
+        with change:
             other = repeat()
         comparison = compare(run, other)
         for (position, at), distance in comparison.values.items():
@@ -44,22 +41,22 @@ def calibrate(
     return replace(run, calls=calls, calibration=tuple(changes))
 
 
-def benign_changes(model: Any) -> dict[str, Change]:
+def benign_changes(model: Any) -> dict[str, AbstractContextManager[None]]:
     """Return the changes that this machine and model allow, and that should change no value."""
     module = nnsight_api.torch_module(model)
-    changes: dict[str, Change] = {}
+    changes: dict[str, AbstractContextManager[None]] = {}
     current, cores = torch.get_num_threads(), os.cpu_count() or 1
     for threads in sorted({1, 2, cores} - {current}):
         name = f"{threads} thread{'s' if threads > 1 else ''}"
-        changes[name] = partial(_changed, torch.set_num_threads, threads, current)
+        changes[name] = _changed(torch.set_num_threads, threads, current)
     attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
     set_attention = getattr(module, "set_attn_implementation", None)
     has_sdpa = bool(getattr(module, "_supports_sdpa", False))
     if set_attention is not None and (attention == "sdpa" or (attention == "eager" and has_sdpa)):
         other = "eager" if attention == "sdpa" else "sdpa"
-        changes[f"{other} attention"] = partial(_changed, set_attention, other, attention)
+        changes[f"{other} attention"] = _changed(set_attention, other, attention)
     if attention == "sdpa":
-        changes["math attention"] = partial(sdpa_kernel, SDPBackend.MATH)
+        changes["math attention"] = sdpa_kernel(SDPBackend.MATH)
     return changes
 
 

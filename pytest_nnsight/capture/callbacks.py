@@ -6,7 +6,7 @@ import ast
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ class GradientRequest:
 
     objectives: Mapping[str, Objective]
     scalars: dict[str, Any] = field(default_factory=dict)
-    """What the functions returned in one run."""
+    """What the functions returned in the latest run."""
 
     @classmethod
     def of(cls, argument: Objectives) -> GradientRequest | None:
@@ -44,6 +44,7 @@ class GradientRequest:
 
     def call(self, model: Any, tracer: Any) -> None:
         """Call the functions in the body of a trace."""
+        self.scalars.clear()  # those of an earlier run
         for name, objective in self.objectives.items():
             self.scalars[name] = with_all_parameters(objective)(model, tracer, None)
 
@@ -55,6 +56,31 @@ class GradientRequest:
         ]
         codes = [code_digest(f) for f in self.objectives.values()]
         return {"gradient_of": ", ".join(names), "gradient_code": ", ".join(codes)}
+
+    def differentiate(
+        self, tensors: Iterable[torch.Tensor]
+    ) -> Iterator[tuple[str, dict[int, torch.Tensor]]]:
+        """Yield the first part of the paths of each scalar's gradients, and these by ``id``.
+
+        `torch.autograd.grad` does not touch gradients of parameters. Raise `UsageError` where a
+        function did not return a scalar computed from the model's values.
+        """
+        values = list({id(tensor): tensor for tensor in tensors if tensor.requires_grad}.values())
+        for number, (name, scalar) in enumerate(self.scalars.items(), 1):
+            is_tensor = isinstance(scalar, torch.Tensor)
+            if not is_tensor or scalar.numel() != 1 or not scalar.requires_grad:
+                got = f"shape {list(scalar.shape)}" if is_tensor else repr(scalar)
+                raise UsageError(
+                    f"{name or 'gradient_of'} must return a scalar made from the model's values, "
+                    f"got {got}; as in: lambda model: model.lm_head.output[0, -1].max()"
+                )
+            is_last = number == len(self.scalars)
+            found = torch.autograd.grad(
+                scalar.reshape(()), values, retain_graph=not is_last, allow_unused=True
+            )
+            pairs = zip(values, found, strict=True)
+            gradients = {id(value): each for value, each in pairs if each is not None}
+            yield f"gradient.{name}" if name else "gradient", gradients
 
 
 def with_all_parameters(function: Callable[..., Any]) -> nnsight_api.Intervention:

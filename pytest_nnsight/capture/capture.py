@@ -12,7 +12,7 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.calibration import calibrate
 from pytest_nnsight.capture.callbacks import GradientRequest, Objectives
 from pytest_nnsight.capture.collector import gc_paused
-from pytest_nnsight.capture.prompts import can_generate, check_weights
+from pytest_nnsight.capture.prompts import can_generate
 from pytest_nnsight.capture.recorder import ChangedInPlaceError
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest, Globs
@@ -94,13 +94,9 @@ class Capture:
         `UsageError` for an empty or too long prompt, a glob that matches nothing, or an objective
         that is not a scalar.
         """
-        request = CaptureRequest(modules, inputs, keep, operations, intervene)
-
-        def run(request: CaptureRequest) -> list[Run]:
-            gradients = GradientRequest.of(gradient_of)  # its scalars belong to one run
-            return [self._session(replace(request, gradients=gradients)).trace(prompt)]
-
-        return self._calibrated(request, run)[0]
+        gradients = GradientRequest.of(gradient_of)
+        request = CaptureRequest(modules, inputs, keep, operations, intervene, gradients=gradients)
+        return self._calibrated(request, lambda session: session.run("trace", prompt))[0]
 
     def trace_each(
         self,
@@ -119,7 +115,7 @@ class Capture:
         called in an invoke of its own; as third argument it may take a barrier for all of them.
         """
         request = CaptureRequest(modules, inputs, keep, operations, intervene)
-        return self._calibrated(request, lambda each: self._session(each).trace_each(prompts))
+        return self._calibrated(request, lambda session: session.run_each("trace", prompts))
 
     def scan(
         self,
@@ -133,7 +129,8 @@ class Capture:
 
         Works without weights. Raise `UsageError` for a model whose code needs a number.
         """
-        return self._session(CaptureRequest(modules, inputs, intervene=intervene)).scan(prompt)
+        request = CaptureRequest(modules, inputs, intervene=intervene)
+        return self._captured(request, lambda session: session.run("scan", prompt))[0]
 
     def generate(
         self,
@@ -158,11 +155,13 @@ class Capture:
         recorded, and ``intervene`` is called once, at the beginning. Further keywords go to
         transformers' ``generate``.
         """
-        settings = {"max_new_tokens": max_new_tokens, **generation}
         request = CaptureRequest(modules, inputs, keep, operations, intervene).for_generation(
-            settings, self.seed if seed is None else seed, steps, intervene_at
+            {"max_new_tokens": max_new_tokens, **generation},
+            self.seed if seed is None else seed,
+            steps,
+            intervene_at,
         )
-        return self._calibrated(request, lambda each: [self._session(each).generate(prompt)])[0]
+        return self._calibrated(request, lambda session: session.run("generate", prompt))[0]
 
     def generate_each(
         self,
@@ -183,26 +182,23 @@ class Capture:
 
         The arguments are those of `trace_each` and `generate`.
         """
-        settings = {"max_new_tokens": max_new_tokens, **generation}
         request = CaptureRequest(modules, inputs, keep, operations, intervene).for_generation(
-            settings, self.seed if seed is None else seed, steps, intervene_at
+            {"max_new_tokens": max_new_tokens, **generation},
+            self.seed if seed is None else seed,
+            steps,
+            intervene_at,
         )
-        return self._calibrated(request, lambda each: self._session(each).generate_each(prompts))
-
-    def _session(self, request: CaptureRequest) -> CaptureSession:
-        module = nnsight_api.torch_module(self.model)
-        is_training = any(part.training for part in module.modules())
-        holds_references = request.may_run_twice and not is_training and module not in self.changing
-        return CaptureSession(
-            self.model, self.identify, request, self.reached, self.remote, holds_references
-        )
+        return self._calibrated(request, lambda session: session.run_each("generate", prompts))
 
     def _calibrated(
-        self, request: CaptureRequest, run: Callable[[CaptureRequest], list[Run]]
+        self, request: CaptureRequest, run: Callable[[CaptureSession], list[Run]]
     ) -> list[Run]:
         """Run once; to calibrate, run again under every benign change."""
-        if self.remote is None:
-            check_weights(self.model)
+        if self.remote is None and nnsight_api.is_skeleton(self.model):
+            raise UsageError(
+                "the model has no weights (--nnsight-device-map meta): nnsight_capture.scan takes "
+                "its structure and shapes; leave the option out for numbers"
+            )
         with gc_paused():
             first = self._captured(request, run)
         if self.calibrates is None:
@@ -217,11 +213,17 @@ class Capture:
         ]
 
     def _captured(
-        self, request: CaptureRequest, run: Callable[[CaptureRequest], list[Run]]
+        self, request: CaptureRequest, run: Callable[[CaptureSession], list[Run]]
     ) -> list[Run]:
         """Run once, and again with copies if the model changes an output in place."""
+        module = nnsight_api.torch_module(self.model)
+        is_training = any(part.training for part in module.modules())
+        holds_references = request.may_run_twice and not is_training and module not in self.changing
+        session = CaptureSession(
+            self.model, self.identify, request, self.reached, self.remote, holds_references
+        )
         try:
-            return run(request)
+            return run(session)
         except ChangedInPlaceError:
-            self.changing.add(nnsight_api.torch_module(self.model))
-            return run(request)
+            self.changing.add(module)
+            return run(replace(session, holds_references=False))

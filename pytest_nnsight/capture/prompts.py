@@ -68,19 +68,19 @@ def _is_list_of(value: Any, kind: type) -> bool:
 
 def _text(module: torch.nn.Module, tokenizer: Any, prompt: Any) -> PreparedPrompt:
     _require(tokenizer, "text")
-    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    is_batch = not isinstance(prompt, str)
+    texts = list(prompt) if is_batch else [prompt]
     if "" in texts:
-        index = "" if isinstance(prompt, str) else f" {texts.index('')}"
+        index = f" {texts.index('')}" if is_batch else ""
         raise UsageError(f"prompt{index} is empty; give at least one character, or token ids")
     counts = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
-    is_batch = not isinstance(prompt, str)
+    text = texts if is_batch else prompt
     if nnsight_api.is_causal(module):
-        argument = texts if is_batch else prompt
-        return PreparedPrompt((argument,), {}, argument, is_batch, counts)
+        return PreparedPrompt((text,), {}, text, is_batch, counts)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tensors = dict(tokenizer(texts, return_tensors="pt", padding=len(texts) > 1))
-    return PreparedPrompt((), tensors, texts if is_batch else prompt, is_batch, counts)
+    return PreparedPrompt((), tensors, text, is_batch, counts)
 
 
 def _chat(tokenizer: Any, messages: list[Any]) -> PreparedPrompt:
@@ -118,9 +118,9 @@ def _tensors(module: torch.nn.Module, prompt: Mapping[str, Any]) -> PreparedProm
     values = {key: torch.as_tensor(value) for key, value in prompt.items()}
     if not values:
         raise UsageError("prompt is empty; give at least one tensor, such as input_ids")
-    empty = next((name for name, tensor in values.items() if tensor.numel() == 0), None)
-    if empty is not None:
-        raise UsageError(f"prompt is empty; {empty} has no element")
+    for key, value in values.items():
+        if value.numel() == 0:
+            raise UsageError(f"prompt is empty; {key} has no element")
     name = main_input(module)
     is_known = takes_ids(module) or hasattr(module, "main_input_name")
     if is_known and not {name, "input_ids", "inputs_embeds"} & values.keys():
@@ -192,7 +192,7 @@ def check_generation(
     new_tokens, limit = settings["max_new_tokens"], position_limit(module)
     if not isinstance(new_tokens, int) or new_tokens < 1:
         raise UsageError(f"max_new_tokens must be a whole number from 1 on, got {new_tokens!r}")
-    longest = max(count for prompt in prompts for count in prompt.token_counts)
+    longest = max((max(prompt.token_counts) for prompt in prompts), default=0)
     if limit is not None and longest + new_tokens > limit:
         raise UsageError(
             f"prompt of {longest} tokens and {new_tokens} new ones exceed the model's {limit} "
@@ -227,12 +227,3 @@ def _with_decoder_start(
     count = next(iter(prepared.keywords.values())).shape[0]
     ids = torch.full((count, 1), 0 if start is None else start, dtype=torch.long)
     return replace(prepared, keywords=prepared.keywords | {"decoder_input_ids": ids})
-
-
-def check_weights(model: Any) -> None:
-    """Raise `UsageError` for a model without weights."""
-    if nnsight_api.is_skeleton(model):
-        raise UsageError(
-            "the model has no weights (--nnsight-device-map meta): nnsight_capture.scan takes its "
-            "structure and shapes; leave the option out for numbers"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pytest_nnsight import nnsight_api
+from pytest_nnsight.capture.callbacks import GradientRequest
 from pytest_nnsight.capture.steps import Steps
 from pytest_nnsight.capture.values import (
     by_name,
@@ -22,23 +24,13 @@ from pytest_nnsight.capture.values import (
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 from pytest_nnsight.summary.summarizer import Summarizer, version_of
 
-Summaries = Mapping[int, Summary] | Sequence[Summary]
 Leaves = list[tuple[str, int]]
 """The tensors of a value: the location of each in its containers, and the index of its summary."""
+Tensors = list[tuple[str, torch.Tensor]]
 
 
 class ChangedInPlaceError(Exception):
     """Raised where a tensor was changed in place before it was measured."""
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """The output of one call, with its tensors, which gradients are computed for later."""
-
-    path: str
-    visit: int
-    structure: str
-    tensors: tuple[tuple[str, torch.Tensor], ...]
 
 
 @dataclass(slots=True)
@@ -47,16 +39,17 @@ class Recorder:
 
     ``classes`` and ``parameters`` hold, by path, the class of each module and the names of the
     parameters of its ``forward``. ``captured`` and ``kept_paths`` are the modules whose values are
-    recorded, and those whose tensors are kept as well.
+    recorded, and those whose tensors are kept as well; ``kept_operations`` are globs. All inputs
+    are recorded in the first ``input_steps``, and later only those of modules with new ones.
     """
 
     classes: dict[str, str]
     parameters: dict[str, tuple[str, ...]]
     captured: set[str]
-    captures_inputs: bool
+    input_steps: int
     kept_paths: set[str]
+    kept_operations: Sequence[str] = ()
     reached: Callable[[str], None] | None = None
-    """Called with the path of each module whose value is received."""
     calls: list[_PendingCall] = field(default_factory=list)
     summarizer: Summarizer = field(default_factory=Summarizer)
     kept: dict[tuple[str, int], Any] = field(default_factory=dict)
@@ -69,26 +62,27 @@ class Recorder:
     """The summaries of a remote run, which are computed on the server."""
     server: Mapping[str, str] = field(default_factory=dict)
     """The environment of the server, for a remote run."""
-    outputs: list[Output] | None = None
-    """All outputs, where gradients are requested; else ``None``."""
+    outputs: list[tuple[_PendingCall, Tensors]] | None = None
+    """All calls with the tensors of their outputs, where gradients are requested; else ``None``."""
     steps: Steps | None = None
     """The steps of a generation to record; ``None`` for all."""
     step: int = 0
-    keeps_operation: Callable[[str], bool] | None = None
-    """Tells by its path whether the tensors of an operation are kept."""
-    input_steps: int | None = None
-    """How many of the first steps record all inputs; later ones only those that are new."""
     _states: dict[str, _ModuleState] = field(default_factory=dict)
     _seen: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = field(default_factory=dict)
 
-    def receive(self, path: str, slot: str, value: Any) -> None:
-        """Record one value while the model runs; ``slot`` is ``inputs`` or ``output``."""
+    def receive(self, path: str, slot: str, value: Any) -> bool:
+        """Record one value while the model runs; ``slot`` is ``inputs`` or ``output``.
+
+        Return whether they were inputs of a module that records no more of them in this run.
+        """
         if self.reached is not None:
             self.reached(path or ROOT)
         state = self._states.get(path) or self._add_state(path)
         if slot == "inputs":
-            if not self._records_inputs_of(state):
-                return
+            is_needed = self.step < self.input_steps or state.has_new_inputs
+            is_first = self.entered is None and state.path == ROOT
+            if not is_first and not (state.takes_inputs and is_needed):
+                return True
             record = self._record_inputs
         else:
             record = self._record_output
@@ -97,55 +91,49 @@ class Recorder:
                 record(state, value)
         else:
             record(state, value)
-
-    def _records_inputs_of(self, state: _ModuleState) -> bool:
-        """Tell whether to record the inputs of a module at this step."""
-        if self.entered is None and state.path == ROOT:
-            return True
-        is_early = self.input_steps is None or self.step < self.input_steps
-        return state.takes_inputs and (is_early or state.has_new_inputs)
+        return False
 
     def _add_state(self, torch_path: str) -> _ModuleState:
         """Build the state of a module or operation when its first value is received."""
         path = torch_path or ROOT
-        if path not in self.classes:
-            self._add_operation(path)
+        if path not in self.classes:  # an operation, whose path is known only when it runs
+            self.classes[path] = path.rpartition(nnsight_api.SOURCE)[2]
+            self.parameters[path] = ()
+            self.captured.add(path)
+            if any(fnmatch.fnmatchcase(path, glob) for glob in self.kept_operations):
+                self.kept_paths.add(path)
         name = self.parameters[path][0] if self.parameters[path] else "0"
         is_captured, is_kept = path in self.captured, path in self.kept_paths
-        takes_inputs = is_captured and self.captures_inputs
+        takes_inputs = is_captured and self.input_steps > 0
         structure, location = f"{{{name}=tensor}}", f"in.{name}"
         state = _ModuleState(path, is_captured, is_kept, takes_inputs, structure, location)
         self._states[torch_path] = state
         return state
 
-    def _add_operation(self, path: str) -> None:
-        """Capture an operation inside a module's forward, whose path is known only when it runs."""
-        self.classes[path] = path.rpartition(nnsight_api.SOURCE)[2]
-        self.parameters[path] = ()
-        self.captured.add(path)
-        if self.keeps_operation is not None and self.keeps_operation(path):
-            self.kept_paths.add(path)
-
-    def receive_gradient(
-        self, prefix: str, output: Output, gradients: Sequence[torch.Tensor | None]
-    ) -> None:
-        """Record the gradients of one output as one more call, after the calls of the model."""
-        pairs = zip(output.tensors, gradients, strict=True)
-        found = [(at, gradient) for (at, _), gradient in pairs if gradient is not None]
-        if not found:
-            return
-        path = prefix if output.path == ROOT else f"{prefix}.{output.path}"
-        with torch.no_grad():
-            leaves = [(at, self._index_of(gradient)) for at, gradient in found]
-        self.classes[path] = self.classes[output.path]
-        self.calls.append(_PendingCall(path, output.visit, output.structure, leaves, None))
-        if output.path in self.kept_paths:
-            self.kept[(path, output.visit)] = found[0][1]
+    def record_gradients(self, request: GradientRequest) -> None:
+        """Add the gradients of each scalar as calls, from the last output to the first."""
+        outputs = self.outputs or []
+        tensors = [tensor for _, pairs in outputs for _, tensor in pairs]
+        for prefix, gradients in request.differentiate(tensors):
+            for call, pairs in reversed(outputs):
+                found = [(at, gradients[id(t)]) for at, t in pairs if id(t) in gradients]
+                if not found:
+                    continue
+                path = prefix if call.path == ROOT else f"{prefix}.{call.path}"
+                with torch.no_grad():
+                    leaves = [(at, self._index_of(gradient)) for at, gradient in found]
+                self.classes[path] = self.classes[call.path]
+                self.calls.append(_PendingCall(path, call.visit, call.output, leaves, None))
+                if call.path in self.kept_paths:
+                    self.kept[(path, call.visit)] = found[0][1]
 
     def _record_inputs(self, state: _ModuleState, value: Any) -> None:
         arguments, keywords = value
         if state.path == ROOT and self.entered is None:
-            self._record_entered(by_name(arguments, keywords, self.parameters[ROOT]))
+            named = by_name(arguments, keywords, self.parameters[ROOT])
+            self.entered = whole_numbers(named) if self.summarizer.has_numbers else {}
+            if self.summarizer.has_numbers:
+                self.digests = tensor_digests(named, self.entered)
         if not state.takes_inputs or (self.steps is not None and self.step not in self.steps):
             return
         count_before = self.summarizer.count
@@ -158,11 +146,6 @@ class Recorder:
             leaves = [(at, self._index_of(tensor)) for at, tensor in tensors]
             state.inputs.append((structure, leaves))
         state.has_new_inputs |= self.summarizer.count > count_before
-
-    def _record_entered(self, named: dict[str, Any]) -> None:
-        self.entered = whole_numbers(named)
-        others = {name: value for name, value in named.items() if name not in self.entered}
-        self.digests = tensor_digests(others) if self.summarizer.has_numbers else {}
 
     def _record_output(self, state: _ModuleState, value: Any) -> None:
         step = self.step
@@ -177,13 +160,13 @@ class Recorder:
         if self.steps is not None and step not in self.steps:
             return
         if type(value) is torch.Tensor and self.outputs is None:
-            structure, leaves = "tensor", [("out", self._index_of(value))]
+            self._add_call(state, visit, "tensor", [("out", self._index_of(value))], step)
         else:
             structure, tensors = describe(value)
-            if self.outputs is not None:
-                self.outputs.append(Output(state.path, visit, structure, tuple(tensors)))
             leaves = [(at, self._index_of(tensor)) for at, tensor in tensors]
-        self._add_call(state, visit, structure, leaves, step)
+            self._add_call(state, visit, structure, leaves, step)
+            if self.outputs is not None:
+                self.outputs.append((self.calls[-1], tensors))
         if state.is_kept:
             self.kept[(state.path, visit)] = map_tensors(value, lambda t: t.detach().clone())
 
@@ -230,8 +213,12 @@ class Recorder:
         summaries = self.summarizer.finish() if self.summaries is None else self.summaries
         if self.summarizer.was_overwritten:
             raise ChangedInPlaceError
-        calls = [call for call in self.calls if steps is None or call.step < steps]
-        return tuple([call.close(self.classes, summaries) for call in calls])
+        calls = []
+        for path, visit, output, leaves, inputs, step in self.calls:
+            if steps is None or step < steps:
+                found = tuple([Leaf(at, summaries[index]) for at, index in leaves])
+                calls.append(Call(path, visit, self.classes[path], output, found, inputs))
+        return tuple(calls)
 
 
 @dataclass(slots=True)
@@ -263,7 +250,3 @@ class _PendingCall(NamedTuple):
     leaves: Leaves
     inputs: str | None
     step: int = 0
-
-    def close(self, classes: Mapping[str, str], summaries: Summaries) -> Call:
-        leaves = tuple([Leaf(at, summaries[index]) for at, index in self.leaves])
-        return Call(self.path, self.visit, classes[self.path], self.output, leaves, self.inputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -85,13 +84,12 @@ def _plan(
 ) -> dict[str, Any]:
     """Return what `remote_body` needs, as plain values and the test's function."""
     captured = {"" if path == ROOT else path for path in recorder.captured}
-    input_paths = captured if recorder.captures_inputs else set()
+    input_paths = captured if recorder.input_steps else set()
     return {
         "outputs": sorted({*captured, ""}),
         "inputs": sorted({*input_paths, ""}),
         "captured": captured,
-        "captures_inputs": recorder.captures_inputs,
-        "input_steps": sys.maxsize if recorder.input_steps is None else recorder.input_steps,
+        "input_steps": recorder.input_steps,
         "parameters": {p: recorder.parameters[p or ROOT] for p in {*input_paths, ""}},
         "intervene": intervene,
         "parameter_count": 0 if intervene is None else parameter_count(intervene),

@@ -21,8 +21,8 @@ from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure
 
 def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
     """Subscribe to the values that ``plan`` names, then intervene; return the state of the run."""
-    state: dict[str, Any] = {"events": [], "tensors": [], "entered": None, "margins": [], "step": 0}
-    state |= {"has_new_inputs": set(), "seen": {}}
+    state: dict[str, Any] = {"events": [], "tensors": [], "margins": [], "seen": {}}
+    state |= {"entered": None, "step": 0, "has_new_inputs": set()}
 
     def receive(path: str, slot: str, value: Any) -> None:
         with torch.no_grad():
@@ -68,8 +68,7 @@ def _receive(state: dict[str, Any], plan: dict[str, Any], path: str, slot: str, 
         value = by_name(arguments, keywords, plan["parameters"][path])
         if not path and state["entered"] is None:
             state["entered"] = whole_numbers(value)
-        is_early = state["step"] < plan["input_steps"]
-        if not plan["captures_inputs"] or not (is_early or path in state["has_new_inputs"]):
+        if state["step"] >= plan["input_steps"] and path not in state["has_new_inputs"]:
             return
     elif not path:
         state["step"] += 1

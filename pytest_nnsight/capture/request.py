@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.callbacks import GradientRequest
-from pytest_nnsight.capture.paths import matches, select
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.capture.steps import Steps, StepsArgument
 from pytest_nnsight.capture.values import parameter_names
 from pytest_nnsight.errors import UsageError, suggest
 from pytest_nnsight.run import ROOT
+from pytest_nnsight.summary.summarizer import Summarizer
 
 Globs = str | Iterable[str]
 INPUT_STEPS = 2
@@ -65,34 +67,39 @@ class CaptureRequest:
         values = [self.intervene, self.gradients, *self.settings.values()]
         return all(value is None or isinstance(value, int | float | str) for value in values)
 
-    def recorder(self, model: Any, reached: Callable[[str], None] | None) -> Recorder:
-        """Return the recorder of one run, which calls ``reached`` with the path of each value.
-
-        Raise `UsageError` for a glob that matches nothing.
-        """
+    def recorder(
+        self, model: Any, summarizer: Summarizer, reached: Callable[[str], None] | None
+    ) -> Recorder:
+        """Return the recorder of one run. Raise `UsageError` for a glob that matches nothing."""
         tree = nnsight_api.named_modules(model)
         classes = {path or ROOT: type(module).__name__ for path, module in tree.items()}
         names = {kind: parameter_names(kind) for kind in {type(module) for module in tree.values()}}
         parameters = {path or ROOT: names[type(module)] for path, module in tree.items()}
         captured = set(select(self.modules, list(classes)))
-        if self.keep is True:
-            kept = set(captured)
-        else:
-            globs = [glob for glob in _listed(self.keep or ()) if nnsight_api.SOURCE not in glob]
-            kept = set(select(globs, list(classes), "keep")) if globs else set()
-        recorder = Recorder(classes, parameters, captured | kept, self.has_inputs, kept, reached)
-        recorder.steps, recorder.input_steps = self.steps, self.input_steps
-        recorder.keeps_operation = self.keeps_operation
-        if self.gradients is not None:
-            recorder.outputs = []
-        return recorder
+        kept = set(captured) if self.keep is True else set()
+        globs = ["*"] if self.keep is True else _listed(self.keep or ())
+        module_globs = [glob for glob in globs if nnsight_api.SOURCE not in glob]
+        if self.keep is not True and module_globs:
+            kept = set(select(module_globs, list(classes), "keep"))
+        return Recorder(
+            classes,
+            parameters,
+            captured | kept,
+            self._input_steps(),
+            kept,
+            globs,
+            reached,
+            summarizer=summarizer,
+            steps=self.steps,
+            outputs=None if self.gradients is None else [],
+        )
 
     def subscription(
         self, model: Any, recorder: Recorder, receive: nnsight_api.Receive, *more_inputs: str
     ) -> nnsight_api.Subscription:
         """Subscribe to the captured modules, to the model itself, and to ``more_inputs``."""
         captured = {"" if path == ROOT else path for path in recorder.captured}
-        inputs = captured if self.has_inputs else set()
+        inputs = set() if self.inputs is False else captured
         return nnsight_api.Subscription(
             [*{*captured, ""}],
             [*{*inputs, *more_inputs, ""}],
@@ -101,22 +108,17 @@ class CaptureRequest:
             self._operations(model, receive),
         )
 
-    @property
-    def has_inputs(self) -> bool:
-        """Whether the inputs of modules are recorded, at some steps at least."""
-        return self.inputs is not False
-
-    @property
-    def input_steps(self) -> int | None:
-        """How many of the first steps record all inputs; ``None`` where every step does."""
+    def _input_steps(self) -> int:
+        """Return how many of the first steps record all inputs."""
+        if self.inputs is False:
+            return 0
         is_default = self.inputs is None and self.steps is None
-        return INPUT_STEPS if self.settings and is_default else None
+        return INPUT_STEPS if self.settings and is_default else sys.maxsize
 
     def check_remote(self) -> None:
         """Raise `UsageError` for an argument that a remote run does not support."""
         tensors = {"keep": self.keep, "gradient_of": self.gradients, "operations": self.operations}
-        steps = {"steps": self.steps, "intervene_at": self.intervene_steps}
-        for name, value in {**tensors, **steps}.items():
+        for name, value in {**tensors, **self._requested_steps()}.items():
             if value:
                 raise UsageError(
                     f"{name}= does not work with --nnsight-remote, which returns summaries and no "
@@ -125,27 +127,24 @@ class CaptureRequest:
 
     def recorded_settings(self) -> dict[str, Any]:
         """Return the settings that a record holds: of the generation, gradients, seed and steps."""
-        settings = dict(self.settings)
-        if self.gradients is not None:
-            settings |= self.gradients.settings()
-        more = {"seed": self.seed, "steps": self.steps, "intervene_at": self.intervene_steps}
-        return settings | {name: value for name, value in more.items() if value is not None}
+        seed = {} if self.seed is None else {"seed": self.seed}
+        gradients = {} if self.gradients is None else self.gradients.settings()
+        return {**self.settings, **gradients, **seed, **self._requested_steps()}
 
-    def keeps_operation(self, operation: str) -> bool:
-        """Tell whether the tensors of an operation are kept in the run."""
-        if isinstance(self.keep, bool):
-            return self.keep
-        return any(fnmatch.fnmatchcase(operation, glob) for glob in _listed(self.keep))
-
-    def check_operations(self, paths: Iterable[str]) -> None:
-        """Raise `UsageError` for an operation that is in the source but did not run."""
-        called = list(paths)
+    def check_all_ran(self, recorder: Recorder) -> None:
+        """Raise `UsageError` for a requested step or operation that did not run."""
+        for option, steps in self._requested_steps().items():
+            steps.check(recorder.step, option)
         for glob in _listed(self.operations):
-            if not any(_ran(path, glob) for path in called):
+            if not any(_ran(path, glob) for path in recorder.captured):
                 raise UsageError(
                     f"operations={glob!r} is in the source, but did not run: the forward took "
                     "another branch, or nnsight could not trace it"
                 )
+
+    def _requested_steps(self) -> dict[str, Steps]:
+        steps = {"steps": self.steps, "intervene_at": self.intervene_steps}
+        return {option: each for option, each in steps.items() if each is not None}
 
     def _operations(self, model: Any, receive: nnsight_api.Receive) -> list[nnsight_api.Operation]:
         paths = list(nnsight_api.named_modules(model))
@@ -159,19 +158,16 @@ class CaptureRequest:
             module, _, inside = glob.partition(nnsight_api.SOURCE)
             name, _, inner = inside.partition(nnsight_api.SOURCE)
             modules = select(module, paths, "operations")
-            named = {path: nnsight_api.operation_names(model, path) for path in modules}
-            all_names = list(dict.fromkeys(n for names in named.values() for n in names))
-            if not any(fnmatch.fnmatchcase(n, name) for n in all_names):
+            names_in = partial(nnsight_api.operation_names, model)
+            called = [(path, n) for path in modules for n in names_in(path)]
+            matching = [(path, n) for path, n in called if fnmatch.fnmatchcase(n, name)]
+            if not matching:
+                nearest = suggest(name, list(dict.fromkeys(n for _, n in called)))
                 raise UsageError(
-                    f"operations={glob!r}: {modules[0]} does not call {name}; "
-                    f"nearest: {suggest(name, all_names)}"
+                    f"operations={glob!r}: {modules[0]} does not call {name}; nearest: {nearest}"
                 )
-            found += [
-                nnsight_api.Operation(path, n, receive, self.has_inputs, inner)
-                for path, names in named.items()
-                for n in names
-                if fnmatch.fnmatchcase(n, name)
-            ]
+            reads_inputs = self.inputs is not False
+            found += [nnsight_api.Operation(*m, receive, reads_inputs, inner) for m in matching]
         return found
 
 
@@ -181,5 +177,37 @@ def _listed(globs: Any) -> list[str]:
 
 def _ran(path: str, glob: str) -> bool:
     parts, globs = path.split(nnsight_api.SOURCE), glob.split(nnsight_api.SOURCE)
-    is_same_module = len(parts) == len(globs) and matches(parts[0], globs[0])
-    return is_same_module and all(map(fnmatch.fnmatchcase, parts[1:], globs[1:]))
+    is_same_module = _matches(parts[0].split("."), globs[0].split("."))
+    is_as_deep = len(parts) == len(globs)
+    return is_same_module and is_as_deep and all(map(fnmatch.fnmatchcase, parts[1:], globs[1:]))
+
+
+def select(globs: str | Iterable[str], paths: Sequence[str], option: str = "modules") -> list[str]:
+    """Return the ``paths`` that match any of the ``globs``, in the order of ``paths``.
+
+    ``*`` and ``?`` and ``[...]`` stay inside one part between dots, ``**`` spans any number of
+    parts. Raise `UsageError`, naming the nearest paths, where a glob matches nothing.
+    """
+    patterns = _listed(globs)
+    if not patterns:
+        raise UsageError(f"{option}=[] selects no module; leave it out to select every module")
+    chosen: set[str] = set()
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise UsageError(f"{option}= takes globs over module paths, got {pattern!r}")
+        matching = [path for path in paths if _matches(path.split("."), pattern.split("."))]
+        if not matching:
+            nearest = suggest(pattern.replace("**.", "").replace("*", "0"), paths)
+            raise UsageError(f"{option}={pattern!r} matches no module; nearest: {nearest}")
+        chosen.update(matching)
+    return [path for path in paths if path in chosen]
+
+
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Tell whether the parts of a glob match those of a path."""
+    if not patterns:
+        return not parts
+    first, *rest = patterns
+    if first == "**":
+        return any(_matches(parts[skip:], rest) for skip in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], first) and _matches(parts[1:], rest)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.batch_splitter import BatchSplitter
 from pytest_nnsight.capture.callbacks import parameter_count, with_all_parameters
-from pytest_nnsight.capture.generation import generate_settings, generated_record, seeded
-from pytest_nnsight.capture.gradients import record_gradients
-from pytest_nnsight.capture.model_inputs import prompt_record, with_prompt_ids
 from pytest_nnsight.capture.prompts import PreparedPrompt, check_generation, prepare
 from pytest_nnsight.capture.recorder import Recorder
+from pytest_nnsight.capture.records import generated_record, prompt_record
 from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.capture.request import CaptureRequest
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.run import ROOT, Environment, Generated, ModelRecord, Run
+from pytest_nnsight.run import ROOT, Environment, ModelRecord, Run
+from pytest_nnsight.summary.summarizer import Summarizer
 
 Identify = Callable[[], tuple[ModelRecord, Environment]]
 
@@ -26,9 +27,8 @@ Identify = Callable[[], tuple[ModelRecord, Environment]]
 class CaptureSession:
     """One capture of a model, for a single prompt or for several at once.
 
-    ``reached`` is called with the path of each module whose value is received. With
-    ``holds_references`` tensors are measured later without a copy; `ChangedInPlaceError` is raised
-    where one of them was changed in the meantime.
+    With ``holds_references`` tensors are measured later without a copy; `ChangedInPlaceError` is
+    raised where one of them was changed in the meantime.
     """
 
     model: Any
@@ -38,115 +38,83 @@ class CaptureSession:
     remote: Remote | None = None
     holds_references: bool = False
 
-    def trace(self, prompt: Any) -> Run:
-        """Run one forward pass."""
-        prepared = prepare(self.model, prompt, generates=False)
-        recorder = self._recorder()
-        if self.remote is not None:
-            self._run_remote(self.remote, prepared, recorder)
-            return self._run("trace", prepared, recorder)
-        subscription = self.request.subscription(self.model, recorder, recorder.receive)
-        invoke = self._invoke(prepared, self.request.intervene)
-        nnsight_api.run_trace(self.model, [invoke], subscription)
-        if self.request.gradients is not None:
-            record_gradients(self.request.gradients.scalars, recorder)
-        self._check(recorder)
-        return self._run("trace", prepared, recorder)
+    def run(self, kind: str, prompt: Any) -> list[Run]:
+        """Run one prompt, or several as one run; ``kind`` is ``trace``, ``generate`` or ``scan``.
 
-    def generate(self, prompt: Any) -> Run:
-        """Generate, greedily or with a seed."""
-        prepared = prepare(self.model, prompt, generates=True)
-        recorder = self._recorder()
-        check_generation(nnsight_api.torch_module(self.model), [prepared], self.request.settings)
-        if self.remote is not None:
-            ids = self._run_remote(self.remote, prepared, recorder, self._settings())
+        A scan returns structure, shapes and dtypes, and computes nothing.
+        """
+        prepared = self._prepared(kind, [prompt])[0]
+        recorder = self._recorder(has_numbers=kind != "scan")
+        if self.remote is not None and kind != "scan":
+            self.request.check_remote()
+            intervene, seed = self.request.intervene, self.request.seed
+            settings = self._settings() if kind == "generate" else None
+            ids = self.remote.run(self.model, prepared, recorder, intervene, settings, seed)
         else:
-            subscription = self.request.subscription(self.model, recorder, recorder.receive)
-            ids = self._ids([self._invoke(prepared, self.request.intervene)], subscription)
-            self._check(recorder)
+            invoke = self._invoke(prepared, self.request.intervene)
+            ids = self._execute(kind, [invoke], recorder, recorder.receive)
         entered = (recorder.entered or {}).get("input_ids")
         width = max(prepared.token_counts) if entered is None else entered.shape[1]
-        generated = self._generated(ids, recorder, width, len(prepared.token_counts))
-        return self._run("generate", prepared, recorder, generated)
+        return [self._run(kind, prepared, recorder, ids, width)]
 
-    def scan(self, prompt: Any) -> Run:
-        """Return structure, shapes and dtypes without computing anything."""
-        prepared = prepare(self.model, prompt, generates=False)
-        recorder = self._recorder()
-        recorder.summarizer.has_numbers = False
-        subscription = self.request.subscription(self.model, recorder, recorder.receive)
-        invoke = self._invoke(prepared, self.request.intervene)
-        nnsight_api.run_scan(self.model, invoke, subscription)
-        recorder.entered = {}
-        return self._run("scan", prepared, recorder)
-
-    def trace_each(self, prompts: Sequence[Any]) -> list[Run]:
-        """Run one forward pass over several prompts; return one run for each of them."""
-        prepared, invokes, splitter = self._batch(prompts, generates=False)
-        nnsight_api.run_trace(self.model, invokes, self._batch_subscription(splitter))
-        self._check(splitter.recorders[0], splitter.problem)
-        return [
-            self._run("trace", each, recorder, index=index, batch=prepared)
-            for index, (each, recorder) in enumerate(zip(prepared, splitter.recorders, strict=True))
-        ]
-
-    def generate_each(self, prompts: Sequence[Any]) -> list[Run]:
-        """Generate for several prompts at once; return one run for each, to its own end."""
-        prepared, invokes, splitter = self._batch(prompts, generates=True)
-        ids = self._ids(invokes, self._batch_subscription(splitter))
-        self._check(splitter.recorders[0], splitter.problem)
-        runs = []
-        for index, (each, recorder) in enumerate(zip(prepared, splitter.recorders, strict=True)):
-            prompt_ids = None if ids is None else ids[index : index + 1]
-            generated = self._generated(prompt_ids, recorder, splitter.width, 1)
-            runs.append(self._run("generate", each, recorder, generated, index, prepared))
-        return runs
-
-    def _recorder(self) -> Recorder:
-        recorder = self.request.recorder(self.model, self.reached)
-        recorder.summarizer.holds_references = self.holds_references
-        return recorder
-
-    def _batch(
-        self, prompts: Sequence[Any], generates: bool
-    ) -> tuple[list[PreparedPrompt], list[nnsight_api.Invoke], BatchSplitter]:
-        """Prepare prompts; return them, their invokes, and the splitter that receives the values.
-
-        A list of interventions needs an invoke for each prompt; else one invoke has the batch.
-        """
-        prompts = list(prompts)
+    def run_each(self, kind: str, prompts: Sequence[Any]) -> list[Run]:
+        """Run several prompts as one batch; return a run for each of them, to its own end."""
         if self.remote is not None:
             raise UsageError(
                 "trace_each and generate_each do not work with --nnsight-remote; capture each "
                 "prompt by itself"
             )
-        prepared = [prepare(self.model, prompt, generates) for prompt in prompts]
+        prompts = list(prompts)
+        prepared = self._prepared(kind, prompts)
         if len(prepared) < 2 or any(each.is_batch for each in prepared):
             raise UsageError("give a list of two prompts or more, each a single one")
-        if generates:
+        invokes = self._invokes(kind, prompts, prepared)
+        recorders = [self._recorder() for _ in prepared]
+        mask = invokes[0].keywords.get("attention_mask") if len(invokes) == 1 else None
+        mask = None if mask is None else mask.bool()
+        splitter = BatchSplitter(recorders, recorders[0].parameters[ROOT], mask)
+        # An encoder may run before the model itself is called.
+        encoders = {"encoder", "model.encoder"} & recorders[0].classes.keys()
+        ids = self._execute(kind, invokes, recorders[0], splitter.receive, *encoders)
+        if splitter.problem:
+            raise UsageError(splitter.problem)
+        return [
+            self._run(
+                kind,
+                prepared[index],
+                recorder,
+                None if ids is None else ids[index : index + 1],
+                splitter.width,
+                index,
+                prepared,
+            )
+            for index, recorder in enumerate(recorders)
+        ]
+
+    def _prepared(self, kind: str, prompts: Iterable[Any]) -> list[PreparedPrompt]:
+        prepared = [prepare(self.model, prompt, kind == "generate") for prompt in prompts]
+        if kind == "generate":
             module = nnsight_api.torch_module(self.model)
             check_generation(module, prepared, self.request.settings)
+        return prepared
+
+    def _recorder(self, has_numbers: bool = True) -> Recorder:
+        summarizer = Summarizer(has_numbers, self.holds_references)
+        return self.request.recorder(self.model, summarizer, self.reached)
+
+    def _invokes(
+        self, kind: str, prompts: list[Any], prepared: Sequence[PreparedPrompt]
+    ) -> list[nnsight_api.Invoke]:
+        """Return an invoke for each prompt where each has an intervention, else a single one."""
         intervene = self.request.intervene
         if not isinstance(intervene, list | tuple):
-            invokes = [self._invoke(prepare(self.model, prompts, generates), intervene)]
-        elif len(intervene) != len(prepared):
+            return [self._invoke(prepare(self.model, prompts, kind == "generate"), intervene)]
+        if len(intervene) != len(prepared):
             raise UsageError(
                 f"intervene has {len(intervene)} functions for {len(prepared)} prompts; give one "
                 "for each, None for none"
             )
-        else:
-            invokes = [self._invoke(*pair) for pair in zip(prepared, intervene, strict=True)]
-        splitter = BatchSplitter([self._recorder() for _ in prepared], ())
-        splitter.parameters = splitter.recorders[0].parameters[ROOT]
-        mask = invokes[0].keywords.get("attention_mask") if len(invokes) == 1 else None
-        splitter.mask = None if mask is None else mask.bool()
-        return prepared, invokes, splitter
-
-    def _batch_subscription(self, splitter: BatchSplitter) -> nnsight_api.Subscription:
-        """Subscribe for a batch, also to the inputs of an encoder, which may run first."""
-        first = splitter.recorders[0]
-        encoders = [path for path in ("encoder", "model.encoder") if path in first.classes]
-        return self.request.subscription(self.model, first, splitter.receive, *encoders)
+        return [self._invoke(*pair) for pair in zip(prepared, intervene, strict=True)]
 
     def _invoke(self, prepared: PreparedPrompt, function: Any) -> nnsight_api.Invoke:
         steps = self.request.intervene_steps
@@ -158,61 +126,77 @@ class CaptureSession:
             waits=function is not None and parameter_count(function) == 3,
         )
 
-    def _ids(
-        self, invokes: list[nnsight_api.Invoke], subscription: nnsight_api.Subscription
-    ) -> Any:
-        """Generate; return ids ``[prompts, tokens]`` with those of the prompt, or ``None``."""
-        with seeded(self.request.seed):
-            ids = nnsight_api.run_generate(self.model, invokes, self._settings(), subscription)
+    def _execute(
+        self,
+        kind: str,
+        invokes: list[nnsight_api.Invoke],
+        recorder: Recorder,
+        receive: nnsight_api.Receive,
+        *encoders: str,
+    ) -> torch.Tensor | None:
+        """Run the model; return ids ``[prompts, tokens]`` of a generation, with the prompt's."""
+        subscription = self.request.subscription(self.model, recorder, receive, *encoders)
+        ids = None
+        if kind == "trace":
+            nnsight_api.run_trace(self.model, invokes, subscription)
+        elif kind == "scan":
+            nnsight_api.run_scan(self.model, invokes[0], subscription)
+        else:
+            seed = self.request.seed
+            with torch.random.fork_rng(enabled=seed is not None):
+                if seed is not None:
+                    torch.manual_seed(seed)
+                ids = nnsight_api.run_generate(self.model, invokes, self._settings(), subscription)
+        if self.request.gradients is not None:
+            recorder.record_gradients(self.request.gradients)
+        self.request.check_all_ran(recorder)
         return None if ids is None else getattr(ids, "sequences", ids).detach().cpu()
 
-    def _run_remote(
-        self, remote: Remote, prepared: PreparedPrompt, recorder: Recorder, settings: Any = None
-    ) -> Any:
-        """Run on the server; with ``settings`` a generation, whose ids are returned."""
-        self.request.check_remote()
-        intervene, seed = self.request.intervene, self.request.seed
-        return remote.run(self.model, prepared, recorder, intervene, settings, seed)
-
     def _settings(self) -> dict[str, Any]:
-        return generate_settings(nnsight_api.torch_module(self.model), self.request.settings)
+        """Return the settings to call ``generate`` with.
 
-    def _generated(self, ids: Any, recorder: Recorder, width: int, prompts: int) -> Generated:
+        In a greedy call they unset the checkpoint's defaults for sampling, of which transformers
+        warns.
+        """
         settings = self.request.settings
-        return generated_record(self.model, ids, recorder.margins, width, settings, prompts)
-
-    def _check(self, recorder: Recorder, problem: str = "") -> None:
-        """Raise `UsageError` for a requested step or operation that did not run, or ``problem``."""
-        if problem:
-            raise UsageError(problem)
-        requested = {"steps": self.request.steps, "intervene_at": self.request.intervene_steps}
-        for option, steps in requested.items():
-            if steps is not None:
-                steps.check(recorder.step, option)
-        self.request.check_operations(recorder.captured)
+        if settings["do_sample"]:
+            return dict(settings)
+        module = nnsight_api.torch_module(self.model)
+        defaults = getattr(module, "generation_config", None)
+        names = ("temperature", "top_p", "top_k", "typical_p", "min_p")
+        unset = {name: None for name in names if getattr(defaults, name, None) is not None}
+        return unset | dict(settings)
 
     def _run(
         self,
         kind: str,
         prepared: PreparedPrompt,
         recorder: Recorder,
-        generated: Generated | None = None,
-        index: int | None = None,
+        ids: torch.Tensor | None,
+        width: int,
+        index: int = 0,
         batch: Sequence[PreparedPrompt] = (),
     ) -> Run:
-        """Build the run of one prompt: number ``index`` of a ``batch``, or a single one."""
+        """Build the run of one prompt, which may be number ``index`` of a ``batch``.
+
+        ``ids`` are those of a generation; the first ``width`` of them are the prompt.
+        """
         model, environment = self.identify()
         if self.remote is not None:
             environment = self.remote.environment(environment, recorder)
         intervene, settings = self.request.intervene, self.request.recorded_settings()
-        if index is not None and isinstance(intervene, list | tuple):
-            intervene = intervene[index]  # it may read values of the other prompts
+        if batch and isinstance(intervene, list | tuple):
+            intervene = intervene[index]  # it may read values of the others
             settings["beside"] = str([each.text_or_ids for each in batch if each is not prepared])
         prompt = prompt_record(self.model, prepared, recorder, settings, intervene)
-        if kind == "scan":
-            prompt = with_prompt_ids(self.model, prepared, prompt)
-        new_ids = generated.token_ids[0] if index is not None and generated is not None else ()
-        calls = recorder.finish(len(new_ids) or None)
+        generated, steps = None, None
+        if kind == "generate":
+            prompts = len(prepared.token_counts)
+            generated = generated_record(
+                self.model, ids, recorder.margins, width, self.request.settings, prompts
+            )
+            steps = len(generated.token_ids[0]) or None if batch else None
+        calls = recorder.finish(steps)
         if not calls:
             names = ", ".join(sorted(recorder.captured)[:3])
             raise UsageError(

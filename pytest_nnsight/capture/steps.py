@@ -39,16 +39,14 @@ class Steps:
         """Tell whether a step is selected."""
         if isinstance(self.chosen, tuple):
             return step in self.chosen
-        start, every = self.chosen.start or 0, self.chosen.step or 1
-        is_before = self.chosen.stop is None or step < self.chosen.stop
-        return step >= start and is_before and (step - start) % every == 0
+        return step in range(*self.chosen.indices(step + 1))
 
     def __str__(self) -> str:
         """Write the selection as an index: ``0:8:2`` or ``[0, 3]``."""
         if isinstance(self.chosen, tuple):
             return str(list(self.chosen))
-        ends = [self.chosen.start, self.chosen.stop]
-        parts = [*ends, self.chosen.step] if self.chosen.step is not None else ends
+        start, stop, every = self.chosen.start, self.chosen.stop, self.chosen.step
+        parts = [start, stop] if every is None else [start, stop, every]
         return ":".join("" if part is None else str(part) for part in parts)
 
     def for_nnsight(self, count: int) -> slice | list[int]:
@@ -56,9 +54,9 @@ class Steps:
 
         ``count`` is how many steps there are at most.
         """
-        if isinstance(self.chosen, slice) and self.chosen.step not in (None, 1):
-            return [step for step in range(count) if step in self]
-        return self.chosen if isinstance(self.chosen, slice) else list(self.chosen)
+        if isinstance(self.chosen, tuple):
+            return list(self.chosen)
+        return self.chosen if self.chosen.step in (None, 1) else list(range(count))[self.chosen]
 
     def check(self, ran: int, option: str) -> None:
         """Raise `UsageError` if one of the numbered steps did not run; ``ran`` is how many did."""

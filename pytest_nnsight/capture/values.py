@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -126,11 +126,11 @@ def pieces_of(model: Any, token_ids: TokenRows) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(tokenizer.batch_decode([[i] for i in row])) for row in token_ids)
 
 
-def tensor_digests(named: Mapping[str, Any]) -> dict[str, str]:
+def tensor_digests(named: Mapping[str, Any], without: Container[str] = ()) -> dict[str, str]:
     """Return dtype, shape and checksum of each tensor among some values, by name."""
     digests = {}
     for name, value in sorted(named.items()):
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and name not in without:
             dtype = str(value.dtype).removeprefix("torch.")
             digests[name] = f"{dtype} {list(value.shape)} {summarize([value])[0].digest}"
     return digests

@@ -36,7 +36,7 @@ class Operation:
 
     module: str
     name: str
-    receive: Callable[[str, str, Any], None]
+    receive: Callable[[str, str, Any], object]
     reads_inputs: bool
     inner: str = ""
 

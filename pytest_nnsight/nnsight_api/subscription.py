@@ -11,8 +11,12 @@ from pytest_nnsight.nnsight_api.module_tree import envoys, torch_paths
 from pytest_nnsight.nnsight_api.operations import Operation
 from pytest_nnsight.nnsight_api.version import version
 
-Receive = Callable[[str, str, Any], None]
-"""Is called with (module path, ``inputs`` or ``output``, value) while the model runs."""
+Receive = Callable[[str, str, Any], object]
+"""Is called with (module path, ``inputs`` or ``output``, value) while the model runs.
+
+A true result for the inputs of a module means that no more of them are needed: nnsight 0.8 then
+skips them for the rest of the run, and earlier versions go on handing them over.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,9 @@ def observe_cache(
         view = tracer.cache(**_cache_options(modules, slot))
 
         def observe(location: tuple[str, str], value: Any) -> None:
-            receive(paths[location[0]], location[1], value)
+            if receive(paths[location[0]], location[1], value):
+                routes, provider = model.interleaver.observers, f"{location[0]}.input"
+                routes[provider] = [each for each in routes[provider] if each[2] is not location]
 
         view._cache.observe_selected = observe
 

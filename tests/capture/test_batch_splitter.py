@@ -19,7 +19,7 @@ HOLES = torch.tensor([[1, 0, 1, 0, 1], [1, 1, 1, 1, 1]])
 
 def splitter_of(mask: torch.Tensor, queries: int | None = None) -> BatchSplitter:
     """Return the splitter of a batch of two prompts with this mask."""
-    recorders = [Recorder({}, {}, set(), True, set()) for _ in mask]
+    recorders = [Recorder({}, {}, set(), 1, set()) for _ in mask]
     splitter = BatchSplitter(recorders, ("input_ids",))
     ids = torch.zeros(2, queries or mask.shape[1], dtype=torch.long)
     splitter.receive("", "inputs", ((ids,), {"attention_mask": mask}))

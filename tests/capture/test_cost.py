@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
+from pytest_nnsight.run import Run
 from pytest_nnsight.summary.summarizer import summarize
 
 VIEWS = {"view", "reshape", "slice", "detach", "unsqueeze", "squeeze", "select", "as_strided"}
@@ -129,6 +131,29 @@ def test_a_call_of_a_generation_costs_a_few_operations(gpt2: Capture) -> None:
     ours = counted(lambda: gpt2.generate([44, 73, 80], max_new_tokens=8)).operations.total()
     more = ours - counted(plain).operations.total()
     assert more / calls < 7  # 4.4 with transformers 5.23
+
+
+@pytest.mark.skipif(nnsight_api.version() < (0, 8), reason="its cache cannot drop one input")
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_a_late_step_hands_over_only_the_inputs_that_are_recorded(
+    gpt2: Capture, prompts: int
+) -> None:
+    ids = [[44, 73, 80], [81, 82, 83]]
+
+    def received(steps: int) -> tuple[int, Run]:
+        paths: list[str] = []
+        capture = replace(gpt2, reached=paths.append)
+        if prompts == 1:
+            run = capture.generate(ids[0], max_new_tokens=steps)
+        else:
+            run = capture.generate_each(ids, max_new_tokens=steps)[0]
+        return len(paths) // prompts, run
+
+    (fewer, short), (more, long) = received(5), received(6)
+    last_step = long.calls[len(short.calls) :]
+    inputs = [call for call in last_step if call.inputs is not None]
+    assert 0 < len(inputs) < len(last_step)
+    assert more - fewer == len(last_step) + len(inputs)
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nnsight.capture.paths import select
+from pytest_nnsight.capture.request import select
 from pytest_nnsight.errors import UsageError
 
 BLOCK = ("", ".ln_1", ".attn", ".attn.c_attn", ".mlp", ".mlp.c_fc")
