@@ -7,14 +7,14 @@ was, such as one value through ``.data``, is found when all weights are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard.leak import Leak, listed, snapshot
+from pytest_nnsight.guard.leak import Leak, listed
 from pytest_nnsight.summary.fingerprint import digests, saved_tensors
 
 _SAMPLED = 64  # values of each tensor
@@ -53,7 +53,6 @@ def joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-@snapshot
 def snapshot_tensors(model: Any) -> Iterator[Leak | None]:
     """Remember which tensors the modules hold, and where the values of each are in memory.
 
@@ -104,13 +103,13 @@ class Weights:
         return {name: (*_mark(tensor), samples.get(name)) for name, tensor in tensors.items()}
 
 
-def different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def different(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Return the names whose values are not equal, sorted."""
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def _mark(tensor: torch.Tensor) -> tuple[object, ...]:
-    if tensor.device.type == "meta":  # accelerate makes a new one after each forward
+    if tensor.is_meta:  # accelerate makes a new one after each forward
         return ()
     version = 0 if tensor.is_inference() else tensor._version
     return (id(tensor), version, tensor.data_ptr() if _is_plain(tensor) else 0)
@@ -120,14 +119,14 @@ def _samples(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
     """Return some values of each tensor as bytes, by one transfer from each device."""
     groups: dict[torch.device, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        if _is_plain(tensor) and tensor.device.type != "meta":
+        if _is_plain(tensor) and not tensor.is_meta:
             flat = tensor.detach().reshape(-1)
             some = flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED]
             groups.setdefault(flat.device, {})[name] = some.contiguous().view(torch.uint8)
     found: dict[str, bytes] = {}
     for group in groups.values():
-        data = torch.cat([*group.values()]).cpu()
-        parts = torch.split(data, [some.nbytes for some in group.values()])
+        sizes = [some.nbytes for some in group.values()]
+        parts = torch.split(torch.cat([*group.values()]).cpu(), sizes)
         found |= {name: part.numpy().tobytes() for name, part in zip(group, parts, strict=True)}
     return found
 
@@ -139,7 +138,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 def _restore(entry: TensorEntry, data: torch.Tensor) -> bool:
     """Restore a tensor and its memory; return whether the module held others."""
     now = entry.owner.get(entry.key)
-    if data.device.type == "meta" or (now is not None and now.device.type == "meta"):
+    if data.is_meta or (now is not None and now.is_meta):
         return False
     is_changed, tensor = entry.restore(), entry.tensor
     if _is_plain(tensor) and (tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape):

@@ -1,23 +1,58 @@
-"""Functions and methods of torch and transformers that a test replaced for the whole process."""
+"""What a test may leave changed for the whole process: functions, torch's settings, seeds."""
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard.leak import Leak, Severity, listed, snapshot
+from pytest_nnsight.guard.leak import Leak, Severity, listed
 
 _Owner = type | ModuleType
 _METHODS = (staticmethod, classmethod, property)
+# The name of a setting, how to read it, how to set it.
+_SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
+    ("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
+    ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    ("default device", torch.get_default_device, torch.set_default_device),
+    ("number of threads", torch.get_num_threads, torch.set_num_threads),
+    ("matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (
+        "deterministic algorithms",
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    ("anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+)
 
 
-@snapshot
+def snapshot_settings(_: Any) -> Iterator[Leak | None]:
+    """Remember torch's settings."""
+    before = [read() for _, read, _ in _SETTINGS]
+    yield None
+    for (name, read, write), value in zip(_SETTINGS, before, strict=True):
+        if (now := read()) != value:
+            write(value)
+            yield Leak(f"torch's {name} {now}, back to {value}")
+
+
+def snapshot_random_state(_: Any) -> Iterator[Leak | None]:
+    """Remember the states of random generators; drawing numbers is not a leak."""
+    python, numpy = random.getstate(), np.random.get_state()
+    is_initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if is_initialized else ()):
+        yield None
+    random.setstate(python)
+    np.random.set_state(numpy)
+
+
 def snapshot_patches(model: Any) -> Iterator[Leak | None]:
     """Remember the functions of torch and, unless ``model`` is ``None``, of a model's classes.
 
