@@ -1,15 +1,21 @@
-"""Say in one line how a worker ended, and show the stack that it left."""
+"""What a hang or crash is called, and the frames of its stack that are shown."""
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_nnsight.isolation.heartbeat import WorkerState
-from pytest_nnsight.isolation.limits import hung_title
-from pytest_nnsight.isolation.stacks import trimmed_fault
 
+MOST_LINES = 24
+# Frames of the test runner, around those of the test.
+_RUNNER = re.compile(
+    r"[/\\](_pytest|pluggy|xdist|execnet|pytest_nnsight)[/\\]"
+    r"|[/\\](runpy|threading|importlib[/\\]__init__)\.py|<(string|frozen \w+(\.\w+)*)>"
+)
+_FAULT = re.compile(r'^  File "([^"]*)", line (\d+) in (.*)$')
 _SIGNALS = {
     "SIGSEGV": "CRASHED: segmentation fault",
     "SIGABRT": "CRASHED: aborted",
@@ -60,3 +66,21 @@ class WorkerCrash:
         """The title, then the Python stack if there is one, innermost frame first."""
         frames = trimmed_fault(self.stack)
         return [self.title, *(["stack, innermost first:", *frames] if frames else [])]
+
+
+def hung_title(state: WorkerState) -> str:
+    """Return what a hang is called: ``HUNG after 60 s, last module transformer.h.3``."""
+    return f"HUNG after {state.seconds:g} s{state.where}"
+
+
+def trimmed(stack: Sequence[str]) -> list[str]:
+    """Return the test's frames of a `traceback.format_stack`, innermost last."""
+    frames = [frame.rstrip("\n") for frame in stack if not _RUNNER.search(frame.split("\n")[0])]
+    return [line for frame in frames for line in frame.split("\n")][-MOST_LINES:]
+
+
+def trimmed_fault(text: str) -> list[str]:
+    """Return the test's frames, of all threads, of what `faulthandler` wrote, innermost first."""
+    found = [match for line in text.splitlines() if (match := _FAULT.match(line))]
+    frames = [match.groups() for match in found if not _RUNNER.search(match[1])]
+    return [f'  File "{file}", line {line}, in {name}' for file, line, name in frames][:MOST_LINES]

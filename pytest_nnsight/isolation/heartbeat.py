@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -46,13 +45,10 @@ class Heartbeat:
     """
 
     def __init__(self, path: Path) -> None:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(file).st_size == 0:
-                os.write(file, bytes(_STATE_BYTES + _MODULE_BYTES))
-            self._memory = mmap.mmap(file, _STATE_BYTES + _MODULE_BYTES)
-        finally:
-            os.close(file)
+        with path.open("a+b", buffering=0) as file:
+            if file.tell() == 0:
+                file.write(bytes(_STATE_BYTES + _MODULE_BYTES))
+            self._memory = mmap.mmap(file.fileno(), _STATE_BYTES + _MODULE_BYTES)
         self._turn = read_heartbeat(path).turn
 
     def write(self, state: WorkerState) -> None:

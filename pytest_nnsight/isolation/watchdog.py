@@ -10,16 +10,17 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_nnsight.errors import text_of
 from pytest_nnsight.isolation import limits
 from pytest_nnsight.isolation.heartbeat import Heartbeat, WorkerState
 from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
-from pytest_nnsight.isolation.limits import DUMP_SIGNAL, Limits, duplicate_stderr
-from pytest_nnsight.isolation.messages import allow_any_value
+from pytest_nnsight.isolation.limits import DUMP_SIGNAL, Limits
 from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.settings import Settings
 
@@ -32,38 +33,33 @@ class Watchdog:
     """Limit the time of everything that runs in this process.
 
     A worker under a `Controller` writes its state to a file, and stacks to a file next to it.
-    Another process writes stacks to the terminal. ``timeout_of`` returns the seconds that each
-    phase of a test may take.
+    Another process writes stacks to the descriptor ``terminal``. ``timeout_of`` returns the seconds
+    that each phase of a test may take.
     """
 
     def __init__(
-        self, config: pytest.Config, settings: Settings, timeout_of: Callable[[pytest.Item], float]
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        timeout_of: Callable[[pytest.Item], float],
+        terminal: int,
     ) -> None:
         self._config, self._settings, self._timeout_of = config, settings, timeout_of
-        self._test = ""
         self._session: pytest.Session | None = None
         self._exit: dict[str, Any] = {}
         self._timeout = settings.timeout
         self._interrupts = Interrupts(is_worker(config))
         self._base: str | None = getattr(config, "workerinput", {}).get(HEARTBEAT)
-        self._heartbeat: Heartbeat | None = None
-        if self._base is None:
-            self._stacks = duplicate_stderr()
-        else:
-            self._heartbeat = Heartbeat(Path(self._base))
+        self._heartbeat = Heartbeat(Path(self._base)) if self._base is not None else None
+        self._stacks = terminal
+        if self._heartbeat is not None:
             self._stacks = os.open(f"{self._base}.stack", _OPEN | os.O_APPEND, 0o600)
             if DUMP_SIGNAL is not None:
                 faulthandler.register(DUMP_SIGNAL, file=self._stacks)
-            allow_any_value(config)
+            _allow_any_value(config)
         on_timeout = None if is_worker(config) else self._report
-        is_supervised = self._heartbeat is not None
-        self._limits = Limits(self._stacks, self._enter, on_timeout, is_supervised)
-
-    def record_module(self, module: str) -> None:
-        """Remember the module that was captured last."""
-        self._limits.module = module
-        if self._heartbeat is not None:
-            self._heartbeat.write_module(module)
+        self._limits = Limits(self._stacks, self._heartbeat, on_timeout)
+        self.record_module = self._limits.record_module
 
     def loading(self, model: str) -> AbstractContextManager[None]:
         """Limit the loading of a model; the time limit of the test does not count meanwhile."""
@@ -77,25 +73,20 @@ class Watchdog:
 
     def _report(self, title: str) -> None:
         """Report the test that hangs and end the session; called in another thread."""
-        hook, session = self._config.hook, self._session
+        hook, session, state = self._config.hook, self._session, self._limits.state
         if session is None:
             return
         capture = self._config.pluginmanager.getplugin("capturemanager")
         if capture is not None:
             capture.suspend_global_capture(in_=True)
-        if self._test:
-            file, _, domain = self._test.partition("::")
+        if state.phase in ("setup", "call", "teardown"):
+            file, _, domain = state.name.partition("::")
             location = (file, None, domain)
-            report = pytest.TestReport(self._test, location, {}, "failed", title, "call")
+            report = pytest.TestReport(state.name, location, {}, "failed", title, "call")
             hook.pytest_runtest_logreport(report=report)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         hook.pytest_sessionfinish(session=session, exitstatus=session.exitstatus)
         sys.stdout.flush()
-
-    def _enter(self, state: WorkerState) -> None:
-        self._test = state.name if state.phase in ("setup", "call", "teardown") else ""
-        if self._heartbeat is not None:
-            self._heartbeat.write(state)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -141,21 +132,10 @@ class Watchdog:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Limit the setup of a test.
-
-        A wrong marker fails the test after its setup, since the teardown of pytest's own plugins
-        needs their setup.
-        """
-        failure: BaseException | None = None
-        try:
-            self._timeout = self._timeout_of(item)
-        except pytest.fail.Exception as error:
-            self._timeout, failure = self._settings.timeout, error
+        """Limit the setup of a test."""
+        self._timeout = self._timeout_of(item)
         with self._within("setup", item.nodeid):
-            result = yield
-        if failure is not None:
-            raise failure
-        return result
+            return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -199,9 +179,8 @@ class Watchdog:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        """Close the terminal's descriptor, and prepare the end of a worker."""
+        """Prepare the end of a worker."""
         if self._heartbeat is None:
-            os.close(self._stacks)
             return
         # pytest collects garbage twice at its end; what is alive now stays alive until exit.
         gc.freeze()
@@ -223,3 +202,25 @@ def _exit_now() -> None:
         sys.stderr.flush()
     finally:
         os._exit(0)
+
+
+def _allow_any_value(config: pytest.Config) -> None:
+    """Let a worker send any text and object, which would end the session otherwise (xdist 3.8)."""
+    for plugin in config.pluginmanager.get_plugins():
+        if type(plugin).__name__ == "WorkerInteractor":
+            plugin.sendevent = partial(_send, plugin.sendevent)
+
+
+def _send(send: Any, name: str, **values: object) -> None:
+    send(name, **_sendable(values))
+
+
+def _sendable(value: Any) -> Any:
+    """Return a value with surrogates escaped, and with text for what execnet cannot send."""
+    if value is None or type(value) in (bool, int, float, complex, bytes):
+        return value
+    if isinstance(value, dict):
+        return {_sendable(key): _sendable(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(map(_sendable, value))
+    return text_of(value).encode(errors="backslashreplace").decode()

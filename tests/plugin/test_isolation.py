@@ -168,7 +168,7 @@ def test_a_conftest_that_hangs_ends_the_session(light: Project) -> None:
     result = light.run(*TINY, "--nnsight-load-timeout=2")
     assert result.ret == 1
     result.stderr.fnmatch_lines(
-        ["nnsight: HUNG while loading conftest files, after 2 s", "*conftest.py*line 3*"]
+        ["nnsight: HUNG after 2 s while loading conftest files", "*conftest.py*line 3*"]
     )
 
 
