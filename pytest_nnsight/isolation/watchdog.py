@@ -20,11 +20,10 @@ from pytest_nnsight.errors import text_of
 from pytest_nnsight.isolation import limits
 from pytest_nnsight.isolation.heartbeat import Heartbeat, WorkerState
 from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
-from pytest_nnsight.isolation.limits import DUMP_SIGNAL, Limits
 from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.settings import Settings
 
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_OPEN = os.O_RDWR | os.O_CREAT
 HEARTBEAT = "nnsight_heartbeat"
 EXIT_CODE = "nnsight_exit_code"
 
@@ -33,8 +32,7 @@ class Watchdog:
     """Limit the time of everything that runs in this process.
 
     A worker under a `Controller` writes its state to a file, and stacks to a file next to it.
-    Another process writes stacks to the descriptor ``terminal``. ``timeout_of`` returns the seconds
-    that each phase of a test may take.
+    Another process writes stacks to the descriptor ``terminal``.
     """
 
     def __init__(
@@ -45,20 +43,17 @@ class Watchdog:
         terminal: int,
     ) -> None:
         self._config, self._settings, self._timeout_of = config, settings, timeout_of
-        self._session: pytest.Session | None = None
         self._exit: dict[str, Any] = {}
         self._timeout = settings.timeout
         self._interrupts = Interrupts(is_worker(config))
         self._base: str | None = getattr(config, "workerinput", {}).get(HEARTBEAT)
         self._heartbeat = Heartbeat(Path(self._base)) if self._base is not None else None
         self._stacks = terminal
-        if self._heartbeat is not None:
+        if self._base is not None:
             self._stacks = os.open(f"{self._base}.stack", _OPEN | os.O_APPEND, 0o600)
-            if DUMP_SIGNAL is not None:
-                faulthandler.register(DUMP_SIGNAL, file=self._stacks)
+            faulthandler.register(limits.DUMP_SIGNAL, file=self._stacks)
             _allow_any_value(config)
-        on_timeout = None if is_worker(config) else self._report
-        self._limits = Limits(self._stacks, self._heartbeat, on_timeout)
+        self._limits = limits.Limits(self._stacks, self._heartbeat)
         self.record_module = self._limits.record_module
 
     def loading(self, model: str) -> AbstractContextManager[None]:
@@ -71,34 +66,16 @@ class Watchdog:
         with self._limits.within(phase, test, self._timeout), self._interrupts.as_failures():
             yield
 
-    def _report(self, title: str) -> None:
-        """Report the test that hangs and end the session; called in another thread."""
-        hook, session, state = self._config.hook, self._session, self._limits.state
-        if session is None:
-            return
-        capture = self._config.pluginmanager.getplugin("capturemanager")
-        if capture is not None:
-            capture.suspend_global_capture(in_=True)
-        if state.phase in ("setup", "call", "teardown"):
-            file, _, domain = state.name.partition("::")
-            location = (file, None, domain)
-            report = pytest.TestReport(state.name, location, {}, "failed", title, "call")
-            hook.pytest_runtest_logreport(report=report)
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        hook.pytest_sessionfinish(session=session, exitstatus=session.exitstatus)
-        sys.stdout.flush()
-
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
+    def pytest_sessionstart(self) -> None:
         """Let a worker write stacks and captured output to files that the controller can read.
 
         By now pytest has directed faulthandler to stderr, and captures into unnamed files.
         """
-        self._session = session
         if self._base is None:
             return
         faulthandler.enable(file=self._stacks)
-        capture = session.config.pluginmanager.getplugin("capturemanager")
+        capture = self._config.pluginmanager.getplugin("capturemanager")
         streams = getattr(capture, "_global_capturing", None)  # not public, as of pytest 9
         for name in ("out", "err"):
             with suppress(AttributeError, OSError, ValueError):  # captured in memory
