@@ -48,10 +48,9 @@ class Guard:
         self.change = ""
 
     def enter(self, test: str) -> Callable[[], list[Leak]]:
-        """Begin a test that uses the model; return a function that ends it.
+        """Begin a test; return a function that restores the model and returns the leaks.
 
-        That function restores what the test changed, and returns the leaks. ``change`` is set if
-        the weights were changed between tests.
+        ``change`` is set if the weights were changed between tests.
         """
         self._set_change(_BETWEEN, self._weights.update())
         self._tests.append(test)
@@ -89,8 +88,8 @@ class Guard:
     def check_fixture(self, name: str) -> Iterator[str]:
         """Check a fixture of wider scope, which may change weights for its tests.
 
-        Go on with this generator before the fixture's setup, after it, and after its teardown, when
-        it yields a message about weights that the fixture did not restore.
+        Advance before its setup, after it, and after its teardown: then this yields a message about
+        weights that the fixture did not restore.
         """
         self._set_change(_BETWEEN, self._weights.update())
         before = self._expected

@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_modules
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.guard.leak import Leak, Severity, listed
-from pytest_nnsight.guard.weights import joined, tensor_entries
+from pytest_nnsight.guard.weights import different, joined, tensor_entries
 from pytest_nnsight.summary.fingerprint import digest
 
 # Where torch keeps hooks, and what it keeps about them; private, the same from torch 2.0 to 2.13.
@@ -21,8 +21,6 @@ _HOOK_OPTIONS = (*(f"{name}_with_kwargs" for name in _HOOKS[:2]), "_forward_hook
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _MOST_VALUES = 1 << 20  # of an unsaved buffer that is copied
-_Named = Mapping[str, Any]
-_RestoreOne = Callable[[Any, Any], bool]  # takes an owner and its state; tells whether it differed
 _PLAIN_TYPES = (bool, int, float, str, type(None))
 _TOKENIZER_SETTINGS = ("padding_side", "truncation_side", "pad_token", "eos_token", "chat_template")
 
@@ -72,14 +70,13 @@ def snapshot_gradients(model: Any) -> Iterator[Leak | None]:
 def snapshot_unsaved(model: Any) -> Iterator[Leak | None]:
     """Remember the buffers of modules that no checkpoint holds, and their plain attributes.
 
-    They are a module's working memory, such as the cache of a rotary embedding and the length that
-    it was made for. A library may change them in any forward pass.
+    A library may change them in any forward pass, like the cache of a rotary embedding.
     """
     modules = nnsight_api.named_modules(model)
     buffers = [
-        (entry, tensor._version, tensor.clone() if tensor.numel() <= _MOST_VALUES else None)
+        (entry, data._version, data.clone() if data.numel() <= _MOST_VALUES else None)
         for entry in tensor_entries(model, is_saved=False)
-        if not (tensor := entry.tensor.detach()).is_meta and not tensor.is_inference()
+        if not (data := entry.data).is_meta and not data.is_inference()
     ]
     attributes = {
         (path, name): value
@@ -90,13 +87,14 @@ def snapshot_unsaved(model: Any) -> Iterator[Leak | None]:
     yield None
     lost, names = [], []
     for entry, version, values in buffers:
-        is_replaced, tensor = entry.restore(), entry.tensor
+        is_changed, tensor = entry.restore(), entry.tensor.detach()
         if values is None and tensor._version != version:
             lost.append(entry.name)
-        elif values is not None and digest(tensor) != digest(values):
-            tensor.detach().copy_(values)
-            names.append(entry.name)
-        elif is_replaced:
+            continue
+        if values is not None and digest(tensor) != digest(values):
+            tensor.copy_(values)
+            is_changed = True
+        if is_changed:
             names.append(entry.name)
     if lost:
         yield Leak(f"unsaved buffers changed: {listed(lost)}", Severity.LOST)
@@ -132,11 +130,11 @@ def snapshot_configs(model: Any) -> Iterator[Leak | None]:
         (plain, values), now = before[name], _plain(config)
         if now == plain and getattr(module, name, None) is config:
             continue
-        keys = sorted(key for key in {*plain, *now} if plain.get(key) != now.get(key))
         vars(config).clear()
         vars(config).update(values)
         setattr(module, name, config)
-        yield Leak(f"{name.replace('_', ' ')} {listed(keys) or 'replaced'}, restored")
+        changed = listed(different(plain, now)) or "replaced"
+        yield Leak(f"{name.replace('_', ' ')} {changed}, restored")
 
 
 def snapshot_tokenizer(model: Any) -> Iterator[Leak | None]:
@@ -156,7 +154,9 @@ def _plain(config: Any) -> dict[str, Any]:
     return {**config.to_dict(), "attention implementation": attention}
 
 
-def _restore_each(restore: _RestoreOne, owners: _Named, before: _Named) -> list[str]:
+def _restore_each(
+    restore: Callable[[Any, Any], bool], owners: Mapping[str, Any], before: Mapping[str, Any]
+) -> list[str]:
     return [name for name, owner in owners.items() if restore(owner, before[name])]
 
 
@@ -167,15 +167,14 @@ def _hooks(owner: Any, names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:
 def _restore_hooks(owner: Any, before: dict[str, dict[Any, Any]]) -> bool:
     """Restore hooks; tell whether any had changed that are not nnsight's.
 
-    transformers 5 adds hooks when a model first returns hidden states. It does so once, so they
-    stay.
+    The hooks that transformers 5 adds when a model first returns hidden states stay.
     """
     has_changed = False
     for name, hooks in before.items():
         now: Any = getattr(owner, name, None)
         if now is None or not (now or hooks):
             continue
-        new = {key: now[key] for key in now.keys() - hooks.keys()}
+        new = {key: hook for key, hook in now.items() if key not in hooks}
         modules = {key: str(getattr(hook, "__module__", "")) for key, hook in new.items()}
         expected = hooks | {k: new[k] for k in new if modules[k].startswith("transformers.")}
         if name not in _HOOK_OPTIONS:

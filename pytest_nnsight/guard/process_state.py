@@ -16,6 +16,7 @@ from pytest_nnsight import nnsight_api
 from pytest_nnsight.guard.leak import Leak, Severity, listed
 
 _Owner = type | ModuleType
+_DYNAMO = str(Path(torch.__file__).with_name("_compile.py"))
 _METHODS = (staticmethod, classmethod, property)
 # The name of a setting, how to read it, how to set it.
 _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
@@ -109,10 +110,8 @@ def _restore(owner: _Owner, before: dict[str, Any]) -> list[str]:
 def _is_of_library(value: Any) -> bool:
     """Tell whether a function is one that nnsight or torch._dynamo sets on import."""
     file = getattr(getattr(value, "__code__", None), "co_filename", "")
-    is_of_dynamo = file == str(Path(torch.__file__).with_name("_compile.py"))
-    return is_of_dynamo or nnsight_api.is_nnsight_code(value)
+    return file == _DYNAMO or nnsight_api.is_nnsight_code(value)
 
 
 def _name(owner: _Owner) -> str:
-    names = (getattr(owner, "__module__", ""), getattr(owner, "__qualname__", owner.__name__))
-    return ".".join(filter(None, names))
+    return f"{owner.__module__}.{owner.__qualname__}" if isinstance(owner, type) else owner.__name__

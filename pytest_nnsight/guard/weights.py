@@ -1,8 +1,8 @@
 """The weights of a model between tests: restore what was replaced, find what was written.
 
-Reading all weights takes as long as a short forward pass. Between tests only a mark of each tensor
-is read: its identity, version, address and some of its values. A write that leaves the mark as it
-was, such as one value through ``.data``, is found when all weights are read.
+Reading all weights takes as long as a forward pass. Between tests only a mark of each tensor is
+read: its identity, version, address and some values. A write that leaves the mark as it was, such
+as one value through ``.data``, is found when all weights are read.
 """
 
 from __future__ import annotations
@@ -29,12 +29,20 @@ class TensorEntry:
     owner: MutableMapping[str, torch.Tensor | None]
     key: str
     tensor: torch.Tensor
+    data: torch.Tensor
 
     def restore(self) -> bool:
-        """Let the entry hold its tensor again; return whether it held another."""
-        is_other = self.owner.get(self.key) is not self.tensor
+        """Restore the tensor and its memory, not its values; return whether there were others."""
+        now = self.owner.get(self.key)
+        if self.data.is_meta or (now is not None and now.is_meta):
+            return False
         self.owner[self.key] = self.tensor
-        return is_other
+        is_moved = _is_plain(self.tensor) and (
+            self.tensor.data_ptr() != self.data.data_ptr() or self.tensor.shape != self.data.shape
+        )
+        if is_moved:
+            self.tensor.data = self.data
+        return is_moved or now is not self.tensor
 
 
 def tensor_entries(model: Any, is_saved: bool) -> Iterator[TensorEntry]:
@@ -45,7 +53,7 @@ def tensor_entries(model: Any, is_saved: bool) -> Iterator[TensorEntry]:
         for owner in owners:
             for key, tensor in owner.items():
                 if tensor is not None and (key in unsaved) is not is_saved:
-                    yield TensorEntry(joined(path, key), owner, key, tensor)
+                    yield TensorEntry(joined(path, key), owner, key, tensor, tensor.detach())
 
 
 def joined(path: str, name: str) -> str:
@@ -54,13 +62,10 @@ def joined(path: str, name: str) -> str:
 
 
 def snapshot_tensors(model: Any) -> Iterator[Leak | None]:
-    """Remember which tensors the modules hold, and where the values of each are in memory.
-
-    A tensor that was replaced, cast or moved is restored. Values that were written are not.
-    """
-    memory = [(entry, entry.tensor.detach()) for entry in tensor_entries(model, is_saved=True)]
+    """Remember which tensors the modules hold, and where the values of each are in memory."""
+    entries = [*tensor_entries(model, is_saved=True)]
     yield None
-    if replaced := [entry.name for entry, data in memory if _restore(entry, data)]:
+    if replaced := [entry.name for entry in entries if entry.restore()]:
         yield Leak(f"parameters replaced, cast or moved: {listed(replaced)}, restored")
 
 
@@ -133,15 +138,3 @@ def _samples(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in _PLAIN and tensor.layout == torch.strided
-
-
-def _restore(entry: TensorEntry, data: torch.Tensor) -> bool:
-    """Restore a tensor and its memory; return whether the module held others."""
-    now = entry.owner.get(entry.key)
-    if data.is_meta or (now is not None and now.is_meta):
-        return False
-    is_changed, tensor = entry.restore(), entry.tensor
-    if _is_plain(tensor) and (tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape):
-        tensor.data = data
-        return True
-    return is_changed

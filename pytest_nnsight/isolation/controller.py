@@ -91,9 +91,8 @@ class Controller:
         report.longrepr = "\n".join(crash.lines)
         file, _, domain = crashitem.partition("::")
         report.location = (file, None, domain.replace("::", "."))
-        report.sections += [
-            (f"Captured {name}", text) for name, text in crash.output.items() if text
-        ]
+        output = crash.output.items()
+        report.sections += [(f"Captured {name}", text) for name, text in output if text]
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:

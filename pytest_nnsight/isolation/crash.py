@@ -31,9 +31,8 @@ _SIGNALS = {
 class WorkerCrash:
     """How a worker ended that crashed, was killed or lost its connection.
 
-    ``exit_code`` is ``None`` if it is not known. ``stack`` is what `faulthandler` wrote, ``output``
-    what pytest captured of stdout and stderr. ``is_hung`` tells that the controller killed the
-    worker, ``is_lost`` that the worker closed its connection and went on.
+    ``stack`` is what `faulthandler` wrote, ``output`` what pytest captured. ``is_hung`` tells that
+    the controller killed the worker, ``is_lost`` that it closed its connection and went on.
     """
 
     exit_code: int | None

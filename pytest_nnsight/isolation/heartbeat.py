@@ -39,9 +39,8 @@ class WorkerState:
 class Heartbeat:
     """Write the state of this process into a file that is mapped into memory.
 
-    The file survives the process. Writing needs no system call, which generation would repeat ten
-    thousand times. All its bytes are allocated first: on a full disk that raises `OSError`, and a
-    later write would be a bus error.
+    Writing needs no system call, which generation would repeat ten thousand times. All bytes are
+    allocated first: on a full disk that raises `OSError`; a later write would be a bus error.
     """
 
     def __init__(self, path: Path) -> None:

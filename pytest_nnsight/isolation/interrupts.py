@@ -18,10 +18,7 @@ class RaisedInterrupt(Exception):  # noqa: N818  # stands for an interrupt, whic
 
 
 class Interrupts:
-    """Tell an interrupt that code raised from one that came as a signal.
-
-    A user sends the signal, or xdist to a worker that should end. Such interrupts are not changed.
-    """
+    """Tell an interrupt that code raised from a signal that a user or xdist sent."""
 
     def __init__(self, is_worker: bool) -> None:
         self._converts = is_worker and threading.current_thread() is threading.main_thread()
@@ -46,7 +43,6 @@ class Interrupts:
     def wrap(self, finalizers: list[Callable[[], object]]) -> None:
         """Let a fixture's finalizers fail instead of raising an interrupt.
 
-        After anything but an `Exception`, pytest does not run the other finalizers, and the next
-        test fails (as of pytest 9).
+        Otherwise pytest would not run the other finalizers, and the next test fails (pytest 9).
         """
         finalizers[:] = [self.as_failures()(finalizer) for finalizer in finalizers]

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class Watchdog:
     """Limit the time of everything that runs in this process.
 
     A worker under a `Controller` writes its state to a file, and stacks to a file next to it.
-    Another process writes stacks to the descriptor ``terminal``.
+    Another process writes stacks to the descriptor ``terminal``. ``loading(model)`` limits a block
+    that loads a model, and stops the limit of the test meanwhile.
     """
 
     def __init__(
@@ -55,10 +56,7 @@ class Watchdog:
             _allow_any_value(config)
         self._limits = limits.Limits(self._stacks, self._heartbeat)
         self.record_module = self._limits.record_module
-
-    def loading(self, model: str) -> AbstractContextManager[None]:
-        """Limit the loading of a model; the time limit of the test does not count meanwhile."""
-        return self._limits.within("loading", model, self._settings.load_timeout)
+        self.loading = partial(self._limits.within, "loading", seconds=settings.load_timeout)
 
     @contextmanager
     def _within(self, phase: str, test: str) -> Iterator[None]:
@@ -138,8 +136,8 @@ class Watchdog:
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
         """Limit the end of the session in a worker.
 
-        If a worker stops before its last test, it must tell xdist that the session should stop.
-        Otherwise xdist counts the worker as crashed, or fails itself (as of 3.8).
+        A worker that stops before its last test must tell xdist, which would count it as crashed or
+        fail itself (as of 3.8).
         """
         if self._heartbeat is None:
             return (yield)
@@ -147,8 +145,7 @@ class Watchdog:
         self._heartbeat.write(WorkerState("exit", "", seconds))
         result = yield
         output = self._config.workeroutput  # type: ignore[attr-defined]
-        # Where part of a golden's path is not a folder, the controller would end with a traceback
-        # when it removes syrupy's locks (syrupy 7.0).
+        # The controller removes syrupy's locks, and fails below a path that is no folder (7.0).
         written = output.get("syrupy_write_sidecars", ())
         output["syrupy_write_sidecars"] = [path for path in written if Path(path).parent.is_dir()]
         output.update(self._exit)
@@ -162,8 +159,7 @@ class Watchdog:
         # pytest collects garbage twice at its end; what is alive now stays alive until exit.
         gc.freeze()
         self._heartbeat.write(WorkerState("exit"))
-        # These functions run before Python joins threads; concurrent.futures uses them too. So
-        # `_exit_now` is the last function that is registered with atexit, and the first to run.
+        # Before Python joins threads it registers `_exit_now` last, which is then the first to run.
         threading._register_atexit(atexit.register, _exit_now)  # type: ignore[attr-defined]
 
 
@@ -183,13 +179,10 @@ def _exit_now() -> None:
 
 def _allow_any_value(config: pytest.Config) -> None:
     """Let a worker send any text and object, which would end the session otherwise (xdist 3.8)."""
-    for plugin in config.pluginmanager.get_plugins():
-        if type(plugin).__name__ == "WorkerInteractor":
-            plugin.sendevent = partial(_send, plugin.sendevent)
-
-
-def _send(send: Any, name: str, **values: object) -> None:
-    send(name, **_sendable(values))
+    plugins = config.pluginmanager.get_plugins()
+    interactor: Any = next(p for p in plugins if type(p).__name__ == "WorkerInteractor")
+    send = interactor.sendevent
+    interactor.sendevent = lambda name, **values: send(name, **_sendable(values))
 
 
 def _sendable(value: Any) -> Any:
