@@ -6,12 +6,14 @@ import atexit
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,13 +21,18 @@ import pytest
 from pytest_nnsight.errors import text_of
 from pytest_nnsight.isolation import limits
 from pytest_nnsight.isolation.heartbeat import Heartbeat, WorkerState
-from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
 from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.settings import Settings
 
 _OPEN = os.O_RDWR | os.O_CREAT
 HEARTBEAT = "nnsight_heartbeat"
 EXIT_CODE = "nnsight_exit_code"
+
+
+class RaisedInterrupt(Exception):  # noqa: N818  # stands for an interrupt, which is not an error
+    """Report a ``KeyboardInterrupt`` or ``SystemExit`` that code raised."""
+
+    __module__ = "builtins"  # reports then show only the name
 
 
 class Watchdog:
@@ -46,7 +53,11 @@ class Watchdog:
         self._config, self._settings, self._timeout_of = config, settings, timeout_of
         self._exit: dict[str, Any] = {}
         self._timeout = settings.timeout
-        self._interrupts = Interrupts(is_worker(config))
+        # A signal that a user or xdist sent is not turned into a failure.
+        is_main = threading.current_thread() is threading.main_thread()
+        self._converts_interrupts = is_worker(config) and is_main
+        if self._converts_interrupts:
+            signal.signal(signal.SIGINT, self._receive_interrupt)
         self._base: str | None = getattr(config, "workerinput", {}).get(HEARTBEAT)
         self._heartbeat = Heartbeat(Path(self._base)) if self._base is not None else None
         self._stacks = terminal
@@ -58,10 +69,25 @@ class Watchdog:
         self.record_module = self._limits.record_module
         self.loading = partial(self._limits.within, "loading", seconds=settings.load_timeout)
 
+    def _receive_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._converts_interrupts = False
+        signal.default_int_handler(number, frame)
+
+    @contextmanager
+    def _interrupts_as_failures(self) -> Iterator[None]:
+        """Raise `RaisedInterrupt` instead of an interrupt that code raised."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:
+            if not self._converts_interrupts:
+                raise
+            text = ": ".join(filter(None, (type(error).__name__, text_of(error))))
+            raise RaisedInterrupt(text).with_traceback(error.__traceback__) from None
+
     @contextmanager
     def _within(self, phase: str, test: str) -> Iterator[None]:
         """Limit a phase of a test, and turn its interrupts into failures."""
-        with self._limits.within(phase, test, self._timeout), self._interrupts.as_failures():
+        with self._limits.within(phase, test, self._timeout), self._interrupts_as_failures():
             yield
 
     @pytest.hookimpl(tryfirst=True)
@@ -89,7 +115,7 @@ class Watchdog:
         """Limit the collection of each file, by the time limit of loading."""
         with self._limits.within("collection", collector.nodeid, self._settings.load_timeout):
             try:
-                with self._interrupts.as_failures():
+                with self._interrupts_as_failures():
                     return (yield)
             except RaisedInterrupt as error:
                 text = collector.repr_failure(pytest.ExceptionInfo.from_exception(error))
@@ -99,11 +125,15 @@ class Watchdog:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any]
     ) -> Generator[None, object, object]:
-        """Turn interrupts in the teardown of a fixture into failures."""
+        """Turn interrupts in the teardown of a fixture into failures.
+
+        Otherwise pytest would not run the other finalizers, and the next test fails (pytest 9).
+        """
         try:
             return (yield)
         finally:
-            self._interrupts.wrap(fixturedef._finalizers)  # not public, as of pytest 9
+            finalizers = fixturedef._finalizers  # not public, as of pytest 9
+            finalizers[:] = [self._interrupts_as_failures()(each) for each in finalizers]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
