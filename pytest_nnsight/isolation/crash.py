@@ -16,14 +16,14 @@ _RUNNER = re.compile(
     r"|[/\\](runpy|threading|importlib[/\\]__init__)\.py|<(string|frozen \w+(\.\w+)*)>"
 )
 _FAULT = re.compile(r'^  File "([^"]*)", line (\d+) in (.*)$')
-_SIGNALS = {
-    "SIGSEGV": "CRASHED: segmentation fault",
-    "SIGABRT": "CRASHED: aborted",
-    "SIGFPE": "CRASHED: arithmetic error",
-    "SIGILL": "CRASHED: illegal instruction",
-    "SIGBUS": "CRASHED: bus error",
-    "SIGTERM": "KILLED: terminated",
-    "SIGKILL": "KILLED (out of memory?)",
+_SIGNALS: dict[int, str] = {
+    signal.SIGSEGV: "CRASHED: segmentation fault",
+    signal.SIGABRT: "CRASHED: aborted",
+    signal.SIGFPE: "CRASHED: arithmetic error",
+    signal.SIGILL: "CRASHED: illegal instruction",
+    signal.SIGBUS: "CRASHED: bus error",
+    signal.SIGTERM: "KILLED: terminated",
+    signal.SIGKILL: "KILLED (out of memory?)",
 }
 
 
@@ -57,8 +57,7 @@ class WorkerCrash:
             return "CRASHED"
         if code >= 0:
             return f"EXITED {code}"
-        name = next((each.name for each in signal.Signals if each == -code), "")
-        return _SIGNALS.get(name, f"KILLED by signal {-code}")
+        return _SIGNALS.get(-code, f"KILLED by signal {-code}")
 
     @property
     def lines(self) -> list[str]:
