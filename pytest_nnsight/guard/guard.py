@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard import settings
-from pytest_nnsight.guard.leak import Leak, Severity, listed
-from pytest_nnsight.guard.modules import snapshot_gradients, snapshot_modules, snapshot_unsaved
-from pytest_nnsight.guard.patches import snapshot_patches
-from pytest_nnsight.guard.weights import Weights, different, snapshot_tensors
+from pytest_nnsight.guard import model_state, process_state, weights
+from pytest_nnsight.guard.leak import Leak, Severity, listed, take_snapshots
 
 _SNAPSHOTS = (
-    snapshot_patches,
-    settings.snapshot_edits,
-    snapshot_modules,
-    snapshot_gradients,
-    settings.snapshot_configs,
-    snapshot_unsaved,
-    settings.snapshot_switches,
-    settings.snapshot_random_state,
-    snapshot_tensors,
+    process_state.snapshot_patches,
+    model_state.snapshot_edits,
+    model_state.snapshot_modules,
+    model_state.snapshot_gradients,
+    model_state.snapshot_configs,
+    model_state.snapshot_unsaved,
+    model_state.snapshot_tokenizer,
+    process_state.snapshot_settings,
+    process_state.snapshot_random_state,
+    weights.snapshot_tensors,
 )
 _BY_TEST, _BETWEEN = "weights changed by this test", "weights changed between tests"
 
@@ -40,35 +38,35 @@ class Guard:
 
     def _begin(self) -> None:
         self._module = nnsight_api.torch_module(self.model)
-        self._weights = Weights(self.model)
-        self._loaded = dict(self._weights.digests)
-        self._expected = dict(self._loaded)  # as loaded, or as a fixture changed them
+        self._weights = weights.Weights(self.model)
+        self._loaded = self._weights.digests
+        # As loaded, or as a fixture changed them.
+        self._expected: Mapping[str, str | None] = self._loaded
         self._tests: list[str] = []  # since all weights were last read
         self._unchecked: list[str] = []  # tests that turned the check off
         self._threads: dict[threading.Thread, str] = {}  # still running, with the test's name
         self.change = ""
 
     def enter(self, test: str) -> Callable[[], list[Leak]]:
-        """Begin a test that uses the model; return a function that ends it.
+        """Begin a test; return a function that restores the model and returns the leaks.
 
-        That function restores what the test changed, and returns the leaks. ``change`` is set if
-        the weights were changed between tests.
+        ``change`` is set if the weights were changed between tests.
         """
         self._set_change(_BETWEEN, self._weights.update())
         self._tests.append(test)
-        before, expected = dict(self._weights.digests), dict(self._expected)
+        before, expected = self._weights.digests, self._expected
         threads = set(threading.enumerate())
-        restores = [take(self.model) for take in _SNAPSHOTS]
+        restore = take_snapshots(_SNAPSHOTS, self.model)
 
         def leave() -> list[Leak]:
             if self._was_dispatched():
                 return []
-            leaks = [leak for restore in restores for leak in restore()]
+            leaks = restore()
             self._expected = expected
             self._weights.update()
-            if not different(expected, self._weights.digests):
+            if not weights.different(expected, self._weights.digests):
                 self.change = ""
-            written = different(before, self._weights.digests)
+            written = weights.different(before, self._weights.digests)
             if written and not self.change:
                 text = f"weights changed: {self._weights.describe(written)}{self._by('or by')}"
                 leaks.append(Leak(text, Severity.LOST))
@@ -85,29 +83,23 @@ class Guard:
     def begin_call(self, test: str) -> None:
         """Accept what a test's fixtures changed; called between its setup and its call."""
         if self.is_checking(test):
-            self._accept(self._weights.update())
+            self._accept_written()
 
-    def enter_fixture(self, name: str) -> tuple[Callable[[], None], Callable[[], str]]:
-        """Begin the setup of a fixture of wider scope, which may change weights for its tests.
+    def check_fixture(self, name: str) -> Iterator[str]:
+        """Check a fixture of wider scope, which may change weights for its tests.
 
-        Return a function to call after its setup, and one to call after its teardown, which
-        returns a message about weights that the fixture did not restore.
+        Advance before its setup, after it, and after its teardown: then this yields a message about
+        weights that the fixture did not restore.
         """
         self._set_change(_BETWEEN, self._weights.update())
-        before = dict(self._expected)
-        changed: list[str] = []
-
-        def after_setup() -> None:
-            changed.extend(self._weights.update())
-            self._accept(changed)
-
-        def after_teardown() -> str:
-            self._accept(self._weights.update())
-            left = [key for key in changed if before.get(key) != self._expected.get(key)]
-            text = f"fixture {name!r} left weights changed: {self._weights.describe(left)}"
-            return text if left else ""
-
-        return after_setup, after_teardown
+        before = self._expected
+        yield ""
+        changed = self._accept_written()
+        yield ""
+        self._accept_written()
+        left = [key for key in changed if before.get(key) != self._expected.get(key)]
+        text = f"fixture {name!r} left weights changed: {self._weights.describe(left)}"
+        yield text if left else ""
 
     def read(self, what: str = _BY_TEST) -> dict[str, str]:
         """Read all weights; return the digest of each, and set ``change``."""
@@ -117,7 +109,7 @@ class Guard:
             tests = f"{len(self._tests)} tests: {listed(self._tests[::-1], 10)}"
             by = self._tests[0] if len(self._tests) == 1 else f"one of {tests}"
             self.change = f"weights changed unseen: {self._weights.describe(unseen)}, by {by}"
-        unexpected = different(self._expected, self._weights.digests)
+        unexpected = weights.different(self._expected, self._weights.digests)
         self._set_change(what, unexpected)
         if not unexpected:
             self.change = ""
@@ -126,7 +118,7 @@ class Guard:
 
     def is_as_loaded(self) -> bool:
         """Tell whether the weights, as last read, are those that were loaded."""
-        return not different(self._loaded, self._weights.digests)
+        return not weights.different(self._loaded, self._weights.digests)
 
     def is_checking(self, test: str) -> bool:
         """Tell whether this test was the last to enter."""
@@ -136,15 +128,15 @@ class Guard:
         """Read all weights once more; return how they differ from the loaded ones, in words."""
         if not (self._tests or self._unchecked) or self.change:
             return ""
-        self._expected = dict(self._loaded)
+        self._expected = self._loaded
         self.read(_BETWEEN)
         return self.change
 
-    def _accept(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._expected.pop(name, None)
-            if name in self._weights.digests:
-                self._expected[name] = self._weights.digests[name]
+    def _accept_written(self) -> list[str]:
+        """Expect the values that were written since the last check; return their names."""
+        names = self._weights.update()
+        self._expected = {**self._expected, **{n: self._weights.digests.get(n) for n in names}}
+        return names
 
     def _set_change(self, what: str, names: list[str]) -> None:
         if names and not self.change:

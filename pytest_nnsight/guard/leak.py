@@ -1,11 +1,10 @@
-"""What a test left changed, and the form of a function that finds and restores it."""
+"""What a test left changed, and how the functions that find and restore it are called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import wraps
 from typing import Any
 
 
@@ -26,23 +25,19 @@ class Leak:
     severity: Severity = Severity.RESTORED
 
 
-Restore = Callable[[], Iterator[Leak]]
-"""Restores one kind of state to its snapshot, and yields a leak for what had changed."""
+Snapshot = Callable[[Any], Iterator[Leak | None]]
 
 
-def snapshot(function: Callable[[Any], Iterator[Leak | None]]) -> Callable[[Any], Restore]:
-    """Turn a generator function, written like a fixture, into one that returns a `Restore`.
+def take_snapshots(functions: Iterable[Snapshot], model: Any) -> Callable[[], list[Leak]]:
+    """Remember the state of a model; return a function that restores it and returns the leaks.
 
-    It remembers the state, yields nothing once while the test runs, then yields its leaks.
+    Each of ``functions`` is a generator function, written like a fixture: it remembers one kind of
+    state, yields ``None`` while the test runs, then restores and yields a leak for each change.
     """
-
-    @wraps(function)
-    def take(model: Any) -> Restore:
-        steps = function(model)
-        next(steps)
-        return lambda: (leak for leak in steps if leak is not None)
-
-    return take
+    steps = [function(model) for function in functions]
+    for each in steps:
+        next(each)
+    return lambda: [leak for each in steps for leak in each if leak is not None]
 
 
 def listed(names: Sequence[str], at_most: int = 3) -> str:

@@ -1,20 +1,20 @@
 """The weights of a model between tests: restore what was replaced, find what was written.
 
-Reading all weights takes as long as a short forward pass. Between tests only a mark of each tensor
-is read: its identity, version, address and some of its values. A write that leaves the mark as it
-was, such as one value through ``.data``, is found when all weights are read.
+Reading all weights takes as long as a forward pass. Between tests only a mark of each tensor is
+read: its identity, version, address and some values. A write that leaves the mark as it was, such
+as one value through ``.data``, is found when all weights are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard.leak import Leak, listed, snapshot
+from pytest_nnsight.guard.leak import Leak, listed
 from pytest_nnsight.summary.fingerprint import digests, saved_tensors
 
 _SAMPLED = 64  # values of each tensor
@@ -29,12 +29,20 @@ class TensorEntry:
     owner: MutableMapping[str, torch.Tensor | None]
     key: str
     tensor: torch.Tensor
+    data: torch.Tensor
 
     def restore(self) -> bool:
-        """Let the entry hold its tensor again; return whether it held another."""
-        is_other = self.owner.get(self.key) is not self.tensor
+        """Restore the tensor and its memory, not its values; return whether there were others."""
+        now = self.owner.get(self.key)
+        if self.data.is_meta or (now is not None and now.is_meta):
+            return False
         self.owner[self.key] = self.tensor
-        return is_other
+        is_moved = _is_plain(self.tensor) and (
+            self.tensor.data_ptr() != self.data.data_ptr() or self.tensor.shape != self.data.shape
+        )
+        if is_moved:
+            self.tensor.data = self.data
+        return is_moved or now is not self.tensor
 
 
 def tensor_entries(model: Any, is_saved: bool) -> Iterator[TensorEntry]:
@@ -45,7 +53,7 @@ def tensor_entries(model: Any, is_saved: bool) -> Iterator[TensorEntry]:
         for owner in owners:
             for key, tensor in owner.items():
                 if tensor is not None and (key in unsaved) is not is_saved:
-                    yield TensorEntry(joined(path, key), owner, key, tensor)
+                    yield TensorEntry(joined(path, key), owner, key, tensor, tensor.detach())
 
 
 def joined(path: str, name: str) -> str:
@@ -53,15 +61,11 @@ def joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-@snapshot
 def snapshot_tensors(model: Any) -> Iterator[Leak | None]:
-    """Remember which tensors the modules hold, and where the values of each are in memory.
-
-    A tensor that was replaced, cast or moved is restored. Values that were written are not.
-    """
-    memory = [(entry, entry.tensor.detach()) for entry in tensor_entries(model, is_saved=True)]
+    """Remember which tensors the modules hold, and where the values of each are in memory."""
+    entries = [*tensor_entries(model, is_saved=True)]
     yield None
-    if replaced := [entry.name for entry, data in memory if _restore(entry, data)]:
+    if replaced := [entry.name for entry in entries if entry.restore()]:
         yield Leak(f"parameters replaced, cast or moved: {listed(replaced)}, restored")
 
 
@@ -104,13 +108,13 @@ class Weights:
         return {name: (*_mark(tensor), samples.get(name)) for name, tensor in tensors.items()}
 
 
-def different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def different(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Return the names whose values are not equal, sorted."""
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def _mark(tensor: torch.Tensor) -> tuple[object, ...]:
-    if tensor.device.type == "meta":  # accelerate makes a new one after each forward
+    if tensor.is_meta:  # accelerate makes a new one after each forward
         return ()
     version = 0 if tensor.is_inference() else tensor._version
     return (id(tensor), version, tensor.data_ptr() if _is_plain(tensor) else 0)
@@ -120,29 +124,17 @@ def _samples(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
     """Return some values of each tensor as bytes, by one transfer from each device."""
     groups: dict[torch.device, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        if _is_plain(tensor) and tensor.device.type != "meta":
+        if _is_plain(tensor) and not tensor.is_meta:
             flat = tensor.detach().reshape(-1)
             some = flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED]
             groups.setdefault(flat.device, {})[name] = some.contiguous().view(torch.uint8)
     found: dict[str, bytes] = {}
     for group in groups.values():
-        data = torch.cat([*group.values()]).cpu()
-        parts = torch.split(data, [some.nbytes for some in group.values()])
+        sizes = [some.nbytes for some in group.values()]
+        parts = torch.split(torch.cat([*group.values()]).cpu(), sizes)
         found |= {name: part.numpy().tobytes() for name, part in zip(group, parts, strict=True)}
     return found
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in _PLAIN and tensor.layout == torch.strided
-
-
-def _restore(entry: TensorEntry, data: torch.Tensor) -> bool:
-    """Restore a tensor and its memory; return whether the module held others."""
-    now = entry.owner.get(entry.key)
-    if data.device.type == "meta" or (now is not None and now.device.type == "meta"):
-        return False
-    is_changed, tensor = entry.restore(), entry.tensor
-    if _is_plain(tensor) and (tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape):
-        tensor.data = data
-        return True
-    return is_changed

@@ -7,20 +7,18 @@ import shutil
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
-from subprocess import TimeoutExpired
 from typing import Any
 
 import pytest
 
 from pytest_nnsight.isolation.crash import WorkerCrash
 from pytest_nnsight.isolation.heartbeat import Heartbeat, WorkerState, read_heartbeat
-from pytest_nnsight.isolation.supervisor import Supervisor, process_of
+from pytest_nnsight.isolation.supervisor import Supervisor, end_process, process_of
 from pytest_nnsight.isolation.watchdog import EXIT_CODE, HEARTBEAT
 
 _MOST_CRASHES = 9  # per worker, in a row, while no test ends normally
 _LOADING_CRASH = 3  # counts as so many, since loading a model takes long
 _MOST_OUTPUT = 20_000  # characters
-_STREAMS = {"stdout": "out", "stderr": "err"}
 _CUT_SHORT = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 _WAIT = 10.0  # seconds for a process to end that closed its pipe, or that still runs a test
 
@@ -93,8 +91,8 @@ class Controller:
         report.longrepr = "\n".join(crash.lines)
         file, _, domain = crashitem.partition("::")
         report.location = (file, None, domain.replace("::", "."))
-        output = [(f"Captured {name}", text) for name, text in crash.output.items() if text]
-        report.sections += output
+        output = crash.output.items()
+        report.sections += [(f"Captured {name}", text) for name, text in output if text]
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
@@ -121,23 +119,15 @@ class Controller:
 
     def _crash(self, node: Any) -> WorkerCrash:
         """Return how a worker ended; read once from the files that it left."""
-        process, name = process_of(node.gateway), node.gateway.id
-        if name in self._crashes:
-            return self._crashes[name]
-        code: int | None = None
-        is_lost = False
-        with suppress(TimeoutExpired):  # in uninterruptible sleep
-            try:
-                code = process and process.wait(_WAIT)
-            except TimeoutExpired:
-                is_lost = True
-                process.kill()
-                code = process.wait(_WAIT)
-        last = self._supervisor.hung.get(name) or read_heartbeat(self._path(node))
-        is_lost |= code == 0 and not self._is_done and last.phase in ("idle", "exit")
-        output = {stream: self._read(node, ending) for stream, ending in _STREAMS.items()}
-        stack, is_hung = self._read(node, "stack"), name in self._supervisor.hung
-        self._crashes[name] = WorkerCrash(code, last, stack, output, is_hung, is_lost)
+        name, hung = node.gateway.id, self._supervisor.hung
+        if name not in self._crashes:
+            process = process_of(node.gateway)
+            is_lost, code = end_process(process, _WAIT), process.returncode
+            last = hung.get(name) or read_heartbeat(self._path(node))
+            is_lost |= code == 0 and not self._is_done and last.phase in ("idle", "exit")
+            output = {"stdout": self._read(node, "out"), "stderr": self._read(node, "err")}
+            stack = self._read(node, "stack")
+            self._crashes[name] = WorkerCrash(code, last, stack, output, name in hung, is_lost)
         return self._crashes[name]
 
     def _note_bad_end(self, node: Any) -> None:
@@ -168,8 +158,7 @@ class Controller:
         self._notes += self._supervisor.end_all(group, _WAIT if was_cut_short else math.inf)
         result = yield
         for node in self._nodes.values() if not was_cut_short else ():
-            process = process_of(node.gateway)
-            if process is not None and process.poll() != 0:
+            if process_of(node.gateway).poll() != 0:
                 self._note_bad_end(node)
         is_stopped = session.exitstatus == pytest.ExitCode.INTERRUPTED and session.testsfailed
         if is_stopped and self._is_automatic and self._config.option.maxfail:
@@ -183,19 +172,18 @@ class Controller:
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show how workers ended, and name the tests that did not run."""
-        lines = list(self._notes)
+        lines, not_run = list(self._notes), self.not_run
         if self._stop_reason:
             lines.append(f"stopped, since workers kept dying: {self._stop_reason}")
-            lines += [f"{len(self.not_run)} tests did not run:"] if self.not_run else []
-            lines += [f"  {test}" for test in self.not_run]
+            lines += [f"{len(not_run)} tests did not run:"] if not_run else []
+            lines += [f"  {test}" for test in not_run]
         if lines:
             terminalreporter.section("nnsight: workers")
-        for line in lines:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line("\n".join(lines))
 
     @pytest.hookimpl
     def pytest_unconfigure(self) -> None:
         """Remove the files that workers wrote."""
-        self._supervisor.stop()
+        self._supervisor.stopped.set()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

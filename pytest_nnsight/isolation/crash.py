@@ -1,23 +1,29 @@
-"""Say in one line how a worker ended, and show the stack that it left."""
+"""What a hang or crash is called, and the frames of its stack that are shown."""
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_nnsight.isolation.heartbeat import WorkerState
-from pytest_nnsight.isolation.limits import hung_title
-from pytest_nnsight.isolation.stacks import trimmed_fault
 
-_SIGNALS = {
-    "SIGSEGV": "CRASHED: segmentation fault",
-    "SIGABRT": "CRASHED: aborted",
-    "SIGFPE": "CRASHED: arithmetic error",
-    "SIGILL": "CRASHED: illegal instruction",
-    "SIGBUS": "CRASHED: bus error",
-    "SIGTERM": "KILLED: terminated",
-    "SIGKILL": "KILLED (out of memory?)",
+MOST_LINES = 24
+# Frames of the test runner, around those of the test.
+_RUNNER = re.compile(
+    r"[/\\](_pytest|pluggy|xdist|execnet|pytest_nnsight)[/\\]"
+    r"|[/\\](runpy|threading|importlib[/\\]__init__)\.py|<(string|frozen \w+(\.\w+)*)>"
+)
+_FAULT = re.compile(r'^  File "([^"]*)", line (\d+) in (.*)$')
+_SIGNALS: dict[int, str] = {
+    signal.SIGSEGV: "CRASHED: segmentation fault",
+    signal.SIGABRT: "CRASHED: aborted",
+    signal.SIGFPE: "CRASHED: arithmetic error",
+    signal.SIGILL: "CRASHED: illegal instruction",
+    signal.SIGBUS: "CRASHED: bus error",
+    signal.SIGTERM: "KILLED: terminated",
+    signal.SIGKILL: "KILLED (out of memory?)",
 }
 
 
@@ -25,9 +31,8 @@ _SIGNALS = {
 class WorkerCrash:
     """How a worker ended that crashed, was killed or lost its connection.
 
-    ``exit_code`` is ``None`` if it is not known. ``stack`` is what `faulthandler` wrote, ``output``
-    what pytest captured of stdout and stderr. ``is_hung`` tells that the controller killed the
-    worker, ``is_lost`` that the worker closed its connection and went on.
+    ``stack`` is what `faulthandler` wrote, ``output`` what pytest captured. ``is_hung`` tells that
+    the controller killed the worker, ``is_lost`` that it closed its connection and went on.
     """
 
     exit_code: int | None
@@ -52,11 +57,28 @@ class WorkerCrash:
             return "CRASHED"
         if code >= 0:
             return f"EXITED {code}"
-        name = next((each.name for each in signal.Signals if each == -code), "")
-        return _SIGNALS.get(name, f"KILLED by signal {-code}")
+        return _SIGNALS.get(-code, f"KILLED by signal {-code}")
 
     @property
     def lines(self) -> list[str]:
         """The title, then the Python stack if there is one, innermost frame first."""
         frames = trimmed_fault(self.stack)
         return [self.title, *(["stack, innermost first:", *frames] if frames else [])]
+
+
+def hung_title(state: WorkerState) -> str:
+    """Return what a hang is called: ``HUNG after 60 s, last module transformer.h.3``."""
+    return f"HUNG after {state.seconds:g} s{state.where}"
+
+
+def trimmed(stack: Sequence[str]) -> list[str]:
+    """Return the test's frames of a `traceback.format_stack`, innermost last."""
+    frames = [frame.rstrip("\n") for frame in stack if not _RUNNER.search(frame.split("\n")[0])]
+    return [line for frame in frames for line in frame.split("\n")][-MOST_LINES:]
+
+
+def trimmed_fault(text: str) -> list[str]:
+    """Return the test's frames, of all threads, of what `faulthandler` wrote, innermost first."""
+    found = [match for line in text.splitlines() if (match := _FAULT.match(line))]
+    frames = [match.groups() for match in found if not _RUNNER.search(match[1])]
+    return [f'  File "{file}", line {line}, in {name}' for file, line, name in frames][:MOST_LINES]

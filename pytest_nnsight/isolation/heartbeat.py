@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -40,19 +39,15 @@ class WorkerState:
 class Heartbeat:
     """Write the state of this process into a file that is mapped into memory.
 
-    The file survives the process. Writing needs no system call, which generation would repeat ten
-    thousand times. All its bytes are allocated first: on a full disk that raises `OSError`, and a
-    later write would be a bus error.
+    Writing needs no system call, which generation would repeat ten thousand times. All bytes are
+    allocated first: on a full disk that raises `OSError`; a later write would be a bus error.
     """
 
     def __init__(self, path: Path) -> None:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(file).st_size == 0:
-                os.write(file, bytes(_STATE_BYTES + _MODULE_BYTES))
-            self._memory = mmap.mmap(file, _STATE_BYTES + _MODULE_BYTES)
-        finally:
-            os.close(file)
+        with path.open("a+b", buffering=0) as file:
+            if file.tell() == 0:
+                file.write(bytes(_STATE_BYTES + _MODULE_BYTES))
+            self._memory = mmap.mmap(file.fileno(), _STATE_BYTES + _MODULE_BYTES)
         self._turn = read_heartbeat(path).turn
 
     def write(self, state: WorkerState) -> None:

@@ -23,15 +23,13 @@ def is_worker(config: pytest.Config) -> bool:
 
 
 def announce_worker(early_config: pytest.Config, settings: Settings) -> None:
-    """Tell other plugins that tests will run in a worker, before pytest has parsed all options.
+    """Tell pytest-cov that tests will run in a worker, before pytest has parsed all options.
 
-    pytest-cov reads these options in ``pytest_load_initial_conftests`` to choose between one
-    process and several. The choice of several also works if `isolate` decides against a worker
-    later. The reverse would end the session.
+    It reads them in ``pytest_load_initial_conftests``. Its choice of several processes also works
+    if `isolate` decides against a worker later; the reverse would end the session.
     """
     options = early_config.known_args_namespace
-    has_xdist = early_config.pluginmanager.hasplugin("xdist")
-    if not settings.model or settings.isolation == "off" or _conflict(options, settings, has_xdist):
+    if settings.isolation == "off" or _conflict(early_config, options, settings):
         return
     early_config.stash[_ANNOUNCED] = True
     if options.numprocesses is None and options.dist == "no" and not options.distload:
@@ -45,10 +43,9 @@ def isolate(config: pytest.Config, settings: Settings) -> str:
     an empty string for none. Raise `UsageError` if ``--nnsight-isolation=on`` is not possible.
     """
     option = config.option
-    has_xdist = config.pluginmanager.hasplugin("xdist")
-    if not settings.model or is_worker(config):
+    if is_worker(config):
         return ""
-    if has_xdist and option.dist != "no":
+    if config.pluginmanager.hasplugin("xdist") and option.dist != "no":
         version = Version(metadata.version("pytest-xdist"))
         if option.dist in _HANGING and version <= _LAST_HANGING:
             raise UsageError(
@@ -56,13 +53,12 @@ def isolate(config: pytest.Config, settings: Settings) -> str:
                 f"(pytest-xdist {version}); use --dist load or worksteal"
             )
         return "" if settings.isolation == "off" else "user"
-    conflict = _conflict(option, settings, has_xdist) or _late_conflict(config)
+    conflict = _conflict(config, option, settings) or _late_conflict(config)
     if settings.isolation == "off" or (conflict and settings.isolation == "auto"):
         return ""
     if conflict:
-        raise UsageError(
-            f"--nnsight-isolation=on does not go with {conflict}; leave one of them out"
-        )
+        message = f"--nnsight-isolation=on does not go with {conflict}; leave one of them out"
+        raise UsageError(message)
     _use_one_worker(option)
     return "automatic"
 
@@ -71,10 +67,10 @@ def _use_one_worker(options: Any) -> None:
     options.numprocesses, options.dist, options.tx = 1, "load", ["popen"]
 
 
-def _conflict(option: Any, settings: Settings, has_xdist: bool) -> str:
+def _conflict(config: pytest.Config, option: Any, settings: Settings) -> str:
     """Return the option that does not work with tests in another process; empty for none."""
     conflicts = {
-        "-p no:xdist": not has_xdist,
+        "-p no:xdist": not config.pluginmanager.hasplugin("xdist"),
         "--pdb": option.usepdb,
         "--trace": option.trace,
         "-s": option.capture == "no",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,25 +40,20 @@ class Supervisor(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="nnsight-supervisor", daemon=True)
         self._clocks: dict[Any, _Clock] = {}
-        self._stopped = threading.Event()
+        self.stopped = threading.Event()
         self._exit_seconds = 0.0
         self.hung: dict[str, WorkerState] = {}
 
     def add(self, node: Any, path: Path) -> None:
-        """Supervise a worker on this machine, which writes its state to ``path``."""
-        if process_of(node.gateway) is not None:
-            self._clocks[node] = _Clock(path)
-            if not self.is_alive():
-                self.start()
-
-    def stop(self) -> None:
-        """Stop supervising."""
-        self._stopped.set()
+        """Supervise a worker, which writes its state to ``path``."""
+        self._clocks[node] = _Clock(path)
+        if not self.is_alive():
+            self.start()
 
     def run(self) -> None:
         """Check every worker twice a second."""
         last = time.monotonic()
-        while not self._stopped.wait(_TICK):
+        while not self.stopped.wait(_TICK):
             now = time.monotonic()
             passed, last = min(now - last, 2 * _TICK), now
             for node, clock in list(self._clocks.items()):
@@ -83,11 +79,8 @@ class Supervisor(threading.Thread):
     def _kill(self, node: Any, path: Path, state: WorkerState) -> None:
         """Let a worker write its stacks, and kill it unless it went on in the meantime."""
         process, stack = process_of(node.gateway), Path(f"{path}.stack")
-        if limits.DUMP_SIGNAL is not None:
-            process.send_signal(limits.DUMP_SIGNAL)
-        until = time.monotonic() + _DUMP
-        while time.monotonic() < until and not (stack.exists() and stack.stat().st_size):
-            time.sleep(0.05)
+        process.send_signal(limits.DUMP_SIGNAL)
+        _wait_until(lambda: stack.exists() and stack.stat().st_size > 0, _DUMP)
         time.sleep(0.2)  # for the rest of the stacks
         if read_heartbeat(path).turn == state.turn:
             self.hung[node.gateway.id] = replace(read_heartbeat(path), seconds=state.seconds)
@@ -98,26 +91,22 @@ class Supervisor(threading.Thread):
 
         Otherwise xdist would kill a worker after 10 seconds and not report it.
         """
-        gateways = [gateway for gateway in group if process_of(gateway) is not None]
+        gateways = [*group]
+        processes = {gateway.id: process_of(gateway) for gateway in gateways}
+
+        def have_ended() -> bool:
+            return all(p.poll() is not None or name in self.hung for name, p in processes.items())
+
         for gateway in gateways:
             gateway.exit()
         for clock in list(self._clocks.values()):
             clock.seconds = 0.0
         self._exit_seconds = limits.EXIT_SECONDS
-        until = time.monotonic() + seconds
-        for gateway in gateways:
-            process = process_of(gateway)
-            while process.poll() is None and gateway.id not in self.hung:
-                if time.monotonic() > until:
-                    process.kill()
-                    break
-                time.sleep(0.02)
-            with suppress(TimeoutExpired):
-                process.wait(_PIPE)
-        until = time.monotonic() + _PIPE
-        while any(gateway.hasreceiver() for gateway in gateways) and time.monotonic() < until:
-            time.sleep(0.02)
-        self.stop()
+        _wait_until(have_ended, seconds)
+        for process in processes.values():
+            end_process(process, 0.0)
+        _wait_until(lambda: not any(gateway.hasreceiver() for gateway in gateways), _PIPE)
+        self.stopped.set()
         return [
             f"worker {gateway.id}: a child process of a test is still running "
             f"({_pids_that_hold(gateway._io.infile)})"
@@ -126,9 +115,26 @@ class Supervisor(threading.Thread):
         ]
 
 
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+
+
 def process_of(gateway: Any) -> Any:
-    """Return a worker's process, a private attribute of execnet; ``None`` for a remote worker."""
-    return getattr(gateway._io, "popen", None)
+    """Return a worker's process, a private attribute of execnet."""
+    return gateway._io.popen
+
+
+def end_process(process: Any, seconds: float) -> bool:
+    """Wait for a process, and kill it after ``seconds``; return whether it was killed."""
+    with suppress(TimeoutExpired):
+        process.wait(seconds)
+        return False
+    process.kill()
+    with suppress(TimeoutExpired):  # in uninterruptible sleep
+        process.wait(_PIPE)
+    return True
 
 
 def _pids_that_hold(pipe: Any) -> str:

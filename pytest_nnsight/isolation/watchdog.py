@@ -6,108 +6,100 @@ import atexit
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from pytest_nnsight.errors import text_of
 from pytest_nnsight.isolation import limits
 from pytest_nnsight.isolation.heartbeat import Heartbeat, WorkerState
-from pytest_nnsight.isolation.interrupts import Interrupts, RaisedInterrupt
-from pytest_nnsight.isolation.limits import DUMP_SIGNAL, Limits, duplicate_stderr
-from pytest_nnsight.isolation.messages import allow_any_value
 from pytest_nnsight.isolation.mode import is_worker
 from pytest_nnsight.settings import Settings
 
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_OPEN = os.O_RDWR | os.O_CREAT
 HEARTBEAT = "nnsight_heartbeat"
 EXIT_CODE = "nnsight_exit_code"
+
+
+class RaisedInterrupt(Exception):  # noqa: N818  # stands for an interrupt, which is not an error
+    """Report a ``KeyboardInterrupt`` or ``SystemExit`` that code raised."""
+
+    __module__ = "builtins"  # reports then show only the name
 
 
 class Watchdog:
     """Limit the time of everything that runs in this process.
 
     A worker under a `Controller` writes its state to a file, and stacks to a file next to it.
-    Another process writes stacks to the terminal. ``timeout_of`` returns the seconds that each
-    phase of a test may take.
+    Another process writes stacks to the descriptor ``terminal``. ``loading(model)`` limits a block
+    that loads a model, and stops the limit of the test meanwhile.
     """
 
     def __init__(
-        self, config: pytest.Config, settings: Settings, timeout_of: Callable[[pytest.Item], float]
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        timeout_of: Callable[[pytest.Item], float],
+        terminal: int,
     ) -> None:
         self._config, self._settings, self._timeout_of = config, settings, timeout_of
-        self._test = ""
-        self._session: pytest.Session | None = None
         self._exit: dict[str, Any] = {}
         self._timeout = settings.timeout
-        self._interrupts = Interrupts(is_worker(config))
+        # A signal that a user or xdist sent is not turned into a failure.
+        is_main = threading.current_thread() is threading.main_thread()
+        self._converts_interrupts = is_worker(config) and is_main
+        if self._converts_interrupts:
+            signal.signal(signal.SIGINT, self._receive_interrupt)
         self._base: str | None = getattr(config, "workerinput", {}).get(HEARTBEAT)
-        self._heartbeat: Heartbeat | None = None
-        if self._base is None:
-            self._stacks = duplicate_stderr()
-        else:
-            self._heartbeat = Heartbeat(Path(self._base))
+        self._heartbeat = Heartbeat(Path(self._base)) if self._base is not None else None
+        self._stacks = terminal
+        if self._base is not None:
             self._stacks = os.open(f"{self._base}.stack", _OPEN | os.O_APPEND, 0o600)
-            if DUMP_SIGNAL is not None:
-                faulthandler.register(DUMP_SIGNAL, file=self._stacks)
-            allow_any_value(config)
-        on_timeout = None if is_worker(config) else self._report
-        is_supervised = self._heartbeat is not None
-        self._limits = Limits(self._stacks, self._enter, on_timeout, is_supervised)
+            faulthandler.register(limits.DUMP_SIGNAL, file=self._stacks)
+            _allow_any_value(config)
+        self._limits = limits.Limits(self._stacks, self._heartbeat)
+        self.record_module = self._limits.record_module
+        self.loading = partial(self._limits.within, "loading", seconds=settings.load_timeout)
 
-    def record_module(self, module: str) -> None:
-        """Remember the module that was captured last."""
-        self._limits.module = module
-        if self._heartbeat is not None:
-            self._heartbeat.write_module(module)
+    def _receive_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._converts_interrupts = False
+        signal.default_int_handler(number, frame)
 
-    def loading(self, model: str) -> AbstractContextManager[None]:
-        """Limit the loading of a model; the time limit of the test does not count meanwhile."""
-        return self._limits.within("loading", model, self._settings.load_timeout)
+    @contextmanager
+    def _interrupts_as_failures(self) -> Iterator[None]:
+        """Raise `RaisedInterrupt` instead of an interrupt that code raised."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:
+            if not self._converts_interrupts:
+                raise
+            text = ": ".join(filter(None, (type(error).__name__, text_of(error))))
+            raise RaisedInterrupt(text).with_traceback(error.__traceback__) from None
 
     @contextmanager
     def _within(self, phase: str, test: str) -> Iterator[None]:
         """Limit a phase of a test, and turn its interrupts into failures."""
-        with self._limits.within(phase, test, self._timeout), self._interrupts.as_failures():
+        with self._limits.within(phase, test, self._timeout), self._interrupts_as_failures():
             yield
 
-    def _report(self, title: str) -> None:
-        """Report the test that hangs and end the session; called in another thread."""
-        hook, session = self._config.hook, self._session
-        if session is None:
-            return
-        capture = self._config.pluginmanager.getplugin("capturemanager")
-        if capture is not None:
-            capture.suspend_global_capture(in_=True)
-        if self._test:
-            file, _, domain = self._test.partition("::")
-            location = (file, None, domain)
-            report = pytest.TestReport(self._test, location, {}, "failed", title, "call")
-            hook.pytest_runtest_logreport(report=report)
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        hook.pytest_sessionfinish(session=session, exitstatus=session.exitstatus)
-        sys.stdout.flush()
-
-    def _enter(self, state: WorkerState) -> None:
-        self._test = state.name if state.phase in ("setup", "call", "teardown") else ""
-        if self._heartbeat is not None:
-            self._heartbeat.write(state)
-
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
+    def pytest_sessionstart(self) -> None:
         """Let a worker write stacks and captured output to files that the controller can read.
 
         By now pytest has directed faulthandler to stderr, and captures into unnamed files.
         """
-        self._session = session
         if self._base is None:
             return
         faulthandler.enable(file=self._stacks)
-        capture = session.config.pluginmanager.getplugin("capturemanager")
+        capture = self._config.pluginmanager.getplugin("capturemanager")
         streams = getattr(capture, "_global_capturing", None)  # not public, as of pytest 9
         for name in ("out", "err"):
             with suppress(AttributeError, OSError, ValueError):  # captured in memory
@@ -123,7 +115,7 @@ class Watchdog:
         """Limit the collection of each file, by the time limit of loading."""
         with self._limits.within("collection", collector.nodeid, self._settings.load_timeout):
             try:
-                with self._interrupts.as_failures():
+                with self._interrupts_as_failures():
                     return (yield)
             except RaisedInterrupt as error:
                 text = collector.repr_failure(pytest.ExceptionInfo.from_exception(error))
@@ -133,29 +125,22 @@ class Watchdog:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any]
     ) -> Generator[None, object, object]:
-        """Turn interrupts in the teardown of a fixture into failures."""
+        """Turn interrupts in the teardown of a fixture into failures.
+
+        Otherwise pytest would not run the other finalizers, and the next test fails (pytest 9).
+        """
         try:
             return (yield)
         finally:
-            self._interrupts.wrap(fixturedef._finalizers)  # not public, as of pytest 9
+            finalizers = fixturedef._finalizers  # not public, as of pytest 9
+            finalizers[:] = [self._interrupts_as_failures()(each) for each in finalizers]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Limit the setup of a test.
-
-        A wrong marker fails the test after its setup, since the teardown of pytest's own plugins
-        needs their setup.
-        """
-        failure: BaseException | None = None
-        try:
-            self._timeout = self._timeout_of(item)
-        except pytest.fail.Exception as error:
-            self._timeout, failure = self._settings.timeout, error
+        """Limit the setup of a test."""
+        self._timeout = self._timeout_of(item)
         with self._within("setup", item.nodeid):
-            result = yield
-        if failure is not None:
-            raise failure
-        return result
+            return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -181,8 +166,8 @@ class Watchdog:
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
         """Limit the end of the session in a worker.
 
-        If a worker stops before its last test, it must tell xdist that the session should stop.
-        Otherwise xdist counts the worker as crashed, or fails itself (as of 3.8).
+        A worker that stops before its last test must tell xdist, which would count it as crashed or
+        fail itself (as of 3.8).
         """
         if self._heartbeat is None:
             return (yield)
@@ -190,8 +175,7 @@ class Watchdog:
         self._heartbeat.write(WorkerState("exit", "", seconds))
         result = yield
         output = self._config.workeroutput  # type: ignore[attr-defined]
-        # Where part of a golden's path is not a folder, the controller would end with a traceback
-        # when it removes syrupy's locks (syrupy 7.0).
+        # The controller removes syrupy's locks, and fails below a path that is no folder (7.0).
         written = output.get("syrupy_write_sidecars", ())
         output["syrupy_write_sidecars"] = [path for path in written if Path(path).parent.is_dir()]
         output.update(self._exit)
@@ -199,15 +183,13 @@ class Watchdog:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        """Close the terminal's descriptor, and prepare the end of a worker."""
+        """Prepare the end of a worker."""
         if self._heartbeat is None:
-            os.close(self._stacks)
             return
         # pytest collects garbage twice at its end; what is alive now stays alive until exit.
         gc.freeze()
         self._heartbeat.write(WorkerState("exit"))
-        # These functions run before Python joins threads; concurrent.futures uses them too. So
-        # `_exit_now` is the last function that is registered with atexit, and the first to run.
+        # Before Python joins threads it registers `_exit_now` last, which is then the first to run.
         threading._register_atexit(atexit.register, _exit_now)  # type: ignore[attr-defined]
 
 
@@ -223,3 +205,22 @@ def _exit_now() -> None:
         sys.stderr.flush()
     finally:
         os._exit(0)
+
+
+def _allow_any_value(config: pytest.Config) -> None:
+    """Let a worker send any text and object, which would end the session otherwise (xdist 3.8)."""
+    plugins = config.pluginmanager.get_plugins()
+    interactor: Any = next(p for p in plugins if type(p).__name__ == "WorkerInteractor")
+    send = interactor.sendevent
+    interactor.sendevent = lambda name, **values: send(name, **_sendable(values))
+
+
+def _sendable(value: Any) -> Any:
+    """Return a value with surrogates escaped, and with text for what execnet cannot send."""
+    if value is None or type(value) in (bool, int, float, complex, bytes):
+        return value
+    if isinstance(value, dict):
+        return {_sendable(key): _sendable(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(map(_sendable, value))
+    return text_of(value).encode(errors="backslashreplace").decode()

@@ -94,11 +94,11 @@ def _snapshot(
     """Snapshot the state before a test; return the function that restores and reports it."""
     if shared is not None:
         return shared.guard.enter(test)
-    from pytest_nnsight.guard.patches import snapshot_patches
+    from pytest_nnsight.guard.leak import take_snapshots
+    from pytest_nnsight.guard.process_state import snapshot_patches
 
     models = [other.guard.model for other in config.stash[SHARED].values()]
-    restore = snapshot_patches(models[0] if models else None)
-    return lambda: [*restore()]
+    return take_snapshots([snapshot_patches], models[0] if models else None)
 
 
 def _report(
@@ -158,20 +158,19 @@ def checked_fixture(
     if fixture.scope == "function" or fixture.argname == FIXTURE:
         yield
         return
-    callbacks = []
-    for key, shared in shared_models.items():
-        after_setup, after_teardown = shared.guard.enter_fixture(fixture.argname)
-        callbacks.append(after_setup)
-        fixture.addfinalizer(partial(_check_teardown, request, key, after_teardown))
+    checks = {key: s.guard.check_fixture(fixture.argname) for key, s in shared_models.items()}
+    for key, check in checks.items():
+        next(check)
+        fixture.addfinalizer(partial(_check_teardown, request, key, check))
     yield
-    for after_setup in callbacks:
-        after_setup()
+    for check in checks.values():
+        next(check)
 
 
-def _check_teardown(request: Any, key: int, after_teardown: Callable[[], str]) -> None:
+def _check_teardown(request: Any, key: int, check: Iterator[str]) -> None:
     """Reload the model if the teardown of a fixture left weights changed."""
     shared = request.config.stash[SHARED].get(key)
-    change = after_teardown() if shared is not None else ""
+    change = next(check) if shared is not None else ""
     if shared is not None and change:
         _reload(key, shared, request)
         _fail_or_warn(request.config, f"{change}; the model is loaded again")

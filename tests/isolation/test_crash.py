@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nnsight.isolation.crash import WorkerCrash
+from pytest_nnsight.isolation.crash import MOST_LINES, WorkerCrash, trimmed, trimmed_fault
 from pytest_nnsight.isolation.heartbeat import Heartbeat, WorkerState, read_heartbeat
-from pytest_nnsight.isolation.stacks import MOST_LINES, trimmed, trimmed_fault
 
 CALL = WorkerState("call", "test_it.py::test", 60.0)
 

@@ -168,7 +168,7 @@ def test_a_conftest_that_hangs_ends_the_session(light: Project) -> None:
     result = light.run(*TINY, "--nnsight-load-timeout=2")
     assert result.ret == 1
     result.stderr.fnmatch_lines(
-        ["nnsight: HUNG while loading conftest files, after 2 s", "*conftest.py*line 3*"]
+        ["nnsight: HUNG after 2 s while loading conftest files", "*conftest.py*line 3*"]
     )
 
 
@@ -301,9 +301,7 @@ def test_some(cause):
 
 
 @pytest.mark.parametrize("option", ["-s", "--nnsight-isolation=off", "-n0"])
-def test_without_a_worker_a_hang_is_reported_and_ends_the_process(
-    light: Project, option: str
-) -> None:
+def test_without_a_worker_a_hang_is_named_and_ends_the_process(light: Project, option: str) -> None:
     light.test_file(CAUSES, "causes.py")
     light.test_file(
         """
@@ -320,12 +318,11 @@ def test_swallows():
             pass
 """
     )
-    result = light.run(*TINY, *LIMITS, option, "--junit-xml=junit.xml")
+    result = light.run(*TINY, *LIMITS, option)
     assert result.ret == 1
-    result.stdout.re_match_lines([".*HUNG after 2 s.*"])
-    result.stderr.fnmatch_lines(["*in test_swallows*"])
-    cases = list(ET.parse(light.path / "junit.xml").iter("testcase"))
-    assert [case.get("name") for case in cases] == ["test_first", "test_swallows"]
+    result.stderr.fnmatch_lines(
+        ["nnsight: HUNG after 2 s (test_it.py::test_swallows)", "*in test_swallows*"]
+    )
 
 
 def test_without_a_worker_a_soft_limit_lets_the_others_run(light: Project) -> None:

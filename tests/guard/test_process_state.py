@@ -8,18 +8,20 @@ from typing import Any
 
 import torch
 
-from pytest_nnsight.guard.patches import snapshot_patches
+from pytest_nnsight.guard.leak import take_snapshots
+from pytest_nnsight.guard.process_state import snapshot_patches
 
 SCRIPT = """
 import torch
-from pytest_nnsight.guard.patches import snapshot_patches
+from pytest_nnsight.guard.leak import take_snapshots
+from pytest_nnsight.guard.process_state import snapshot_patches
 
-restore = snapshot_patches(None)
+restore = take_snapshots([snapshot_patches], None)
 before = torch.Tensor.backward
 import torch._dynamo
 import nnsight
 assert torch.Tensor.backward is not before
-assert [*restore()] == [], [*restore()]
+assert (leaks := restore()) == [], leaks
 assert torch.Tensor.backward is not before
 """
 
@@ -31,7 +33,7 @@ def test_functions_that_nnsight_and_dynamo_replace_on_import_are_not_restored() 
 def test_a_patch_from_a_folder_that_is_named_nnsight_is_found() -> None:
     names: dict[str, Any] = {}
     exec(compile("def patched(*a): pass", "/home/me/nnsight/tests/test_it.py", "exec"), names)
-    restore, original = snapshot_patches(None), torch.softmax
+    restore, original = take_snapshots([snapshot_patches], None), torch.softmax
     torch.softmax = names["patched"]
     try:
         assert [leak.text for leak in restore()] == [

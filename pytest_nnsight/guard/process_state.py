@@ -1,23 +1,59 @@
-"""Functions and methods of torch and transformers that a test replaced for the whole process."""
+"""What a test may leave changed for the whole process: functions, torch's settings, seeds."""
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard.leak import Leak, Severity, listed, snapshot
+from pytest_nnsight.guard.leak import Leak, Severity, listed
 
 _Owner = type | ModuleType
+_DYNAMO = str(Path(torch.__file__).with_name("_compile.py"))
 _METHODS = (staticmethod, classmethod, property)
+# The name of a setting, how to read it, how to set it.
+_SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
+    ("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
+    ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    ("default device", torch.get_default_device, torch.set_default_device),
+    ("number of threads", torch.get_num_threads, torch.set_num_threads),
+    ("matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (
+        "deterministic algorithms",
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    ("anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+)
 
 
-@snapshot
+def snapshot_settings(_: Any) -> Iterator[Leak | None]:
+    """Remember torch's settings."""
+    before = [read() for _, read, _ in _SETTINGS]
+    yield None
+    for (name, read, write), value in zip(_SETTINGS, before, strict=True):
+        if (now := read()) != value:
+            write(value)
+            yield Leak(f"torch's {name} {now}, back to {value}")
+
+
+def snapshot_random_state(_: Any) -> Iterator[Leak | None]:
+    """Remember the states of random generators; drawing numbers is not a leak."""
+    python, numpy = random.getstate(), np.random.get_state()
+    is_initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if is_initialized else ()):
+        yield None
+    random.setstate(python)
+    np.random.set_state(numpy)
+
+
 def snapshot_patches(model: Any) -> Iterator[Leak | None]:
     """Remember the functions of torch and, unless ``model`` is ``None``, of a model's classes.
 
@@ -74,10 +110,8 @@ def _restore(owner: _Owner, before: dict[str, Any]) -> list[str]:
 def _is_of_library(value: Any) -> bool:
     """Tell whether a function is one that nnsight or torch._dynamo sets on import."""
     file = getattr(getattr(value, "__code__", None), "co_filename", "")
-    is_of_dynamo = file == str(Path(torch.__file__).with_name("_compile.py"))
-    return is_of_dynamo or nnsight_api.is_nnsight_code(value)
+    return file == _DYNAMO or nnsight_api.is_nnsight_code(value)
 
 
 def _name(owner: _Owner) -> str:
-    names = (getattr(owner, "__module__", ""), getattr(owner, "__qualname__", owner.__name__))
-    return ".".join(filter(None, names))
+    return f"{owner.__module__}.{owner.__qualname__}" if isinstance(owner, type) else owner.__name__

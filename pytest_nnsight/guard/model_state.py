@@ -1,7 +1,8 @@
-"""What a test may leave changed on modules and parameters: hooks, modes, gradients, buffers."""
+"""What a test may leave changed on a model: hooks, modes, gradients, buffers, configs, edits."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -10,8 +11,8 @@ import torch
 from torch.nn.modules import module as torch_modules
 
 from pytest_nnsight import nnsight_api
-from pytest_nnsight.guard.leak import Leak, Severity, listed, snapshot
-from pytest_nnsight.guard.weights import joined, tensor_entries
+from pytest_nnsight.guard.leak import Leak, Severity, listed
+from pytest_nnsight.guard.weights import different, joined, tensor_entries
 from pytest_nnsight.summary.fingerprint import digest
 
 # Where torch keeps hooks, and what it keeps about them; private, the same from torch 2.0 to 2.13.
@@ -20,13 +21,10 @@ _HOOK_OPTIONS = (*(f"{name}_with_kwargs" for name in _HOOKS[:2]), "_forward_hook
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _MOST_VALUES = 1 << 20  # of an unsaved buffer that is copied
-_MISSING = object()
-_Named = Mapping[str, Any]
-_RestoreOne = Callable[[Any, Any], bool]  # takes an owner and its state; tells whether it differed
 _PLAIN_TYPES = (bool, int, float, str, type(None))
+_TOKENIZER_SETTINGS = ("padding_side", "truncation_side", "pad_token", "eos_token", "chat_template")
 
 
-@snapshot
 def snapshot_modules(model: Any) -> Iterator[Leak | None]:
     """Remember the children, hooks, forwards and modes of all modules.
 
@@ -53,7 +51,6 @@ def snapshot_modules(model: Any) -> Iterator[Leak | None]:
         yield Leak(f"{mode} mode on {len(switched)} of {len(modules)} modules, restored")
 
 
-@snapshot
 def snapshot_gradients(model: Any) -> Iterator[Leak | None]:
     """Remember the gradient, the hooks and ``requires_grad`` of each parameter."""
     parameters = dict(nnsight_api.torch_module(model).named_parameters())
@@ -70,18 +67,16 @@ def snapshot_gradients(model: Any) -> Iterator[Leak | None]:
         yield Leak(f"requires_grad of {len(changed)} {total}, restored")
 
 
-@snapshot
 def snapshot_unsaved(model: Any) -> Iterator[Leak | None]:
     """Remember the buffers of modules that no checkpoint holds, and their plain attributes.
 
-    They are a module's working memory, such as the cache of a rotary embedding and the length that
-    it was made for. A library may change them in any forward pass.
+    A library may change them in any forward pass, like the cache of a rotary embedding.
     """
     modules = nnsight_api.named_modules(model)
     buffers = [
-        (entry, tensor._version, tensor.clone() if tensor.numel() <= _MOST_VALUES else None)
+        (entry, data._version, data.clone() if data.numel() <= _MOST_VALUES else None)
         for entry in tensor_entries(model, is_saved=False)
-        if not (tensor := entry.tensor.detach()).is_meta and not tensor.is_inference()
+        if not (data := entry.data).is_meta and not data.is_inference()
     ]
     attributes = {
         (path, name): value
@@ -92,18 +87,19 @@ def snapshot_unsaved(model: Any) -> Iterator[Leak | None]:
     yield None
     lost, names = [], []
     for entry, version, values in buffers:
-        is_replaced, tensor = entry.restore(), entry.tensor
+        is_changed, tensor = entry.restore(), entry.tensor.detach()
         if values is None and tensor._version != version:
             lost.append(entry.name)
-        elif values is not None and digest(tensor) != digest(values):
-            tensor.detach().copy_(values)
-            names.append(entry.name)
-        elif is_replaced:
+            continue
+        if values is not None and digest(tensor) != digest(values):
+            tensor.copy_(values)
+            is_changed = True
+        if is_changed:
             names.append(entry.name)
     if lost:
         yield Leak(f"unsaved buffers changed: {listed(lost)}", Severity.LOST)
     for (path, name), value in attributes.items():
-        now = vars(modules[path]).get(name, _MISSING)
+        now = vars(modules[path]).get(name, ...)
         if type(now) is not type(value) or now != value:
             setattr(modules[path], name, value)
             names.append(joined(path, name))
@@ -111,7 +107,56 @@ def snapshot_unsaved(model: Any) -> Iterator[Leak | None]:
         yield Leak(f"unsaved state changed: {listed(names)}, restored", Severity.NOTE)
 
 
-def _restore_each(restore: _RestoreOne, owners: _Named, before: _Named) -> list[str]:
+def snapshot_edits(model: Any) -> Iterator[Leak | None]:
+    """Remember the persistent edits (``model.edit(inplace=True)``) of a model."""
+    before = nnsight_api.edits(model)
+    yield None
+    now = nnsight_api.edits(model)
+    if [*map(id, now)] != [*map(id, before)]:
+        nnsight_api.set_edits(model, before)
+        added = len(now) - len(before)
+        what = f"{added} persistent edit(s), cleared"
+        yield Leak(what if added > 0 else "persistent edits gone or replaced, restored")
+
+
+def snapshot_configs(model: Any) -> Iterator[Leak | None]:
+    """Remember the config and the generation config of a model."""
+    module = nnsight_api.torch_module(model)
+    named = {name: getattr(module, name, None) for name in ("config", "generation_config")}
+    configs = {name: config for name, config in named.items() if hasattr(config, "to_dict")}
+    before = {name: (_plain(it), copy.deepcopy(vars(it))) for name, it in configs.items()}
+    yield None
+    for name, config in configs.items():
+        (plain, values), now = before[name], _plain(config)
+        if now == plain and getattr(module, name, None) is config:
+            continue
+        vars(config).clear()
+        vars(config).update(values)
+        setattr(module, name, config)
+        changed = listed(different(plain, now)) or "replaced"
+        yield Leak(f"{name.replace('_', ' ')} {changed}, restored")
+
+
+def snapshot_tokenizer(model: Any) -> Iterator[Leak | None]:
+    """Remember the settings of the tokenizer that decide the token ids of a text."""
+    tokenizer = getattr(model, "tokenizer", None)
+    settings = {n: getattr(tokenizer, n) for n in _TOKENIZER_SETTINGS if hasattr(tokenizer, n)}
+    yield None
+    for name, value in settings.items():
+        if (now := getattr(tokenizer, name)) != value:
+            setattr(tokenizer, name, value)
+            values = ", restored" if name == "chat_template" else f" {now!r}, back to {value!r}"
+            yield Leak(f"tokenizer {name.replace('_', ' ')}{values}")
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    attention = getattr(config, "_attn_implementation", None)  # not part of the dict
+    return {**config.to_dict(), "attention implementation": attention}
+
+
+def _restore_each(
+    restore: Callable[[Any, Any], bool], owners: Mapping[str, Any], before: Mapping[str, Any]
+) -> list[str]:
     return [name for name, owner in owners.items() if restore(owner, before[name])]
 
 
@@ -122,15 +167,14 @@ def _hooks(owner: Any, names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:
 def _restore_hooks(owner: Any, before: dict[str, dict[Any, Any]]) -> bool:
     """Restore hooks; tell whether any had changed that are not nnsight's.
 
-    transformers 5 adds hooks when a model first returns hidden states. It does so once, so they
-    stay.
+    The hooks that transformers 5 adds when a model first returns hidden states stay.
     """
     has_changed = False
     for name, hooks in before.items():
         now: Any = getattr(owner, name, None)
         if now is None or not (now or hooks):
             continue
-        new = {key: now[key] for key in now.keys() - hooks.keys()}
+        new = {key: hook for key, hook in now.items() if key not in hooks}
         modules = {key: str(getattr(hook, "__module__", "")) for key, hook in new.items()}
         expected = hooks | {k: new[k] for k in new if modules[k].startswith("transformers.")}
         if name not in _HOOK_OPTIONS:
