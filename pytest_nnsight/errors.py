@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class NnsightPluginError(Exception):
@@ -69,7 +70,5 @@ def visible(text: str) -> str:
 
 def hide_home(text: str) -> str:
     """Replace the home folder by ``~``, so that no user name is written to a file."""
-    from pathlib import Path
-
     home = str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text
