@@ -107,7 +107,7 @@ def golden_path(
 
 def is_hashed(folder: str) -> bool:
     """Return whether a golden folder may belong to a test file outside the root folder."""
-    return bool(re.fullmatch(r".+-[0-9a-f]{8}", folder))
+    return bool(_HASHED.fullmatch(folder))
 
 
 def _folder(location: NodeLocation) -> str:

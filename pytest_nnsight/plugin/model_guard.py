@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -21,11 +21,40 @@ from pytest_nnsight.plugin.keys import FIXTURE, GOLDENS, NOTE, PASSED, SETTINGS,
 from pytest_nnsight.plugin.shared_model import loading_time
 
 if TYPE_CHECKING:
+    from pytest_nnsight.guard.guard import Guard
     from pytest_nnsight.guard.leak import Leak
-    from pytest_nnsight.plugin.loaded_model import SharedModel
 
 
-def start_guarding(model: Any, fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
+class SharedModel(NamedTuple):
+    """The guard of a model that several tests use, and the fixture that made the model."""
+
+    guard: Guard
+    fixture: pytest.FixtureDef[Any]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Iterator[Any]:
+    """Guard the model that ``nnsight_model`` returns, also if the project overrides the fixture.
+
+    Other fixtures of wider scope may change weights if their teardown restores them.
+    """
+    after_setups = []
+    if fixturedef.scope != "function" and fixturedef.argname != FIXTURE:
+        for key, shared in request.config.stash[SHARED].items():
+            after_setup, after_teardown = shared.guard.enter_fixture(fixturedef.argname)
+            after_setups.append(after_setup)
+            fixturedef.addfinalizer(partial(_check_teardown, request, key, after_teardown))
+    result = yield
+    for after_setup in after_setups:
+        after_setup()
+    if fixturedef.argname == FIXTURE:
+        _start_guarding(result, fixturedef, request.config)
+    return result
+
+
+def _start_guarding(model: Any, fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
     """Guard a model from now until its fixture ends; skip the models of function scope.
 
     The guard reads all weights once now, and once more at the end.
@@ -34,7 +63,6 @@ def start_guarding(model: Any, fixture: pytest.FixtureDef[Any], config: pytest.C
         return
     with loading_time(config, "its weights"):
         from pytest_nnsight.guard.guard import Guard
-        from pytest_nnsight.plugin.loaded_model import SharedModel
 
         config.stash[SHARED][id(model)] = SharedModel(Guard(model), fixture)
     fixture.addfinalizer(partial(_stop_guarding, config, id(model)))
@@ -70,14 +98,20 @@ def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
     """
     config, item = request.config, request.node
     shared = config.stash[SHARED].get(id(model))
-    mode = settings_of(item, config.stash[SETTINGS]).leaks
+    mode = settings_of(item).leaks
     if shared is not None and mode == "off":
         shared.guard.skip(item.nodeid)
     uses_models = bool(config.stash[SETTINGS].model or config.stash[SHARED])
     if mode == "off" or (shared is None and not (uses_models and "torch" in sys.modules)):
         yield
         return
-    restore = _snapshot(config, shared, item.nodeid)
+    if shared is not None:
+        restore = shared.guard.enter(item.nodeid)
+    else:
+        from pytest_nnsight.guard.patches import snapshot_patches
+
+        models = [other.guard.model for other in config.stash[SHARED].values()]
+        restore = snapshot_patches(models[0] if models else None)
     if shared is not None and shared.guard.change:
         change = f"the model is not what was loaded: {shared.guard.change}"
         if mode == "fail":
@@ -85,20 +119,7 @@ def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
             raise LeakError(f"{change}; it is loaded again")
         warnings.warn(change, stacklevel=1)
     yield
-    _report(restore(), model, shared, request, mode)
-
-
-def _snapshot(
-    config: pytest.Config, shared: SharedModel | None, test: str
-) -> Callable[[], list[Leak]]:
-    """Snapshot the state before a test; return the function that restores and reports it."""
-    if shared is not None:
-        return shared.guard.enter(test)
-    from pytest_nnsight.guard.patches import snapshot_patches
-
-    models = [other.guard.model for other in config.stash[SHARED].values()]
-    restore = snapshot_patches(models[0] if models else None)
-    return lambda: [*restore()]
+    _report([*restore()], model, shared, request, mode)
 
 
 def _report(
@@ -147,25 +168,6 @@ def accept_fixture_changes(item: pytest.Item) -> None:
     """Accept the changes that the fixtures of a test made: call it before the test's own code."""
     for shared in item.config.stash[SHARED].values():
         shared.guard.begin_call(item.nodeid)
-
-
-@contextmanager
-def checked_fixture(
-    fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest
-) -> Iterator[None]:
-    """Set up a fixture of wider scope, which may change weights if its teardown restores them."""
-    shared_models = request.config.stash[SHARED]
-    if fixture.scope == "function" or fixture.argname == FIXTURE:
-        yield
-        return
-    callbacks = []
-    for key, shared in shared_models.items():
-        after_setup, after_teardown = shared.guard.enter_fixture(fixture.argname)
-        callbacks.append(after_setup)
-        fixture.addfinalizer(partial(_check_teardown, request, key, after_teardown))
-    yield
-    for after_setup in callbacks:
-        after_setup()
 
 
 def _check_teardown(request: Any, key: int, after_teardown: Callable[[], str]) -> None:

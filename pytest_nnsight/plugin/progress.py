@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_nnsight.plugin.checks import check_remote
 from pytest_nnsight.plugin.keys import TERMINAL
 from pytest_nnsight.settings import Settings
 
@@ -20,31 +21,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def uncaptured(config: pytest.Config) -> Iterator[Callable[[str], None]]:
-    """Yield a function that prints progress; in the block, turn capture off if bars are shown."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    if capture is not None and shows_bars(config):
-        with _capture_disabled(capture):
-            yield partial(print, end="", file=sys.__stderr__, flush=True)
-    else:
-        yield progress_writer(config)
-
-
-@contextmanager
-def _capture_disabled(capture: Any) -> Iterator[None]:
+def uncaptured(config: pytest.Config) -> Iterator[None]:
     """Turn capture off for a block, then restore a ``sys.stdout`` that doctest had replaced."""
-    stdout = sys.stdout
-    with capture.global_and_fixture_disabled():
+    capture, stdout = config.pluginmanager.getplugin("capturemanager"), sys.stdout
+    with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
         yield
     sys.stdout = stdout
 
 
 def progress_writer(config: pytest.Config) -> Callable[[str], None]:
     """Return a function that prints progress on the real stderr, also in a worker; not with -q."""
-    capture = config.pluginmanager.getplugin("capturemanager")
 
     def say(text: str) -> None:
-        with _capture_disabled(capture) if capture is not None else nullcontext():
+        with uncaptured(config):
             print(text, end="", file=sys.__stderr__, flush=True)
 
     return (lambda text: None) if config.get_verbosity() < 0 else say
@@ -65,26 +54,22 @@ def remote_for(settings: Settings, config: pytest.Config) -> Remote | None:
     if settings.remote is None:
         return None
     from pytest_nnsight.capture.remote import Remote
-    from pytest_nnsight.plugin.checks import check_remote
 
     check_remote(settings, [])
     where = True if settings.remote == "ndif" else settings.remote
-    return Remote(
-        where, partial(_stdout_shown, config), settings.is_remote and not shows_bars(config)
-    )
+    shown = partial(_stdout_shown, config)
+    return Remote(where, shown, settings.is_remote and not shows_bars(config))
 
 
 @contextmanager
 def _stdout_shown(config: pytest.Config) -> Iterator[None]:
-    """Show at once what nnsight prints in a block; discard it with ``-q``.
+    """Show at once on stderr what nnsight prints in a block; discard it with ``-q``.
 
     Capture is off for the whole block: pytest would replace stdout again after each `print`.
     """
-    capture = config.pluginmanager.getplugin("capturemanager")
-    is_quiet = config.get_verbosity() < 0 or sys.__stderr__ is None
-    if capture is None or is_quiet:
-        with redirect_stdout(io.StringIO() if is_quiet else sys.stdout):
+    if config.get_verbosity() < 0 or sys.__stderr__ is None:
+        with redirect_stdout(io.StringIO()):
             yield
-        return
-    with capture.global_and_fixture_disabled(), redirect_stdout(sys.__stderr__):
-        yield
+    else:
+        with uncaptured(config), redirect_stdout(sys.__stderr__):
+            yield

@@ -43,7 +43,7 @@ class Pruner:
         paths = golden_paths(config)
         self._tests = {parse_spec(text).name: set() for text in self._settings.model}
         for item in items:
-            names = [parse_spec(text).name for text in settings_of(item, self._settings).model]
+            names = [parse_spec(text).name for text in settings_of(item).model]
             for name in names:
                 path = paths.path_of(item, name if len(names) > 1 else None)
                 self._tests.setdefault(name, set()).add(path)

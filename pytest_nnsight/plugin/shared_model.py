@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 import pytest
@@ -20,7 +21,38 @@ from pytest_nnsight.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_nnsight.capture.capture import Capture
-    from pytest_nnsight.plugin.loaded_model import LoadedModel, LoadRequest
+    from pytest_nnsight.guard.guard import Guard
+    from pytest_nnsight.models.spec import LoadOptions, ModelSpec
+    from pytest_nnsight.run import Environment, ModelRecord
+
+
+class LoadRequest(NamedTuple):
+    """A model to load, and how. Tests with equal requests share the model."""
+
+    spec: ModelSpec
+    options: LoadOptions
+
+
+class LoadedModel(NamedTuple):
+    """The model of one test. ``spec`` is ``None`` if the project's own fixture made the model."""
+
+    model: Any
+    spec: ModelSpec | None
+    guard: Guard | None
+    is_remote: bool = False
+    """Whether the model runs on a server: then its weights are not known here."""
+
+    @property
+    def name(self) -> str:
+        """The name of the model's golden folder."""
+        return self.spec.name if self.spec else self.identify()[0].model_class
+
+    def identify(self) -> tuple[ModelRecord, Environment]:
+        """Describe the model and the machine in their current state."""
+        from pytest_nnsight.models.identity import identify
+
+        model, environment = identify(self.model, self.spec)
+        return model, replace(environment, device="ndif") if self.is_remote else environment
 
 
 def load_requests(settings: Settings) -> list[LoadRequest]:
@@ -28,7 +60,6 @@ def load_requests(settings: Settings) -> list[LoadRequest]:
     if not settings.model:
         return []
     from pytest_nnsight.models.spec import LoadOptions, parse_spec
-    from pytest_nnsight.plugin.loaded_model import LoadRequest
 
     options = LoadOptions(
         settings.device_map,
@@ -50,15 +81,15 @@ def load_model(request: pytest.FixtureRequest) -> Any:
     if load_request is None:
         pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
     from pytest_nnsight.capture.collector import gc_paused
-    from pytest_nnsight.plugin.progress import shows_bars, uncaptured
+    from pytest_nnsight.plugin.progress import progress_writer, shows_bars, uncaptured
 
-    spec = load_request.spec
-    with uncaptured(config) as say, loading_time(config, spec.public):
+    spec, has_bars, say = load_request.spec, shows_bars(config), progress_writer(config)
+    with uncaptured(config) if has_bars else nullcontext(), loading_time(config, spec.public):
         _free_memory()  # of the model before this one: now that its fixture ended, nothing uses it
         with gc_paused():
             from pytest_nnsight.models.loading import load  # imports torch, which takes seconds
 
-            model = load(spec, load_request.options, say, shows_bars(config))
+            model = load(spec, load_request.options, say, has_bars)
     config.stash[SPECS] = {id(model): spec}
     return model
 
@@ -87,13 +118,9 @@ def loading_time(config: pytest.Config, name: str) -> AbstractContextManager[Non
 
 def find_loaded_model(model: Any, item: pytest.Item | pytest.Session) -> LoadedModel:
     """Return a model with its spec and its guard, if it has them."""
-    from pytest_nnsight.plugin.loaded_model import LoadedModel
-
-    config = item.config
-    shared = config.stash[SHARED].get(id(model))
-    spec = config.stash[SPECS].get(id(model))
-    is_remote = settings_of(item, config.stash[SETTINGS]).is_remote
-    return LoadedModel(model, spec, shared.guard if shared else None, is_remote)
+    shared, spec = (item.config.stash[key].get(id(model)) for key in (SHARED, SPECS))
+    guard = shared.guard if shared else None
+    return LoadedModel(model, spec, guard, settings_of(item).is_remote)
 
 
 def make_capture(model: Any, item: pytest.Item | pytest.Session) -> Capture:
@@ -102,14 +129,14 @@ def make_capture(model: Any, item: pytest.Item | pytest.Session) -> Capture:
     from pytest_nnsight.plugin.progress import progress_writer, remote_for
 
     config = item.config
-    identify = find_loaded_model(model, item).identify
-    calibrates = progress_writer(config) if config.stash[SETTINGS].calibrate else None
     watchdog = config.stash.get(WATCHDOG, None)
-    reached = None if watchdog is None else watchdog.record_module
-    remote = remote_for(settings_of(item, config.stash[SETTINGS]), config)
-    changing = config.stash.setdefault(IN_PLACE_MODELS, WeakSet())
     return Capture(
-        model, identify, calibrates=calibrates, reached=reached, remote=remote, changing=changing
+        model,
+        find_loaded_model(model, item).identify,
+        calibrates=progress_writer(config) if config.stash[SETTINGS].calibrate else None,
+        reached=None if watchdog is None else watchdog.record_module,
+        remote=remote_for(settings_of(item), config),
+        changing=config.stash.setdefault(IN_PLACE_MODELS, WeakSet()),
     )
 
 
