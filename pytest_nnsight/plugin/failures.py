@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_nnsight.errors import NnsightPluginError
-from pytest_nnsight.plugin.keys import FIXTURE, GOLDEN_ASSERTION, GOLDENS
+from pytest_nnsight.plugin.keys import DETAIL_TEXTS, DETAILS, FIXTURE, GOLDEN_ASSERTION, GOLDENS
 
 HINT_SECTION = "nnsight: what went wrong"
 
@@ -39,7 +39,7 @@ def pytest_assertrepr_compare(config: pytest.Config, left: object, right: object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Add sections to a failure: the drift, if pytest does not show it, and a common mistake.
+    """Add the drift to a failure, if pytest does not show it, a common mistake, and details.
 
     pytest does not explain ``self.assertTrue(run == golden)`` or an assertion in a doctest.
     """
@@ -52,6 +52,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         hint = _hint(item, call)
         if hint is not None:
             report.sections.append((HINT_SECTION, hint))
+    if item.stash.get(DETAIL_TEXTS, None):
+        setattr(report, DETAILS, item.stash[DETAIL_TEXTS])  # as text, which xdist can serialize
+        item.stash[DETAIL_TEXTS] = []
     return report  # type: ignore[no-any-return]
 
 

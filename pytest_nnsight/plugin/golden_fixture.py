@@ -18,17 +18,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nnsight.errors import LeakError, UsageError, suggest
-from pytest_nnsight.plugin.golden_path import golden_paths, location_of
+from pytest_nnsight.plugin.golden_path import location_of, path_of
 from pytest_nnsight.plugin.items import command_of, settings_of
-from pytest_nnsight.plugin.keys import DETAILS, GOLDEN_ASSERTION, GOLDENS, RECORD
+from pytest_nnsight.plugin.keys import DETAIL_TEXTS, GOLDEN_ASSERTION, GOLDENS, RECORD, SETTINGS
 from pytest_nnsight.settings import Settings, golden_root
 
 if TYPE_CHECKING:
     from pytest_nnsight.diagnose.diagnosis import Finding
     from pytest_nnsight.plugin.shared_model import LoadedModel
     from pytest_nnsight.run import Run
-
-_DETAILS = pytest.StashKey[list[str]]()
 
 
 @contextmanager
@@ -45,9 +43,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
     context = GoldenContext(
         root=config.rootpath,
         folder=root / loaded_model.name / loaded_model.identify()[1].variant,
-        test=golden_paths(config).path_of(
-            item, loaded_model.name if len(settings.model) > 1 else None
-        ),
+        test=path_of(item, loaded_model.name),
         host=ItemHost(item, loaded_model),
         settings=settings,
         read_from=_other_variant(root / loaded_model.name, settings),
@@ -148,13 +144,14 @@ class ItemHost:
     def _attach(self, record: dict[str, Any], finding: Finding) -> None:
         record["model"] = self.loaded_model.name
         self.item.user_properties.append((RECORD, json.dumps(record, allow_nan=False)))
-        if _DETAILS in self.item.stash:
+        if self.item.config.stash[SETTINGS].report:
             from pytest_nnsight.report.detail import build_detail
 
             golden, details = finding.golden, None
             if golden is not None:
                 details = build_detail(golden, finding.received, finding.comparison)
-            self.item.stash[_DETAILS].append(json.dumps(details, allow_nan=False))
+            texts = self.item.stash.setdefault(DETAIL_TEXTS, [])
+            texts.append(json.dumps(details, allow_nan=False))
 
     def whole_tensors(self, run: Run) -> dict[str, Any]:
         """Return the stored tensors as arrays ``[tokens, values]``, by the label of a drift."""
@@ -185,21 +182,3 @@ def _other_variant(folder: Path, settings: Settings) -> Path | None:
             f"nearest: {suggest(settings.golden_from, variants) or 'none yet'}"
         )
     return folder / settings.golden_from
-
-
-class DetailRecorder:
-    """The plugin object of a process that runs tests: adds the details to their reports."""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Start without details."""
-        item.stash[_DETAILS] = []
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
-        """Move the details of a phase to its report, as text, which xdist can serialize."""
-        report: Any = yield
-        if item.stash.get(_DETAILS, None):
-            setattr(report, DETAILS, item.stash[_DETAILS])
-            item.stash[_DETAILS] = []
-        return report  # type: ignore[no-any-return]

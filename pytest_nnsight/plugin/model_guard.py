@@ -38,7 +38,9 @@ def pytest_fixture_setup(
 ) -> Iterator[Any]:
     """Guard the model that ``nnsight_model`` returns, also if the project overrides the fixture.
 
-    Other fixtures of wider scope may change weights if their teardown restores them.
+    The guard reads all weights once now, and once more when the fixture ends. Models of function
+    scope are not guarded. Other fixtures of wider scope may change weights if their teardown
+    restores them.
     """
     after_setups = []
     if fixturedef.scope != "function" and fixturedef.argname != FIXTURE:
@@ -49,23 +51,14 @@ def pytest_fixture_setup(
     result = yield
     for after_setup in after_setups:
         after_setup()
-    if fixturedef.argname == FIXTURE:
-        _start_guarding(result, fixturedef, request.config)
+    config, is_checked = request.config, request.config.stash[SETTINGS].leaks != "off"
+    if fixturedef.argname == FIXTURE and fixturedef.scope != "function" and is_checked:
+        with loading_time(config, "its weights"):
+            from pytest_nnsight.guard.guard import Guard
+
+            config.stash[SHARED][id(result)] = SharedModel(Guard(result), fixturedef)
+        fixturedef.addfinalizer(partial(_stop_guarding, config, id(result)))
     return result
-
-
-def _start_guarding(model: Any, fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
-    """Guard a model from now until its fixture ends; skip the models of function scope.
-
-    The guard reads all weights once now, and once more at the end.
-    """
-    if fixture.scope == "function" or config.stash[SETTINGS].leaks == "off":
-        return
-    with loading_time(config, "its weights"):
-        from pytest_nnsight.guard.guard import Guard
-
-        config.stash[SHARED][id(model)] = SharedModel(Guard(model), fixture)
-    fixture.addfinalizer(partial(_stop_guarding, config, id(model)))
 
 
 def _stop_guarding(config: pytest.Config, key: int) -> None:
@@ -133,15 +126,12 @@ def _report(
     from pytest_nnsight.guard.leak import Severity
 
     item, change = request.node, shared.guard.change if shared is not None else ""
-    notes = [leak.text for leak in leaks if leak.severity == Severity.NOTE]
-    item.user_properties += [(NOTE, text) for text in notes]
+    item.user_properties += [(NOTE, leak.text) for leak in leaks if leak.severity == Severity.NOTE]
     leaks = [leak for leak in leaks if leak.severity > Severity.NOTE]
-    if not leaks and not change:
+    left = "; ".join(leak.text for leak in leaks)
+    text = "; ".join(filter(None, [change, left and f"left on the model: {left}"]))
+    if not text:
         return
-    parts = [change] if change else []
-    if leaks:
-        parts.append("left on the model: " + "; ".join(leak.text for leak in leaks))
-    text = "; ".join(parts)
     worst = max((leak.severity for leak in leaks), default=Severity.NOTE)
     if shared is not None and (change or worst == Severity.LOST):
         text += "; it is loaded again"

@@ -10,13 +10,12 @@ import os
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import MARKER_KEYS, OPTIONS
-from pytest_nnsight.plugin.checks import check
 from pytest_nnsight.plugin.items import settings_of
 from pytest_nnsight.plugin.keys import (
     COLLECTED,
@@ -28,8 +27,11 @@ from pytest_nnsight.plugin.keys import (
     TERMINAL,
     WATCHDOG,
 )
-from pytest_nnsight.plugin.shared_model import load_requests
-from pytest_nnsight.settings import Settings, read_settings
+from pytest_nnsight.plugin.shared_model import check_remote, load_requests
+from pytest_nnsight.settings import Settings, golden_root, read_settings
+
+if TYPE_CHECKING:
+    from pytest_nnsight.models.spec import ModelSpec
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,10 +82,66 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SHARED], config.stash[SPECS], config.stash[COLLECTED] = {}, {}, []
     try:
         settings = config.stash[SETTINGS] = read_settings(vars(config.option), config.getini)
-        check(config, settings)
+        _check(config, settings)
         _register_plugins(config, settings)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _check(config: pytest.Config, settings: Settings) -> None:
+    """Raise `UsageError` for settings that cannot work; let some settings imply pytest options."""
+    if not settings.model:
+        if settings.suite:
+            raise UsageError("--nnsight-suite needs a model; add --nnsight-model gpt2 or tiny:gpt2")
+        return
+    specs = [request.spec for request in load_requests(settings)]
+    _check_root(config, specs)
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"two models share the golden folder {max(names, key=names.count)!r}; "
+            "name them: --nnsight-model NAME=SPEC"
+        )
+    check_remote(settings, specs)
+    golden_root(config.rootpath, settings)
+    if settings.rebaseline or settings.calibrate:
+        config.option.update_snapshots = True
+    _check_update(config, settings)
+    if settings.suite and config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.args = []  # without test paths on the command line, run the suite alone
+
+
+def _check_update(config: pytest.Config, settings: Settings) -> None:
+    """Refuse to write goldens under CI or across variants."""
+    if not (config.option.update_snapshots or config.option.update_new_snapshots_only):
+        return
+    if os.environ.get("CI") and not settings.update_in_ci:
+        raise UsageError(
+            "--snapshot-update is refused under CI, where it would accept any drift as the new "
+            "golden; update on your own machine, or add --nnsight-update-in-ci"
+        )
+    if settings.golden_from is not None:
+        raise UsageError(
+            "--nnsight-golden-from only compares, --snapshot-update writes goldens; remove one"
+        )
+
+
+def _check_root(config: pytest.Config, specs: list[ModelSpec]) -> None:
+    """Refuse a model path that pytest has taken for a test path, and so for the project's root.
+
+    pytest finds its root folder before plugins define their options. So it takes the path in
+    ``--nnsight-model PATH`` for a test path, but not the one in ``--nnsight-model=PATH``.
+    """
+    arguments = [str(argument) for argument in config.invocation_params.args]
+    if any(argument.startswith(("--rootdir", "-c", "--config-file")) for argument in arguments):
+        return
+    for spec in specs:
+        is_outside = not Path(spec.source).resolve().is_relative_to(config.invocation_params.dir)
+        if spec.kind in ("directory", "gguf") and spec.source in arguments and is_outside:
+            raise UsageError(
+                f"write --nnsight-model={spec.source} with an equals sign: after a space pytest "
+                "takes the path for a test path, and looks for your ini file and goldens there"
+            )
 
 
 def _register_plugins(config: pytest.Config, settings: Settings) -> None:
@@ -96,10 +154,6 @@ def _register_plugins(config: pytest.Config, settings: Settings) -> None:
         from pytest_nnsight.plugin.reporter import Reporter
 
         config.pluginmanager.register(Reporter(config, settings.report), "nnsight-report")
-    if settings.report:
-        from pytest_nnsight.plugin.golden_fixture import DetailRecorder
-
-        config.pluginmanager.register(DetailRecorder(), "nnsight-details")
     if settings.model:
         _isolate(config, settings)
 

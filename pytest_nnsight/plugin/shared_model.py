@@ -1,4 +1,4 @@
-"""The model that tests share: what to load for a test, loading it, and capturing from it.
+"""The model that tests share: what to load for a test, loading it, capturing from it, progress.
 
 Every pytest session imports this module, so it imports other subpackages only when it needs them.
 """
@@ -6,9 +6,14 @@ Every pytest session imports this module, so it imports other subpackages only w
 from __future__ import annotations
 
 import gc
+import io
+import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, MutableSet
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
+from functools import partial
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
@@ -16,14 +21,18 @@ import pytest
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.plugin.items import settings_of
-from pytest_nnsight.plugin.keys import IN_PLACE_MODELS, SETTINGS, SHARED, SPECS, WATCHDOG
+from pytest_nnsight.plugin.keys import SETTINGS, SHARED, SPECS, TERMINAL, WATCHDOG
 from pytest_nnsight.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_nnsight.capture.capture import Capture
+    from pytest_nnsight.capture.remote import Remote
     from pytest_nnsight.guard.guard import Guard
     from pytest_nnsight.models.spec import LoadOptions, ModelSpec
     from pytest_nnsight.run import Environment, ModelRecord
+
+_CHANGING = pytest.StashKey[MutableSet[Any]]()
+"""On the config: the models in which a module changes its output in place."""
 
 
 class LoadRequest(NamedTuple):
@@ -81,11 +90,15 @@ def load_model(request: pytest.FixtureRequest) -> Any:
     if load_request is None:
         pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
     from pytest_nnsight.capture.collector import gc_paused
-    from pytest_nnsight.plugin.progress import progress_writer, shows_bars, uncaptured
 
-    spec, has_bars, say = load_request.spec, shows_bars(config), progress_writer(config)
-    with uncaptured(config) if has_bars else nullcontext(), loading_time(config, spec.public):
-        _free_memory()  # of the model before this one: now that its fixture ended, nothing uses it
+    spec, has_bars, say = load_request.spec, _shows_bars(config), _progress_writer(config)
+    with _uncaptured(config) if has_bars else nullcontext(), loading_time(config, spec.public):
+        if "torch" in sys.modules:  # free the model before this one, whose fixture has ended
+            import torch
+
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         with gc_paused():
             from pytest_nnsight.models.loading import load  # imports torch, which takes seconds
 
@@ -126,26 +139,92 @@ def find_loaded_model(model: Any, item: pytest.Item | pytest.Session) -> LoadedM
 def make_capture(model: Any, item: pytest.Item | pytest.Session) -> Capture:
     """Return the `Capture` of a model, with the settings of the test or of the session."""
     from pytest_nnsight.capture.capture import Capture
-    from pytest_nnsight.plugin.progress import progress_writer, remote_for
 
     config = item.config
     watchdog = config.stash.get(WATCHDOG, None)
     return Capture(
         model,
         find_loaded_model(model, item).identify,
-        calibrates=progress_writer(config) if config.stash[SETTINGS].calibrate else None,
+        calibrates=_progress_writer(config) if config.stash[SETTINGS].calibrate else None,
         reached=None if watchdog is None else watchdog.record_module,
-        remote=remote_for(settings_of(item), config),
-        changing=config.stash.setdefault(IN_PLACE_MODELS, WeakSet()),
+        remote=_remote_for(settings_of(item), config),
+        changing=config.stash.setdefault(_CHANGING, WeakSet()),
     )
 
 
-def _free_memory() -> None:
-    """Collect models that nothing refers to, and return their memory to the accelerator."""
-    if "torch" not in sys.modules:  # no model was loaded yet
+def check_remote(settings: Settings, specs: list[ModelSpec]) -> None:
+    """Refuse what does not work with ``--nnsight-remote``."""
+    if settings.remote is None:
         return
-    import torch
+    installed = metadata.version("nnsight")
+    if tuple(map(int, installed.split(".")[:2])) < (0, 8):
+        raise UsageError(
+            f"--nnsight-remote needs nnsight 0.8 or newer, {installed} is installed; "
+            "run pip install --upgrade nnsight"
+        )
+    if settings.calibrate:
+        raise UsageError(
+            "--nnsight-calibrate measures the noise of this machine, --nnsight-remote runs on "
+            "another; use one"
+        )
+    for spec in specs if settings.is_remote else ():
+        if spec.kind != "hub":
+            raise UsageError(
+                f"NDIF runs models of the model hub, and {spec.public} is not one; give a hub id, "
+                "or rehearse with --nnsight-remote=local"
+            )
 
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+
+@contextmanager
+def _uncaptured(config: pytest.Config) -> Iterator[None]:
+    """Turn capture off for a block, then restore a ``sys.stdout`` that doctest had replaced."""
+    capture, stdout = config.pluginmanager.getplugin("capturemanager"), sys.stdout
+    with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+        yield
+    sys.stdout = stdout
+
+
+def _progress_writer(config: pytest.Config) -> Callable[[str], None]:
+    """Return a function that prints progress on the real stderr, also in a worker; not with -q."""
+
+    def say(text: str) -> None:
+        with _uncaptured(config):
+            print(text, end="", file=sys.__stderr__, flush=True)
+
+    return (lambda text: None) if config.get_verbosity() < 0 else say
+
+
+def _shows_bars(config: pytest.Config) -> bool:
+    """Return whether to show progress bars: on a terminal, with at most one worker, without -q."""
+    is_one_of_many = getattr(config, "workerinput", {"workercount": 1})["workercount"] > 1
+    is_terminal = TERMINAL in config.stash and os.isatty(config.stash[TERMINAL])
+    return is_terminal and not is_one_of_many and config.get_verbosity() >= 0
+
+
+def _remote_for(settings: Settings, config: pytest.Config) -> Remote | None:
+    """Return where the model of a test runs; ``None`` if it runs in this process.
+
+    On a terminal nnsight shows the queue as one line that it updates; else it prints line by line.
+    """
+    if settings.remote is None:
+        return None
+    from pytest_nnsight.capture.remote import Remote
+
+    check_remote(settings, [])
+    where = True if settings.remote == "ndif" else settings.remote
+    shown = partial(_stdout_shown, config)
+    return Remote(where, shown, settings.is_remote and not _shows_bars(config))
+
+
+@contextmanager
+def _stdout_shown(config: pytest.Config) -> Iterator[None]:
+    """Show at once on stderr what nnsight prints in a block; discard it with ``-q``.
+
+    Capture is off for the whole block: pytest would replace stdout again after each `print`.
+    """
+    if config.get_verbosity() < 0 or sys.__stderr__ is None:
+        with redirect_stdout(io.StringIO()):
+            yield
+    else:
+        with _uncaptured(config), redirect_stdout(sys.__stderr__):
+            yield
