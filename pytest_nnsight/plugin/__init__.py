@@ -17,7 +17,7 @@ from pytest_nnsight.plugin.failures import (
     pytest_assertrepr_compare,
     pytest_runtest_makereport,
 )
-from pytest_nnsight.plugin.keys import GOLDENS, PASSED
+from pytest_nnsight.plugin.keys import GOLDENS, PASSED, SHARED
 from pytest_nnsight.plugin.model_guard import pytest_fixture_setup
 from pytest_nnsight.plugin.session_setup import (
     pytest_addoption,
@@ -45,7 +45,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Prepare the goldens of a test that passed: this reads the weights of the model."""
     with one_line_failures(item):
-        model_guard.accept_fixture_changes(item)
+        for shared in item.config.stash[SHARED].values():
+            shared.guard.begin_call(item.nodeid)
         result = yield
         if GOLDENS in item.stash:
             item.stash[GOLDENS].prepare_writes()

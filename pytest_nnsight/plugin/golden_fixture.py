@@ -1,8 +1,7 @@
 """The ``nnsight_golden`` fixture: a test and its model -> an assertion bound to a golden.
 
-Each comparison is recorded. A record is a user property: workers send it to the controller, and it
-is written to JUnit files. Details are much larger: they are sent only if ``--nnsight-report`` is
-given, with the test report.
+The record of each comparison is a user property: workers send it to the controller, and it is
+written to JUnit files. Details are much larger, and only sent if ``--nnsight-report`` needs them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from pytest_nnsight.plugin.items import settings_of
 from pytest_nnsight.plugin.keys import COLLECTED, SUITE_NODE
 
 _TEXT_FILES = (".md", ".rst", ".txt")  # whose doctests are named like their file
-_HASHED = re.compile(r".+-[0-9a-f]{8}")
 
 
 class NodeLocation(NamedTuple):
@@ -59,11 +58,7 @@ def _names_by_readable_name(
 
 
 def location_of(nodeid: str, path: Path, root: Path) -> NodeLocation:
-    """Return where a test is.
-
-    Unlike the node id, it does not depend on pytest's arguments if the test is outside the root
-    folder.
-    """
+    """Return where a test is; outside the root folder a node id depends on pytest's arguments."""
     file, _, name = nodeid.partition("::")
     if file != SUITE_NODE and not path.is_relative_to(root):
         file = Path(os.path.relpath(path, root)).as_posix()
@@ -95,7 +90,7 @@ def golden_path(
 
 def is_hashed(folder: str) -> bool:
     """Return whether a golden folder may belong to a test file outside the root folder."""
-    return bool(_HASHED.fullmatch(folder))
+    return bool(re.fullmatch(r".+-[0-9a-f]{8}", folder))
 
 
 def _folder(location: NodeLocation) -> str:

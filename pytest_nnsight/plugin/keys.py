@@ -1,7 +1,4 @@
-"""Stash keys and names that the modules of `plugin` share.
-
-In: nothing. Out: keys. Must not import another module of `plugin`.
-"""
+"""Stash keys and names that the modules of `plugin` share; it must not import any of them."""
 
 from __future__ import annotations
 

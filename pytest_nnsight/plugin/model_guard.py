@@ -64,8 +64,7 @@ def pytest_fixture_setup(
 def _stop_guarding(config: pytest.Config, key: int) -> None:
     """Check all weights of a model whose fixture ends."""
     shared = config.stash[SHARED].pop(key, None)
-    change = shared.guard.end() if shared else ""
-    if change:
+    if shared is not None and (change := shared.guard.end()):
         _fail_or_warn(config, f"the model is not what was loaded: {change}")
 
 
@@ -108,20 +107,14 @@ def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
     if shared is not None and shared.guard.change:
         change = f"the model is not what was loaded: {shared.guard.change}"
         if mode == "fail":
-            _reload(id(model), shared, request)
+            _reload(shared, request)
             raise LeakError(f"{change}; it is loaded again")
         warnings.warn(change, stacklevel=1)
     yield
-    _report([*restore()], model, shared, request, mode)
+    _report([*restore()], shared, request, mode)
 
 
-def _report(
-    leaks: list[Leak],
-    model: Any,
-    shared: SharedModel | None,
-    request: pytest.FixtureRequest,
-    mode: str,
-) -> None:
+def _report(leaks: list[Leak], shared: SharedModel | None, request: Any, mode: str) -> None:
     """Report what a test changed, by severity and mode: a note, a warning, or a failure."""
     from pytest_nnsight.guard.leak import Severity
 
@@ -135,11 +128,10 @@ def _report(
     worst = max((leak.severity for leak in leaks), default=Severity.NOTE)
     if shared is not None and (change or worst == Severity.LOST):
         text += "; it is loaded again"
-        _reload(id(model), shared, request)
+        _reload(shared, request)
     if mode == "warn":
-        is_distrusted = change or worst >= Severity.DISTRUST
-        goldens = item.stash.get(GOLDENS, None) if is_distrusted else None
-        if goldens is not None and goldens.discard_prepared():
+        is_distrusted = GOLDENS in item.stash and (change or worst >= Severity.DISTRUST)
+        if is_distrusted and item.stash[GOLDENS].discard_prepared():
             text += "; its goldens are not written"
         warnings.warn(f"{item.nodeid} {text}", stacklevel=1)
     elif PASSED in item.stash:
@@ -148,22 +140,15 @@ def _report(
         item.add_report_section("teardown", "nnsight", text)
 
 
-def _reload(key: int, shared: SharedModel, request: Any) -> None:
+def _reload(shared: SharedModel, request: Any) -> None:
     """End the fixture of a model, so that the next test that requests it loads it again."""
-    request.config.stash[SHARED].pop(key, None)
+    request.config.stash[SHARED].pop(id(shared.guard.model), None)
     shared.fixture.finish(request)
-
-
-def accept_fixture_changes(item: pytest.Item) -> None:
-    """Accept the changes that the fixtures of a test made: call it before the test's own code."""
-    for shared in item.config.stash[SHARED].values():
-        shared.guard.begin_call(item.nodeid)
 
 
 def _check_teardown(request: Any, key: int, after_teardown: Callable[[], str]) -> None:
     """Reload the model if the teardown of a fixture left weights changed."""
     shared = request.config.stash[SHARED].get(key)
-    change = after_teardown() if shared is not None else ""
-    if shared is not None and change:
-        _reload(key, shared, request)
+    if shared is not None and (change := after_teardown()):
+        _reload(shared, request)
         _fail_or_warn(request.config, f"{change}; the model is loaded again")

@@ -61,10 +61,8 @@ class Pruner:
 
     def _has(self, file: str) -> bool:
         """Return whether a test file may exist although none of its tests was collected."""
-        if file == "suite" or is_hashed(file):
-            return True
         path = self._root / file
-        return any(path.parent.glob(f"{path.name}.*")) if path.parent.is_dir() else False
+        return file == "suite" or is_hashed(file) or any(path.parent.glob(f"{path.name}.*"))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the goldens without a test."""

@@ -94,7 +94,7 @@ def _check(config: pytest.Config, settings: Settings) -> None:
         if settings.suite:
             raise UsageError("--nnsight-suite needs a model; add --nnsight-model gpt2 or tiny:gpt2")
         return
-    specs = [request.spec for request in load_requests(settings)]
+    specs = [spec for spec, _ in load_requests(settings)]
     _check_root(config, specs)
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
@@ -208,7 +208,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except UsageError as error:
         raise pytest.Collector.CollectError(str(error)) from None
     if requests:
-        ids = [pytest.HIDDEN_PARAM] if len(requests) == 1 else [r.spec.name for r in requests]
+        ids = [pytest.HIDDEN_PARAM] if len(requests) == 1 else [spec.name for spec, _ in requests]
         metafunc.parametrize(FIXTURE, requests, ids=ids, indirect=True, scope="session")
 
 

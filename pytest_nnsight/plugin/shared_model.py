@@ -31,15 +31,10 @@ if TYPE_CHECKING:
     from pytest_nnsight.models.spec import LoadOptions, ModelSpec
     from pytest_nnsight.run import Environment, ModelRecord
 
+    LoadRequest = tuple[ModelSpec, LoadOptions]
+
 _CHANGING = pytest.StashKey[MutableSet[Any]]()
 """On the config: the models in which a module changes its output in place."""
-
-
-class LoadRequest(NamedTuple):
-    """A model to load, and how. Tests with equal requests share the model."""
-
-    spec: ModelSpec
-    options: LoadOptions
 
 
 class LoadedModel(NamedTuple):
@@ -48,7 +43,7 @@ class LoadedModel(NamedTuple):
     model: Any
     spec: ModelSpec | None
     guard: Guard | None
-    is_remote: bool = False
+    is_remote: bool
     """Whether the model runs on a server: then its weights are not known here."""
 
     @property
@@ -65,7 +60,7 @@ class LoadedModel(NamedTuple):
 
 
 def load_requests(settings: Settings) -> list[LoadRequest]:
-    """Return one request for each model that the settings name."""
+    """Return the models to load, each with its options; tests with equal requests share one."""
     if not settings.model:
         return []
     from pytest_nnsight.models.spec import LoadOptions, parse_spec
@@ -77,21 +72,16 @@ def load_requests(settings: Settings) -> list[LoadRequest]:
         settings.trust_remote_code,
         settings.is_remote,
     )
-    return [LoadRequest(parse_spec(text), options) for text in settings.model]
+    return [(parse_spec(text), options) for text in settings.model]
 
 
 def load_model(request: pytest.FixtureRequest) -> Any:
-    """Load the model that the fixture ``nnsight_model`` is requested for, with a progress bar.
-
-    Skip the test if no model is configured.
-    """
+    """Load the model that the fixture ``nnsight_model`` is requested for, with a progress bar."""
     config = request.config
-    load_request: LoadRequest | None = getattr(request, "param", None) or _only_request(config)
-    if load_request is None:
-        pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
+    spec, options = getattr(request, "param", None) or _only_request(config)
     from pytest_nnsight.capture.collector import gc_paused
 
-    spec, has_bars, say = load_request.spec, _shows_bars(config), _progress_writer(config)
+    has_bars, say = _shows_bars(config), _progress_writer(config)
     with _uncaptured(config) if has_bars else nullcontext(), loading_time(config, spec.public):
         if "torch" in sys.modules:  # free the model before this one, whose fixture has ended
             import torch
@@ -102,31 +92,31 @@ def load_model(request: pytest.FixtureRequest) -> Any:
         with gc_paused():
             from pytest_nnsight.models.loading import load  # imports torch, which takes seconds
 
-            model = load(spec, load_request.options, say, has_bars)
+            model = load(spec, options, say, has_bars)
     config.stash[SPECS] = {id(model): spec}
     return model
 
 
-def _only_request(config: pytest.Config) -> LoadRequest | None:
-    """Return the request of a test that pytest could not parametrize.
+def _only_request(config: pytest.Config) -> LoadRequest:
+    """Return the request of a test that pytest could not parametrize; skip it without a model.
 
-    Doctests, methods of ``unittest.TestCase`` and ``request.getfixturevalue`` are such cases. Raise
-    `UsageError` if several models are configured.
+    Doctests, methods of ``unittest.TestCase`` and ``request.getfixturevalue`` are such cases.
     """
-    settings = config.stash[SETTINGS]
-    if len(settings.model) > 1:
+    requests = load_requests(config.stash[SETTINGS])
+    if len(requests) > 1:
         raise UsageError(
-            f"with {len(settings.model)} models a test must name its fixtures as arguments: a "
+            f"with {len(requests)} models a test must name its fixtures as arguments: a "
             "doctest, a unittest.TestCase and request.getfixturevalue work with one model"
         )
-    return next(iter(load_requests(settings)), None)
+    if not requests:
+        pytest.skip("needs a model: add --nnsight-model gpt2, or tiny:gpt2 which needs no download")
+    return requests[0]
 
 
 def loading_time(config: pytest.Config, name: str) -> AbstractContextManager[None]:
     """Limit a block by ``--nnsight-load-timeout``, and not by the timeout of the test."""
     watchdog = config.stash.get(WATCHDOG, None)
-    no_limit: AbstractContextManager[None] = nullcontext()
-    return no_limit if watchdog is None else watchdog.loading(name)
+    return nullcontext() if watchdog is None else watchdog.loading(name)
 
 
 def find_loaded_model(model: Any, item: pytest.Item | pytest.Session) -> LoadedModel:
@@ -222,9 +212,6 @@ def _stdout_shown(config: pytest.Config) -> Iterator[None]:
 
     Capture is off for the whole block: pytest would replace stdout again after each `print`.
     """
-    if config.get_verbosity() < 0 or sys.__stderr__ is None:
-        with redirect_stdout(io.StringIO()):
-            yield
-    else:
-        with _uncaptured(config), redirect_stdout(sys.__stderr__):
-            yield
+    stderr = None if config.get_verbosity() < 0 else sys.__stderr__
+    with _uncaptured(config) if stderr else nullcontext(), redirect_stdout(stderr or io.StringIO()):
+        yield
