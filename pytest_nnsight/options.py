@@ -99,8 +99,7 @@ OPTIONS = (
     ),
     Option(
         "dtype",
-        "load the weights as float32, float64, bfloat16 or float16 (default: auto, the dtype in "
-        "which they are saved)",
+        "load weights as float32, float64, bfloat16 or float16 (default: auto, as they are saved)",
         in_marker=True,
     ),
     Option(
@@ -185,9 +184,8 @@ OPTIONS = (
     ),
     Option(
         "leaks",
-        "what to do if a test leaves the shared model changed: fail, which restores the model and "
-        "fails the test; warn, which restores it and warns; or off, which does not check or "
-        "restore anything (default: fail)",
+        "if a test leaves the shared model changed: fail, restore it and fail the test; warn, "
+        "restore it and warn; or off, neither check nor restore anything (default: fail)",
         _one_of("fail", "warn", "off"),
         "MODE",
         in_marker=True,
@@ -232,4 +230,3 @@ OPTIONS = (
     ),
 )
 MARKER_KEYS = tuple(option.name for option in OPTIONS if option.in_marker)
-"""The arguments of ``@pytest.mark.nnsight``."""

@@ -43,10 +43,7 @@ class Settings(NamedTuple):  # every pytest session imports this; a dataclass ta
         return self.remote not in (None, "local")
 
     def for_marker(self, arguments: Mapping[str, Any]) -> Settings:
-        """Return the settings of one test with the arguments of ``@pytest.mark.nnsight(...)``.
-
-        Raise `UsageError` for an unknown argument or a bad value.
-        """
+        """Return these settings with the arguments of a marker; raise `UsageError` if wrong."""
         changed = {}
         for name, value in arguments.items():
             if name not in MARKER_KEYS:
@@ -64,10 +61,7 @@ def read_settings(
     ini: Callable[[str], Any],
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Read every option from the command line, else the environment, else ini, else its default.
-
-    Raise `UsageError` for a bad value.
-    """
+    """Read every option from its first source that has it; raise `UsageError` for a bad value."""
     values: dict[str, Any] = {}
     for option in OPTIONS:
         value, source = command_line.get(option.key), option.flag
