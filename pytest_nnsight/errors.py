@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class NnsightPluginError(Exception):
@@ -47,10 +48,7 @@ def text_of(value: object) -> str:
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the first line of an error of another library, cut to ``limit`` characters.
-
-    The home folder becomes ``~``, because messages are written to reports that people share.
-    """
+    """Return the first line of an error of another library, cut, with ``~`` as the home folder."""
     lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return hide_home(text if len(text) <= limit else text[: limit - 3] + "...")
@@ -68,8 +66,6 @@ def visible(text: str) -> str:
 
 
 def hide_home(text: str) -> str:
-    """Replace the home folder by ``~``, so that no user name is written to a file."""
-    from pathlib import Path
-
+    """Replace the home folder by ``~``, so that no user name is in a report that people share."""
     home = str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text

@@ -1,43 +1,9 @@
-"""Define every option: its name, help text, parser and default."""
+"""Define every option: its name, help text and parser. `settings` has the defaults."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-
-class Option(NamedTuple):  # every pytest session imports this; a dataclass takes a millisecond more
-    """One option: ``--nnsight-NAME``, ``PYTEST_NNSIGHT_NAME`` and ini key ``nnsight_name``.
-
-    ``parse`` converts its text and raises `ValueError` with what it expects. ``in_marker`` says
-    that ``@pytest.mark.nnsight(NAME=...)`` can set it for one test.
-    """
-
-    name: str
-    help: str
-    parse: Callable[[str], Any]
-    default: Any = None
-    metavar: str | None = None
-    is_flag: bool = False
-    is_list: bool = False
-    in_marker: bool = False
-    bare_value: str | None = None
-    """The value of the option when it is given without one; ``None`` if it needs a value."""
-
-    @property
-    def flag(self) -> str:
-        """The command line option."""
-        return "--nnsight-" + self.name.replace("_", "-")
-
-    @property
-    def key(self) -> str:
-        """The ini key, which is also the name in pytest's ``config.option``."""
-        return f"nnsight_{self.name}"
-
-    @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return f"PYTEST_NNSIGHT_{self.name.upper()}"
 
 
 def _parse_bool(text: str) -> bool:
@@ -48,11 +14,16 @@ def _parse_bool(text: str) -> bool:
     return values[text.strip().lower()]
 
 
-def _parse_tolerance(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise ValueError("expected a number in [0, 1), like 1e-4")
-    return value
+def _number_below(limit: float, expected: str) -> Callable[[str], float]:
+    """Return a parser of numbers from 0 to below ``limit``."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not 0 <= value < limit:
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return parse
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -72,19 +43,49 @@ def _parse_host(text: str) -> str:
     return text
 
 
-def _parse_seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e6:
-        raise ValueError("expected seconds below a million, 0 for no limit")
-    return value
+class Option(NamedTuple):  # every pytest session imports this; a dataclass takes a millisecond more
+    """One option: ``--nnsight-NAME``, ``PYTEST_NNSIGHT_NAME`` and ini key ``nnsight_name``.
+
+    ``parse`` converts its text and raises `ValueError` with what it expects. ``in_marker`` says
+    that ``@pytest.mark.nnsight(NAME=...)`` can set it for one test. ``bare_value`` is the value of
+    the option when it is given without one, ``None`` if it needs a value.
+    """
+
+    name: str
+    help: str
+    parse: Callable[[str], Any] = str
+    metavar: str | None = None
+    is_list: bool = False
+    in_marker: bool = False
+    bare_value: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The command line option."""
+        return "--nnsight-" + self.name.replace("_", "-")
+
+    @property
+    def key(self) -> str:
+        """The ini key, which is also the name in pytest's ``config.option``."""
+        return f"nnsight_{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"PYTEST_NNSIGHT_{self.name.upper()}"
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether the option takes no value on the command line."""
+        return self.parse is _parse_bool
 
 
+_parse_seconds = _number_below(1e6, "seconds below a million, 0 for no limit")
 OPTIONS = (
     Option(
         "model",
         "the model to test: a hub id (gpt2), a folder, a .gguf file or a built-in (tiny:gpt2); "
         "NAME=SPEC names it. Give the option several times to run each test on each model",
-        str,
         metavar="SPEC",
         is_list=True,
         in_marker=True,
@@ -93,24 +94,18 @@ OPTIONS = (
         "device_map",
         "the device of the model: cpu, cuda, auto or another device_map of accelerate; meta loads "
         "no weights (default: auto)",
-        str,
-        "auto",
-        "MAP",
+        metavar="MAP",
         in_marker=True,
     ),
     Option(
         "dtype",
-        "load the weights as float32, float64, bfloat16 or float16 (default: auto, the dtype in "
-        "which they are saved)",
-        str,
-        "auto",
+        "load weights as float32, float64, bfloat16 or float16 (default: auto, as they are saved)",
         in_marker=True,
     ),
     Option(
         "attn",
         "the attention implementation of transformers: eager, sdpa, ... (default: the one that "
         "transformers chooses for the model)",
-        str,
         in_marker=True,
     ),
     Option(
@@ -118,8 +113,6 @@ OPTIONS = (
         "run Python code that is saved with the model; use it only for models whose authors you "
         "trust (default: no)",
         _parse_bool,
-        False,
-        is_flag=True,
         in_marker=True,
     ),
     Option(
@@ -135,7 +128,7 @@ OPTIONS = (
         "tolerance",
         "how much a value may differ from its golden, relative to the norm of each token "
         "(default: by dtype, 1e-5 for float32)",
-        _parse_tolerance,
+        _number_below(1, "a number in [0, 1), like 1e-4"),
         metavar="REL",
         in_marker=True,
     ),
@@ -144,8 +137,6 @@ OPTIONS = (
         "fail if any bit differs from the golden, where model, versions and hardware are the same "
         "(default: no)",
         _parse_bool,
-        False,
-        is_flag=True,
         in_marker=True,
     ),
     Option(
@@ -154,7 +145,6 @@ OPTIONS = (
         "best logits are nearly equal; or auto: close for half-precision dtypes on other kernels, "
         "else exact (default: auto)",
         _one_of("auto", "exact", "close"),
-        "auto",
         "RULE",
         in_marker=True,
     ),
@@ -163,8 +153,6 @@ OPTIONS = (
         "with --snapshot-update, also store the tensors of keep=... in a .safetensors file next to "
         "each golden (default: no)",
         _parse_bool,
-        False,
-        is_flag=True,
         in_marker=True,
     ),
     Option(
@@ -172,15 +160,12 @@ OPTIONS = (
         "rewrite the goldens with the noise of this machine: run each capture with other numbers "
         "of threads, kernels and attention, and allow 5 times the differences (default: no)",
         _parse_bool,
-        False,
-        is_flag=True,
     ),
     Option(
         "timeout",
         "seconds that the setup, call and teardown of a test may each take, 0 for no limit; then "
         "the test fails with its stack, and its process is killed if it still hangs (default: 600)",
         _parse_seconds,
-        600.0,
         "SECONDS",
         in_marker=True,
     ),
@@ -188,7 +173,6 @@ OPTIONS = (
         "load_timeout",
         "seconds that loading a model or collecting tests may take, 0 for no limit (default: 1800)",
         _parse_seconds,
-        1800.0,
         "SECONDS",
     ),
     Option(
@@ -196,46 +180,34 @@ OPTIONS = (
         "run tests in a worker process, so that a crash or a hang ends one test only: auto, on or "
         "off (default: auto, which is on unless an option such as --pdb forbids it)",
         _one_of("auto", "on", "off"),
-        "auto",
         "MODE",
     ),
     Option(
         "leaks",
-        "what to do if a test leaves the shared model changed: fail, which restores the model and "
-        "fails the test; warn, which restores it and warns; or off, which does not check or "
-        "restore anything (default: fail)",
+        "if a test leaves the shared model changed: fail, restore it and fail the test; warn, "
+        "restore it and warn; or off, neither check nor restore anything (default: fail)",
         _one_of("fail", "warn", "off"),
-        "fail",
         "MODE",
         in_marker=True,
     ),
     Option(
         "golden_dir",
         "the folder of the goldens, relative to pytest's root folder (default: golden)",
-        str,
-        "golden",
     ),
     Option(
         "golden_from",
         "compare with the goldens of another device and dtype, such as cpu-float32 "
         "(default: those of the model's own device and dtype)",
-        str,
         metavar="VARIANT",
     ),
     Option(
-        "suite",
-        "also run the built-in suite, which needs no test files (default: no)",
-        _parse_bool,
-        False,
-        is_flag=True,
+        "suite", "also run the built-in suite, which needs no test files (default: no)", _parse_bool
     ),
     Option(
         "rebaseline",
         "update the goldens as --snapshot-update does, and also rewrite those that differ within "
         "tolerance (default: no)",
         _parse_bool,
-        False,
-        is_flag=True,
     ),
     Option(
         "prune",
@@ -248,8 +220,6 @@ OPTIONS = (
         "report",
         "write the results of all tests to a file: .json for data, .html for a page; give the "
         "option twice for both",
-        str,
-        (),
         metavar="FILE.json|.html",
         is_list=True,
     ),
@@ -257,9 +227,6 @@ OPTIONS = (
         "update_in_ci",
         "allow --snapshot-update when the environment variable CI is set (default: no)",
         _parse_bool,
-        False,
-        is_flag=True,
     ),
 )
 MARKER_KEYS = tuple(option.name for option in OPTIONS if option.in_marker)
-"""The arguments of ``@pytest.mark.nnsight``."""

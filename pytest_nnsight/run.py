@@ -1,7 +1,6 @@
 """The records of a run: a `Run` has `Call`s, a call has `Leaf`s, a leaf has a `Summary`.
 
-In and out: plain, frozen data (numbers, text, bytes) that compares by value. It must not import
-torch or numpy. Tensors that a test asked to keep are in `Run.tensors`, and are not compared.
+They are plain, frozen data that compares by value. It must not import torch or numpy.
 """
 
 from __future__ import annotations
@@ -13,14 +12,9 @@ from typing import Any, NamedTuple
 
 from pytest_nnsight.errors import UsageError, suggest
 
-ROOT = "<model>"
-"""The path of the model itself, which is the empty string in torch."""
-
-NORM_FLOOR = 0.1
-"""The smallest norm of a token in a comparison, as a share of the median norm of all tokens."""
-
-BUCKETS = 61
-"""The length of a tensor's sketch; a tensor with more tokens has one number per token."""
+ROOT = "<model>"  # the path of the model itself, which is the empty string in torch
+NORM_FLOOR = 0.1  # the smallest norm of a token in a comparison, relative to the median norm
+BUCKETS = 61  # the length of a tensor's sketch; with more tokens, one number per token
 
 
 def numbers_per_token(tokens: int) -> int:
@@ -100,10 +94,7 @@ class Call(NamedTuple):
 
 
 def with_noise(calls: Iterable[Call], noise_of: Callable[[Call, Leaf], float]) -> tuple[Call, ...]:
-    """Return the calls with noise in their summaries.
-
-    Leaves of the same tensor share one summary; ``noise_of`` is called for the first of them.
-    """
+    """Return the calls with noise in their summaries; leaves that share one still share it."""
     replaced: dict[int, Summary] = {}
 
     def noisy(call: Call, leaf: Leaf) -> Leaf:
@@ -138,10 +129,7 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The libraries and the machine of a run: differences here may change numbers slightly.
-
-    ``kernels`` are the settings of torch that choose between implementations of an operation.
-    """
+    """The libraries and the machine of a run: differences here may change numbers slightly."""
 
     versions: Mapping[str, str]
     device: str
@@ -149,7 +137,7 @@ class Environment:
     attention: str
     threads: int
     cpu: str
-    kernels: str = ""
+    kernels: str = ""  # torch's settings that choose between implementations of an operation
 
     @property
     def variant(self) -> str:
@@ -200,7 +188,7 @@ class Run:
 
     ``calibration`` names the settings that were varied to measure the noise in the summaries.
     ``tolerance``, ``tokens`` and ``is_exact`` say how to compare it, see `compare.comparison`.
-    ``tensors`` has the outputs of the calls that the test asked to keep, by path and visit.
+    ``tensors`` has the outputs that the test asked to keep, by path and visit; not compared.
     """
 
     kind: str
@@ -267,10 +255,7 @@ class CallView:
 
     @property
     def value(self) -> Any:
-        """The output as the module returned it: tensor, tuple, dict or model output.
-
-        Raise `UsageError` if the test did not keep it.
-        """
+        """The output as the module returned it; raise `UsageError` if the test did not keep it."""
         if self.call.key not in self.tensors:
             raise UsageError(
                 f"{self.call.label} was summarised but not kept; "

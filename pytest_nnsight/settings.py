@@ -43,28 +43,17 @@ class Settings(NamedTuple):  # every pytest session imports this; a dataclass ta
         return self.remote not in (None, "local")
 
     def for_marker(self, arguments: Mapping[str, Any]) -> Settings:
-        """Return the settings of one test with the arguments of ``@pytest.mark.nnsight(...)``.
-
-        Raise `UsageError` for an unknown argument or a bad value.
-        """
-        for name in arguments:
+        """Return these settings with the arguments of a marker; raise `UsageError` if wrong."""
+        changed = {}
+        for name, value in arguments.items():
             if name not in MARKER_KEYS:
                 raise UsageError(
                     f"@pytest.mark.nnsight has no argument {name!r}; "
                     f"nearest: {suggest(name, MARKER_KEYS)}"
                 )
-        options = [option for option in OPTIONS if option.name in arguments]
-        return self._replace(
-            **{option.name: _parse_argument(option, arguments[option.name]) for option in options}
-        )
-
-
-def _parse_argument(option: Option, value: Any) -> Any:
-    """Parse an argument of the marker; a list option takes one text or several."""
-    source = f"@pytest.mark.nnsight({option.name}=...)"
-    if not option.is_list:
-        return _parse(option, value, source)
-    return tuple(_parse(option, v, source) for v in ([value] if isinstance(value, str) else value))
+            option = OPTIONS[Settings._fields.index(name)]
+            changed[name] = _parse(option, value, f"@pytest.mark.nnsight({name}=...)")
+        return self._replace(**changed)
 
 
 def read_settings(
@@ -72,10 +61,7 @@ def read_settings(
     ini: Callable[[str], Any],
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Read every option from the command line, else the environment, else ini, else its default.
-
-    Raise `UsageError` for a bad value.
-    """
+    """Read every option from its first source that has it; raise `UsageError` for a bad value."""
     values: dict[str, Any] = {}
     for option in OPTIONS:
         value, source = command_line.get(option.key), option.flag
@@ -84,21 +70,18 @@ def read_settings(
             value = value.split() if option.is_list else value
         if value is None:
             value, source = ini(option.key) or None, f"ini {option.key}"
-        if value is None:
-            values[option.name] = () if option.is_list else option.default
-        elif option.is_list:
-            values[option.name] = tuple(_parse(option, item, source) for item in value)
-        else:
-            values[option.name] = _parse(option, value, source)
+        values[option.name] = _parse(option, value, source)
     return Settings(**values)
 
 
 def _parse(option: Option, value: Any, source: str) -> Any:
-    """Parse one value; ``source`` names it in the error."""
+    """Parse a value, or the items of a list option; ``source`` names it in the error."""
     if value is None:
-        return option.default
+        return Settings._field_defaults[option.name]
     try:
-        return option.parse(value if isinstance(value, str) else str(value))
+        if not option.is_list:
+            return option.parse(str(value))
+        return tuple(map(option.parse, [value] if isinstance(value, str) else value))
     except ValueError as error:
         raise UsageError(f"{source}: {value!r} is not valid: {error}") from error
 

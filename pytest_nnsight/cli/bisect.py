@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from pytest_nnsight.cli.environments import add_environment_arguments, make_bench
-
-if TYPE_CHECKING:
-    from pytest_nnsight.upgrade.upgrade_run import UpgradeRun
+from pytest_nnsight.cli.upgrade import add_environment_arguments, make_runner
+from pytest_nnsight.upgrade.bisect import bisect, release_date, releases_between
+from pytest_nnsight.upgrade.table import result_lines
+from pytest_nnsight.upgrade.upgrade_run import UpgradeRun
 
 HELP = "find the first release of a package that changes the goldens"
 
@@ -31,18 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Bisect the releases; print the first one that differs and the results under it."""
-    from pytest_nnsight.upgrade.bisect import bisect, release_date, releases_between
-    from pytest_nnsight.upgrade.table import result_lines
-
     package = options.package
-    bench = make_bench(options, pytest_arguments, (package, *options.requirements))
+    runner = make_runner(options, pytest_arguments, (package, *options.requirements))
 
     def try_release(release: str) -> UpgradeRun:
         requirements = (f"{package}=={release}", *options.requirements)
-        return bench.run(requirements, f"{package} {release}")
+        return runner.run(requirements, f"{package} {release}")
 
     found = bisect(
-        releases_between(package, options.good, options.bad), try_release, bench.progress
+        releases_between(package, options.good, options.bad), try_release, runner.progress
     )
     date = release_date(package, found.first)
     dated = f"{package} {found.first}, of {date}," if date else f"{package} {found.first}"

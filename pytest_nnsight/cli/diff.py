@@ -5,22 +5,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_nnsight.cli.output import check_output_file, print_progress, write_page
 from pytest_nnsight.errors import UsageError, hide_home, suggest, visible
+from pytest_nnsight.models.spec import LoadOptions, ModelSpec, parse_spec
+from pytest_nnsight.report.failure import comparison_lines
+from pytest_nnsight.report.outcomes import FAILED, FORMAT, PASSED
+from pytest_nnsight.report.record import build_detail, record_of_failure, record_of_match
+from pytest_nnsight.run import Run, with_weights
 
 if TYPE_CHECKING:
     from pytest_nnsight.compare.alignment import Alignment
     from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
-    from pytest_nnsight.models.spec import LoadOptions, ModelSpec
-    from pytest_nnsight.run import Run
 
 HELP = "compare two models, or two settings of one model, without a golden"
 DEFAULT_PROMPT = "The Eiffel Tower is in the city of"
-_MAX_PATHS = 12
-"""How many modules without a counterpart are listed."""
+_MAX_PATHS = 12  # of the modules without a counterpart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,14 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Print what differs; return 1 where the models differ by more than noise, else 0."""
-    names = [
-        f"{options.first} {options.first_settings}".strip(),
-        f"{options.second} {options.second_settings}".strip(),
-    ]
-    sides = (
-        Side.parse(options.first, options.first_settings),
-        Side.parse(options.second, options.second_settings),
-    )
+    models = [(options.first, options.first_settings), (options.second, options.second_settings)]
+    sides = (Side.parse(*models[0]), Side.parse(*models[1]))
     check_output_file("--html", options.html)
     found = []
     prompts = options.prompt or [DEFAULT_PROMPT]
@@ -71,6 +69,7 @@ def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
         for line in difference.lines():
             print(line)
     if options.html is not None:
+        names = [" ".join(filter(None, model)) for model in models]
         write_page(report_of(found, names), options.html)
     return int(any(difference.is_drift for difference in found))
 
@@ -85,8 +84,6 @@ class Side:
     @classmethod
     def parse(cls, spec: str, settings: str) -> Side:
         """Parse a model spec, and settings such as ``dtype=bfloat16,attn=eager``."""
-        from pytest_nnsight.models.spec import LoadOptions, parse_spec
-
         allowed = [field.name for field in fields(LoadOptions) if field.name != "is_remote"]
         values = dict(pair.partition("=")[::2] for pair in settings.split(",") if pair)
         for name in values:
@@ -115,8 +112,6 @@ class Difference:
 
     def lines(self) -> Iterator[str]:
         """Yield the lines to print: a title, the verdict, then details."""
-        from pytest_nnsight.report.failure import comparison_lines
-
         comparison = self.finding.comparison
         assert comparison is not None
         yield visible(f"{self.title}:")
@@ -124,24 +119,15 @@ class Difference:
             yield f"  {line}"
         if comparison.divergence is not None and comparison.matches:
             yield visible(f"  compared up to a {comparison.divergence.closeness}")
-        for line in self._unmatched_lines():
-            yield visible(f"  {line}")
-
-    def _unmatched_lines(self) -> Iterator[str]:
-        """Yield one line for each model that has modules which the other lacks."""
-        alignment = self.alignment
-        sides = (("first", alignment.only_golden), ("second", alignment.only_received))
-        for name, paths in sides:
+        only = ("first", self.alignment.only_golden), ("second", self.alignment.only_received)
+        for name, paths in only:
             if paths:
                 hidden = len(paths) - _MAX_PATHS
                 more = f" and {hidden} more" if hidden > 0 else ""
-                yield f"only in the {name}: {', '.join(paths[:_MAX_PATHS])}{more}"
+                yield visible(f"  only in the {name}: {', '.join(paths[:_MAX_PATHS])}{more}")
 
     def as_test(self) -> dict[str, Any]:
         """Return the difference as an entry of a report's ``tests``."""
-        from pytest_nnsight.report.outcomes import FAILED, PASSED
-        from pytest_nnsight.report.record import build_detail, record_of_failure, record_of_match
-
         finding = self.finding
         assert finding.golden is not None
         lines = [*self.lines()]
@@ -194,10 +180,6 @@ def differences(
 
 def report_of(found: Sequence[Difference], models: Sequence[str]) -> dict[str, Any]:
     """Return the differences in the format of a session's report, for its HTML page."""
-    from importlib import metadata
-
-    from pytest_nnsight.report.outcomes import FORMAT
-
     names = ("pytest-nnsight", "nnsight", "torch", "transformers")
     return {
         "format": FORMAT,
@@ -214,13 +196,10 @@ def _capture_runs(
     side: Side, prompts: Sequence[str], new_tokens: int, say: Callable[[str], None]
 ) -> tuple[list[Run], dict[str, str]]:
     """Load one model and run the prompts; return the runs and the weights' fingerprints."""
-    from functools import partial
-
     from pytest_nnsight import nnsight_api
     from pytest_nnsight.capture.capture import Capture
     from pytest_nnsight.models.identity import identify
     from pytest_nnsight.models.loading import load
-    from pytest_nnsight.run import with_weights
     from pytest_nnsight.summary.fingerprint import fingerprint_parameters, weights_fingerprint
 
     model = load(side.spec, side.options, say, False)

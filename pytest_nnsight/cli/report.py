@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pytest_nnsight.cli.output import write_page
 from pytest_nnsight.errors import UsageError
+from pytest_nnsight.report.outcomes import read_report
+from pytest_nnsight.report.terminal import session_lines
+from pytest_nnsight.upgrade.table import read_upgrade_runs, table_lines
 
 HELP = "print a JSON report of a test session or of an upgrade, or turn it into an HTML page"
-_SAME_NAME = Path("")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--html",
         type=Path,
         nargs="?",
-        const=_SAME_NAME,
+        const=Path(),
         metavar="FILE",
         help="write an HTML page to FILE and print nothing (default FILE: REPORT.html)",
     )
@@ -32,17 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Print the report or write its page; raise `UsageError` if the report is damaged."""
-    from pytest_nnsight.report.outcomes import read_report
-    from pytest_nnsight.report.terminal import session_lines
-
     document = read_report(options.report, ("report", "upgrade"))
     try:
         if options.html is not None:
             default = options.report.with_suffix(".html")
-            write_page(document, default if options.html == _SAME_NAME else options.html)
+            write_page(document, default if options.html == Path() else options.html)
         elif document["kind"] == "upgrade":
-            from pytest_nnsight.upgrade.table import read_upgrade_runs, table_lines
-
             for text in table_lines(read_upgrade_runs(document)):
                 print(text)
         else:

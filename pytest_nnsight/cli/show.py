@@ -7,6 +7,10 @@ from pathlib import Path
 
 from pytest_nnsight.cli.output import write_page
 from pytest_nnsight.errors import GoldenError
+from pytest_nnsight.golden.document import decode
+from pytest_nnsight.golden.storage import read_text
+from pytest_nnsight.report.golden_text import golden_lines
+from pytest_nnsight.report.record import build_detail
 
 HELP = "print a golden: its model, prompt, tokens and the shape of every call"
 
@@ -21,17 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Print the golden or write its page."""
-    from pytest_nnsight.golden.document import decode
-    from pytest_nnsight.golden.storage import read_text
-    from pytest_nnsight.report.golden_text import golden_lines
-
     text = read_text(options.golden)
     if text is None:
         raise GoldenError(f"there is no file {options.golden}")
     golden = decode(text, str(options.golden))
     if options.html is not None:
-        from pytest_nnsight.report.record import build_detail
-
         document = {"kind": "golden", "golden": options.golden.name, "detail": build_detail(golden)}
         write_page(document, options.html)
         return 0

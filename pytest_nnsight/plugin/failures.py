@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from pytest_nnsight.errors import NnsightPluginError
-from pytest_nnsight.plugin.keys import GOLDEN_ASSERTION, GOLDENS
+from pytest_nnsight.plugin.keys import DETAIL_TEXTS, DETAILS, FIXTURE, GOLDEN_ASSERTION, GOLDENS
 
 HINT_SECTION = "nnsight: what went wrong"
-_DRIFT_SECTION = "nnsight: golden"
 
 
 @contextmanager
@@ -28,33 +27,43 @@ def one_line_failures(item: pytest.Item) -> Iterator[None]:
         raise pytest.fail.Exception(text, pytrace=False) from None
 
 
-def golden_message(config: pytest.Config, left: object, right: object) -> list[str] | None:
-    """Return the message of a golden's comparison, ``None`` if neither side is a golden."""
+@pytest.hookimpl(wrapper=True)
+def pytest_assertrepr_compare(config: pytest.Config, left: object, right: object) -> Iterator[Any]:
+    """Replace syrupy's text by the verdict where a golden is compared."""
+    explained = yield
     for side in (left, right):
         if isinstance(side, config.stash.get(GOLDEN_ASSERTION, ())):
-            return list(side.get_assert_diff())
-    return None
+            return [list(side.get_assert_diff())]  # type: ignore[return-value]
+    return explained
 
 
-def add_drift_section(item: pytest.Item, report: Any) -> None:
-    """Add a section with a drift that the failure does not show.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Add the drift to a failure, if pytest does not show it, a common mistake, and details.
 
     pytest does not explain ``self.assertTrue(run == golden)`` or an assertion in a doctest.
     """
-    unreported = item.stash[GOLDENS].unreported if GOLDENS in item.stash else None
-    if unreported is not None and report.failed:
-        report.sections.append((_DRIFT_SECTION, "\n".join(unreported())))
-        report.user_properties = list(item.user_properties)
+    report: Any = yield
+    if report.failed:
+        unreported = item.stash[GOLDENS].unreported if GOLDENS in item.stash else None
+        if unreported is not None:
+            report.sections.append(("nnsight: golden", "\n".join(unreported())))
+            report.user_properties = list(item.user_properties)
+        hint = _hint(item, call)
+        if hint is not None:
+            report.sections.append((HINT_SECTION, hint))
+    if item.stash.get(DETAIL_TEXTS, None):
+        setattr(report, DETAILS, item.stash[DETAIL_TEXTS])  # as text, which xdist can serialize
+        item.stash[DETAIL_TEXTS] = []
+    return report  # type: ignore[no-any-return]
 
 
-def add_hint_section(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
-    """Add a section that explains an error of nnsight, if a common mistake causes it."""
-    model = getattr(item, "funcargs", {}).get("nnsight_model")
-    if model is None or call.excinfo is None or call.when != "call" or not report.failed:
-        return
+def _hint(item: pytest.Item, call: pytest.CallInfo[None]) -> str | None:
+    """Explain an error of nnsight, if a common mistake in the test causes it."""
+    model = getattr(item, "funcargs", {}).get(FIXTURE)
+    function = getattr(item, "function", None)
+    if model is None or function is None or call.excinfo is None or call.when != "call":
+        return None
     from pytest_nnsight.nnsight_api import explain
 
-    function = getattr(item, "function", None)
-    hint = explain(call.excinfo.value, model, function) if function else None
-    if hint is not None:
-        report.sections.append((HINT_SECTION, hint))
+    return explain(call.excinfo.value, model, function)

@@ -1,7 +1,12 @@
-"""The ``nnsight_golden`` fixture: a test and its model -> an assertion bound to a golden."""
+"""The ``nnsight_golden`` fixture: a test and its model -> an assertion bound to a golden.
+
+The record of each comparison is a user property: workers send it to the controller, and it is
+written to JUnit files. Details are much larger, and only sent if ``--nnsight-report`` needs them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_nnsight.errors import UsageError, suggest
-from pytest_nnsight.plugin.golden_path import golden_paths, location_of
+from pytest_nnsight.errors import LeakError, UsageError, suggest
+from pytest_nnsight.plugin.golden_path import location_of, path_of
 from pytest_nnsight.plugin.items import command_of, settings_of
-from pytest_nnsight.plugin.keys import GOLDEN_ASSERTION, GOLDENS, SETTINGS
-from pytest_nnsight.plugin.records import note_failure, note_match
+from pytest_nnsight.plugin.keys import DETAIL_TEXTS, GOLDEN_ASSERTION, GOLDENS, RECORD, SETTINGS
 from pytest_nnsight.settings import Settings, golden_root
 
 if TYPE_CHECKING:
     from pytest_nnsight.diagnose.diagnosis import Finding
-    from pytest_nnsight.plugin.loaded_model import LoadedModel
+    from pytest_nnsight.plugin.shared_model import LoadedModel
     from pytest_nnsight.run import Run
 
 
@@ -33,14 +37,12 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
     from pytest_nnsight.golden.context import GoldenContext
 
     config, item = request.config, request.node
-    settings = settings_of(item, config.stash[SETTINGS])
+    settings = settings_of(item)
     root = golden_root(config.rootpath, settings)
     context = GoldenContext(
         root=config.rootpath,
         folder=root / loaded_model.name / loaded_model.identify()[1].variant,
-        test=golden_paths(config).path_of(
-            item, loaded_model.name if len(settings.model) > 1 else None
-        ),
+        test=path_of(item, loaded_model.name),
         host=ItemHost(item, loaded_model),
         settings=settings,
         read_from=_other_variant(root / loaded_model.name, settings),
@@ -81,12 +83,33 @@ class ItemHost:
         )
 
     def read_weights(self) -> tuple[str | None, dict[str, str]]:
-        """Read the weights as they are now."""
-        return self.loaded_model.fingerprint()
+        """Read all weights; return one fingerprint of them all, and one for each parameter."""
+        from pytest_nnsight import nnsight_api
+        from pytest_nnsight.summary.fingerprint import fingerprint_parameters, weights_fingerprint
+
+        model, guard = self.loaded_model.model, self.loaded_model.guard
+        if self.loaded_model.is_remote:
+            return None, {}
+        if guard is None:
+            parameters = fingerprint_parameters(nnsight_api.torch_module(model))
+        else:
+            parameters = guard.read()
+        return weights_fingerprint(parameters), parameters
 
     def check_unchanged(self) -> bool:
-        """Raise `LeakError` if the test changed the weights; return whether they are as loaded."""
-        return self.loaded_model.check_unchanged(self.item.nodeid)
+        """Return whether the weights, as `read_weights` read them last, are as loaded.
+
+        Raise `LeakError` if this test changed them. Weights that a fixture changed for its tests
+        are allowed, but then the result is false.
+        """
+        guard = self.loaded_model.guard
+        if guard is None:
+            return True
+        if guard.change and guard.is_checking(self.item.nodeid):
+            raise LeakError(
+                f"golden not written: {guard.change}; change them in a fixture that restores them"
+            )
+        return guard.is_as_loaded()
 
     def explain(self, finding: Finding) -> list[str]:
         """Return the lines of a failure, and record it for the report of the session.
@@ -95,20 +118,39 @@ class ItemHost:
         library is blamed.
         """
         from pytest_nnsight.report.failure import diagnose_finding, failure_lines
+        from pytest_nnsight.report.record import record_of_failure
 
-        item, model, diagnosis = self.item, self.loaded_model, diagnose_finding(finding)
+        item, guard, diagnosis = self.item, self.loaded_model.guard, diagnose_finding(finding)
         test = "::".join(location_of(item.nodeid, item.path, item.config.rootpath))
         refresh = f"{command_of(item.config, test)} --snapshot-update"
-        first, *rest = failure_lines(finding, diagnosis, refresh, _is_detailed(item.config))
-        if model.change:
+        is_detailed = item.config.get_verbosity() >= 2 or bool(os.environ.get("CI"))
+        first, *rest = failure_lines(finding, diagnosis, refresh, is_detailed)
+        if guard is not None and guard.change:
             first = f"{first}, changed since the model was loaded"
-            rest = [f"  {model.change}", *rest]
-        note_failure(item, model.name, finding, diagnosis, first)
+            rest = [f"  {guard.change}", *rest]
+        self._attach({**record_of_failure(finding, diagnosis), "line": first}, finding)
         return [first, *rest]
 
     def note_match(self, finding: Finding) -> None:
         """Record a run that matched its golden."""
-        note_match(self.item, self.loaded_model.name, finding)
+        from pytest_nnsight.report.record import record_of_match
+
+        record = record_of_match(finding)
+        if not self.item.config.getoption("nnsight_exact"):
+            record.pop("unchecked", None)
+        self._attach(record, finding)
+
+    def _attach(self, record: dict[str, Any], finding: Finding) -> None:
+        record["model"] = self.loaded_model.name
+        self.item.user_properties.append((RECORD, json.dumps(record, allow_nan=False)))
+        if self.item.config.stash[SETTINGS].report:
+            from pytest_nnsight.report.record import build_detail
+
+            golden, details = finding.golden, None
+            if golden is not None:
+                details = build_detail(golden, finding.received, finding.comparison)
+            texts = self.item.stash.setdefault(DETAIL_TEXTS, [])
+            texts.append(json.dumps(details, allow_nan=False))
 
     def whole_tensors(self, run: Run) -> dict[str, Any]:
         """Return the stored tensors as arrays ``[tokens, values]``, by the label of a drift."""
@@ -139,7 +181,3 @@ def _other_variant(folder: Path, settings: Settings) -> Path | None:
             f"nearest: {suggest(settings.golden_from, variants) or 'none yet'}"
         )
     return folder / settings.golden_from
-
-
-def _is_detailed(config: pytest.Config) -> bool:
-    return config.get_verbosity() >= 2 or bool(os.environ.get("CI"))

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import pytest
 
+from pytest_nnsight.plugin.items import settings_of
 from pytest_nnsight.plugin.keys import COLLECTED, SUITE_NODE
 
 _TEXT_FILES = (".md", ".rst", ".txt")  # whose doctests are named like their file
-_HASHED = re.compile(r".+-[0-9a-f]{8}")
 
 
 class NodeLocation(NamedTuple):
@@ -30,49 +30,35 @@ class NodeLocation(NamedTuple):
     name: str
 
 
-class GoldenPaths:
-    """The paths of the goldens of all tests that a session has collected."""
-
-    def __init__(self, root: Path, tests: list[tuple[str, Path]]) -> None:
-        self._root = root
-        self._names: dict[str, list[str]] = {}
-        self._readable: dict[tuple[str, str | None], dict[str, list[str]]] = {}
-        for nodeid, path in tests:
-            location = location_of(nodeid, path, root)
-            self._names.setdefault(location.file, []).append(location.name)
-
-    def path_of(self, item: pytest.Item, model_in_id: str | None) -> str:
-        """Return the path of a test's golden, see `golden_path`."""
-        location = location_of(item.nodeid, item.path, self._root)
-        readable = _readable(_without_model(location.name, model_in_id))
-        alike = self._by_readable_name(location.file, model_in_id).get(readable, ())
-        return golden_path(location, model_in_id, alike)
-
-    def _by_readable_name(self, file: str, model_in_id: str | None) -> dict[str, list[str]]:
-        """Return the names of a file's tests, made once: it may have many."""
-        if (file, model_in_id) not in self._readable:
-            found = self._readable[file, model_in_id] = {}
-            for name in self._names.get(file, ()):
-                found.setdefault(_readable(_without_model(name, model_in_id)), []).append(name)
-        return self._readable[file, model_in_id]
+_ALIKE = pytest.StashKey[dict[str | None, dict[tuple[str, str], list[str]]]]()
 
 
-_PATHS = pytest.StashKey[GoldenPaths]()
+def path_of(item: pytest.Item, model: str) -> str:
+    """Return the path of a test's golden for one model; call it once every test is collected."""
+    config = item.config
+    model_in_id = model if len(settings_of(item).model) > 1 else None
+    location = location_of(item.nodeid, item.path, config.rootpath)
+    readable = _readable(_without_model(location.name, model_in_id))
+    alike = _names_by_readable_name(config, model_in_id).get((location.file, readable), ())
+    return golden_path(location, model_in_id, alike)
 
 
-def golden_paths(config: pytest.Config) -> GoldenPaths:
-    """Return the paths of goldens; asked for once every test is collected."""
-    if _PATHS not in config.stash:
-        config.stash[_PATHS] = GoldenPaths(config.rootpath, config.stash[COLLECTED])
-    return config.stash[_PATHS]
+def _names_by_readable_name(
+    config: pytest.Config, model_in_id: str | None
+) -> dict[tuple[str, str], list[str]]:
+    """Return the names of all tests by file and readable name; made once, they may be many."""
+    by_model = config.stash.setdefault(_ALIKE, {})
+    if model_in_id not in by_model:
+        found = by_model[model_in_id] = {}
+        for nodeid, path in config.stash[COLLECTED]:
+            file, name = location_of(nodeid, path, config.rootpath)
+            readable = _readable(_without_model(name, model_in_id))
+            found.setdefault((file, readable), []).append(name)
+    return by_model[model_in_id]
 
 
 def location_of(nodeid: str, path: Path, root: Path) -> NodeLocation:
-    """Return where a test is.
-
-    Unlike the node id, it does not depend on pytest's arguments if the test is outside the root
-    folder.
-    """
+    """Return where a test is; outside the root folder a node id depends on pytest's arguments."""
     file, _, name = nodeid.partition("::")
     if file != SUITE_NODE and not path.is_relative_to(root):
         file = Path(os.path.relpath(path, root)).as_posix()
@@ -92,11 +78,8 @@ def golden_path(
     name = _without_model(location.name, model_in_id)
     readable = _readable(name)
     others = [_without_model(test, model_in_id) for test in siblings if test != location.name]
-    others = [
-        other
-        for other in others
-        if _readable(other) == readable and _class_of(other) == _class_of(name)
-    ]
+    key = readable, _class_of(name)
+    others = [other for other in others if (_readable(other), _class_of(other)) == key]
     is_first = _is_unchanged(name) and not any(map(_is_unchanged, others))
     if name in others:
         readable = f"{readable}-{_digest(location.name)}"

@@ -10,16 +10,16 @@ import pytest
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.options import OPTIONS
-from pytest_nnsight.plugin.keys import SUITE_NODE
+from pytest_nnsight.plugin.keys import SETTINGS, SUITE_NODE
 from pytest_nnsight.settings import Settings
 
 # The options that decide which model a test uses, and where its golden is.
-_RERUN_OPTIONS = {"golden_dir", "model", "device_map", "dtype", "attn", "trust_remote_code"}
-_RERUN_OPTIONS |= {"remote"}
+_RERUN = "golden_dir", "model", "device_map", "dtype", "attn", "trust_remote_code", "remote"
 
 
-def settings_of(item: pytest.Item | pytest.Session, settings: Settings) -> Settings:
+def settings_of(item: pytest.Item | pytest.Session) -> Settings:
     """Return the settings of one test: those of the session, changed by its markers."""
+    settings = item.config.stash[SETTINGS]
     for marker in reversed(list(item.iter_markers("nnsight"))):
         if marker.args:
             raise UsageError("@pytest.mark.nnsight takes named arguments only, like timeout=60")
@@ -43,7 +43,7 @@ def command_of(config: pytest.Config, test: str) -> str:
     """Return the command that runs one test again, on the same model loaded in the same way."""
     words = ["pytest"]
     for option in OPTIONS:
-        value = config.getoption(option.key) if option.name in _RERUN_OPTIONS else None
+        value = config.getoption(option.key) if option.name in _RERUN else None
         for one in value if isinstance(value, list) else [value] if value is not None else ():
             text = "" if option.is_flag else f" {shlex.quote(str(one))}"
             words.append(option.flag + text)

@@ -1,7 +1,4 @@
-"""Stash keys and names that the modules of `plugin` share.
-
-In: nothing. Out: keys. Must not import another module of `plugin`.
-"""
+"""Stash keys and names that the modules of `plugin` share; it must not import any of them."""
 
 from __future__ import annotations
 
@@ -28,10 +25,10 @@ SHARED = pytest.StashKey[dict[int, Any]]()
 """On the config: the `SharedModel` of each guarded model, by the model's `id`."""
 COLLECTED = pytest.StashKey[list[tuple[str, Path]]]()
 """On the config: the node id and the path of every collected test, see `golden_path`."""
-IN_PLACE_MODELS = pytest.StashKey[Any]()
-"""On the config: a `WeakSet` of the models in which a module changes its output in place."""
 TERMINAL = pytest.StashKey[int]()
 """On the config: a file descriptor of the terminal, duplicated before pytest captures stderr."""
+DETAIL_TEXTS = pytest.StashKey[list[str]]()
+"""On an item: the details of its goldens, as JSON, until they are moved to a test report."""
 FIXTURE = "nnsight_model"
 """The fixture of the model under test."""
 NOTE = "nnsight_note"

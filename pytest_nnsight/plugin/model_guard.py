@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -21,30 +21,50 @@ from pytest_nnsight.plugin.keys import FIXTURE, GOLDENS, NOTE, PASSED, SETTINGS,
 from pytest_nnsight.plugin.shared_model import loading_time
 
 if TYPE_CHECKING:
+    from pytest_nnsight.guard.guard import Guard
     from pytest_nnsight.guard.leak import Leak
-    from pytest_nnsight.plugin.loaded_model import SharedModel
 
 
-def start_guarding(model: Any, fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
-    """Guard a model from now until its fixture ends; skip the models of function scope.
+class SharedModel(NamedTuple):
+    """The guard of a model that several tests use, and the fixture that made the model."""
 
-    The guard reads all weights once now, and once more at the end.
+    guard: Guard
+    fixture: pytest.FixtureDef[Any]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Iterator[Any]:
+    """Guard the model that ``nnsight_model`` returns, also if the project overrides the fixture.
+
+    The guard reads all weights once now, and once more when the fixture ends. Models of function
+    scope are not guarded. Other fixtures of wider scope may change weights if their teardown
+    restores them.
     """
-    if fixture.scope == "function" or config.stash[SETTINGS].leaks == "off":
-        return
-    with loading_time(config, "its weights"):
-        from pytest_nnsight.guard.guard import Guard
-        from pytest_nnsight.plugin.loaded_model import SharedModel
+    checks = {}
+    if fixturedef.scope != "function" and fixturedef.argname != FIXTURE:
+        for key, shared in request.config.stash[SHARED].items():
+            checks[key] = shared.guard.check_fixture(fixturedef.argname)
+            next(checks[key])
+            fixturedef.addfinalizer(partial(_check_teardown, request, key, checks[key]))
+    result = yield
+    for check in checks.values():
+        next(check)
+    config, is_checked = request.config, request.config.stash[SETTINGS].leaks != "off"
+    if fixturedef.argname == FIXTURE and fixturedef.scope != "function" and is_checked:
+        with loading_time(config, "its weights"):
+            from pytest_nnsight.guard.guard import Guard
 
-        config.stash[SHARED][id(model)] = SharedModel(Guard(model), fixture)
-    fixture.addfinalizer(partial(_stop_guarding, config, id(model)))
+            config.stash[SHARED][id(result)] = SharedModel(Guard(result), fixturedef)
+        fixturedef.addfinalizer(partial(_stop_guarding, config, id(result)))
+    return result
 
 
 def _stop_guarding(config: pytest.Config, key: int) -> None:
     """Check all weights of a model whose fixture ends."""
     shared = config.stash[SHARED].pop(key, None)
-    change = shared.guard.end() if shared else ""
-    if change:
+    if shared is not None and (change := shared.guard.end()):
         _fail_or_warn(config, f"the model is not what was loaded: {change}")
 
 
@@ -70,65 +90,49 @@ def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
     """
     config, item = request.config, request.node
     shared = config.stash[SHARED].get(id(model))
-    mode = settings_of(item, config.stash[SETTINGS]).leaks
+    mode = settings_of(item).leaks
     if shared is not None and mode == "off":
         shared.guard.skip(item.nodeid)
     uses_models = bool(config.stash[SETTINGS].model or config.stash[SHARED])
     if mode == "off" or (shared is None and not (uses_models and "torch" in sys.modules)):
         yield
         return
-    restore = _snapshot(config, shared, item.nodeid)
+    if shared is not None:
+        restore = shared.guard.enter(item.nodeid)
+    else:
+        from pytest_nnsight.guard.leak import take_snapshots
+        from pytest_nnsight.guard.process_state import snapshot_patches
+
+        models = [other.guard.model for other in config.stash[SHARED].values()]
+        restore = take_snapshots([snapshot_patches], models[0] if models else None)
     if shared is not None and shared.guard.change:
         change = f"the model is not what was loaded: {shared.guard.change}"
         if mode == "fail":
-            _reload(id(model), shared, request)
+            _reload(shared, request)
             raise LeakError(f"{change}; it is loaded again")
         warnings.warn(change, stacklevel=1)
     yield
-    _report(restore(), model, shared, request, mode)
+    _report(restore(), shared, request, mode)
 
 
-def _snapshot(
-    config: pytest.Config, shared: SharedModel | None, test: str
-) -> Callable[[], list[Leak]]:
-    """Snapshot the state before a test; return the function that restores and reports it."""
-    if shared is not None:
-        return shared.guard.enter(test)
-    from pytest_nnsight.guard.leak import take_snapshots
-    from pytest_nnsight.guard.process_state import snapshot_patches
-
-    models = [other.guard.model for other in config.stash[SHARED].values()]
-    return take_snapshots([snapshot_patches], models[0] if models else None)
-
-
-def _report(
-    leaks: list[Leak],
-    model: Any,
-    shared: SharedModel | None,
-    request: pytest.FixtureRequest,
-    mode: str,
-) -> None:
+def _report(leaks: list[Leak], shared: SharedModel | None, request: Any, mode: str) -> None:
     """Report what a test changed, by severity and mode: a note, a warning, or a failure."""
     from pytest_nnsight.guard.leak import Severity
 
     item, change = request.node, shared.guard.change if shared is not None else ""
-    notes = [leak.text for leak in leaks if leak.severity == Severity.NOTE]
-    item.user_properties += [(NOTE, text) for text in notes]
+    item.user_properties += [(NOTE, leak.text) for leak in leaks if leak.severity == Severity.NOTE]
     leaks = [leak for leak in leaks if leak.severity > Severity.NOTE]
-    if not leaks and not change:
+    left = "; ".join(leak.text for leak in leaks)
+    text = "; ".join(filter(None, [change, left and f"left on the model: {left}"]))
+    if not text:
         return
-    parts = [change] if change else []
-    if leaks:
-        parts.append("left on the model: " + "; ".join(leak.text for leak in leaks))
-    text = "; ".join(parts)
     worst = max((leak.severity for leak in leaks), default=Severity.NOTE)
     if shared is not None and (change or worst == Severity.LOST):
         text += "; it is loaded again"
-        _reload(id(model), shared, request)
+        _reload(shared, request)
     if mode == "warn":
-        is_distrusted = change or worst >= Severity.DISTRUST
-        goldens = item.stash.get(GOLDENS, None) if is_distrusted else None
-        if goldens is not None and goldens.discard_prepared():
+        is_distrusted = GOLDENS in item.stash and (change or worst >= Severity.DISTRUST)
+        if is_distrusted and item.stash[GOLDENS].discard_prepared():
             text += "; its goldens are not written"
         warnings.warn(f"{item.nodeid} {text}", stacklevel=1)
     elif PASSED in item.stash:
@@ -137,40 +141,15 @@ def _report(
         item.add_report_section("teardown", "nnsight", text)
 
 
-def _reload(key: int, shared: SharedModel, request: Any) -> None:
+def _reload(shared: SharedModel, request: Any) -> None:
     """End the fixture of a model, so that the next test that requests it loads it again."""
-    request.config.stash[SHARED].pop(key, None)
+    request.config.stash[SHARED].pop(id(shared.guard.model), None)
     shared.fixture.finish(request)
-
-
-def accept_fixture_changes(item: pytest.Item) -> None:
-    """Accept the changes that the fixtures of a test made: call it before the test's own code."""
-    for shared in item.config.stash[SHARED].values():
-        shared.guard.begin_call(item.nodeid)
-
-
-@contextmanager
-def checked_fixture(
-    fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest
-) -> Iterator[None]:
-    """Set up a fixture of wider scope, which may change weights if its teardown restores them."""
-    shared_models = request.config.stash[SHARED]
-    if fixture.scope == "function" or fixture.argname == FIXTURE:
-        yield
-        return
-    checks = {key: s.guard.check_fixture(fixture.argname) for key, s in shared_models.items()}
-    for key, check in checks.items():
-        next(check)
-        fixture.addfinalizer(partial(_check_teardown, request, key, check))
-    yield
-    for check in checks.values():
-        next(check)
 
 
 def _check_teardown(request: Any, key: int, check: Iterator[str]) -> None:
     """Reload the model if the teardown of a fixture left weights changed."""
     shared = request.config.stash[SHARED].get(key)
-    change = next(check) if shared is not None else ""
-    if shared is not None and change:
-        _reload(key, shared, request)
+    if shared is not None and (change := next(check)):
+        _reload(shared, request)
         _fail_or_warn(request.config, f"{change}; the model is loaded again")

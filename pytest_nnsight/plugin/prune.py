@@ -8,7 +8,7 @@ import pytest
 
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.golden.unused import remove, without_test
-from pytest_nnsight.plugin.golden_path import golden_paths, is_hashed
+from pytest_nnsight.plugin.golden_path import is_hashed, path_of
 from pytest_nnsight.plugin.items import settings_of
 from pytest_nnsight.settings import Settings, golden_root
 
@@ -34,19 +34,15 @@ class Pruner:
         self._lines: list[str] = []
 
     @pytest.hookimpl
-    def pytest_collection_modifyitems(
-        self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Store the golden paths of every test by model, before ``-k`` and ``-m`` deselect."""
         from pytest_nnsight.models.spec import parse_spec
 
-        paths = golden_paths(config)
         self._tests = {parse_spec(text).name: set() for text in self._settings.model}
         for item in items:
-            names = [parse_spec(text).name for text in settings_of(item, self._settings).model]
-            for name in names:
-                path = paths.path_of(item, name if len(names) > 1 else None)
-                self._tests.setdefault(name, set()).add(path)
+            for text in settings_of(item).model:
+                name = parse_spec(text).name
+                self._tests.setdefault(name, set()).add(path_of(item, name))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -65,10 +61,8 @@ class Pruner:
 
     def _has(self, file: str) -> bool:
         """Return whether a test file may exist although none of its tests was collected."""
-        if file == "suite" or is_hashed(file):
-            return True
         path = self._root / file
-        return any(path.parent.glob(f"{path.name}.*")) if path.parent.is_dir() else False
+        return file == "suite" or is_hashed(file) or any(path.parent.glob(f"{path.name}.*"))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the goldens without a test."""

@@ -54,8 +54,11 @@ class Reporter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Store the result of one phase of a test; the worst phase decides the outcome."""
-        name = test_id(self._config.rootpath, report.nodeid, report.location[0])
-        test = self._tests.setdefault(name, _new_test(name, report))
+        file, line_number, _ = report.location
+        name = test_id(self._config.rootpath, report.nodeid, file)
+        new = {"test": name, "file": file, "line_number": (line_number or 0) + 1, "details": []}
+        new |= {"outcome": "passed", "seconds": 0.0, "line": "", "goldens": [], "notes": []}
+        test = self._tests.setdefault(name, new)
         outcome, line = _outcome(report)
         if _WORST_FIRST.index(outcome) < _WORST_FIRST.index(test["outcome"]):
             text = "\n".join(map(visible, hide_home(report.longreprtext).splitlines()))
@@ -72,7 +75,7 @@ class Reporter:
             from pytest_nnsight.report.page import pytest_html_extras
 
             report.extras = [*getattr(report, "extras", ()), *pytest_html_extras(records)]  # type: ignore[attr-defined]
-        test.setdefault("details", []).extend(getattr(report, DETAILS, ()))
+        test["details"].extend(getattr(report, DETAILS, ()))
         if str(report.outcome) == "rerun":  # by pytest-rerunfailures: only the last attempt counts
             self._outdated[name] = len(every)
             test["goldens"], test["details"] = [], []
@@ -143,12 +146,6 @@ class Reporter:
             test["goldens"] or test["notes"] or test["outcome"] in ("hung", "crashed")
             for test in self._tests.values()
         )
-
-
-def _new_test(name: str, report: pytest.TestReport) -> dict[str, Any]:
-    file, line, _ = report.location
-    test = {"test": name, "file": file, "line_number": (line or 0) + 1, "outcome": "passed"}
-    return test | {"seconds": 0.0, "line": "", "goldens": [], "notes": []}
 
 
 def _without_details(test: dict[str, Any], detailed: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Set up one pytest session: options, plugin objects, header, built-in suite.
+"""Set up one pytest session: options, settings, plugin objects, header, the tests to run.
 
 Imports other subpackages only when they are needed: every pytest session imports this module.
 """
@@ -8,22 +8,33 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from pytest_nnsight.errors import UsageError
-from pytest_nnsight.options import OPTIONS
+from pytest_nnsight.options import MARKER_KEYS, OPTIONS
 from pytest_nnsight.plugin.items import settings_of
-from pytest_nnsight.plugin.keys import COLLECTED, SETTINGS, SUITE_NODE, TERMINAL, WATCHDOG
-from pytest_nnsight.settings import Settings, read_settings
+from pytest_nnsight.plugin.keys import (
+    COLLECTED,
+    FIXTURE,
+    SETTINGS,
+    SHARED,
+    SPECS,
+    SUITE_NODE,
+    TERMINAL,
+    WATCHDOG,
+)
+from pytest_nnsight.plugin.shared_model import check_remote, load_requests
+from pytest_nnsight.settings import Settings, golden_root, read_settings
+
+if TYPE_CHECKING:
+    from pytest_nnsight.models.spec import ModelSpec
 
 
-def add_options(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
     """Define every option for the command line and as an ini key."""
     group = parser.getgroup("nnsight", "testing the internals of a model (pytest-nnsight)")
     for option in OPTIONS:
@@ -40,37 +51,97 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(option.key, option.help, type=ini_type)
 
 
-def _early_settings(config: pytest.Config) -> Settings:
-    """Read the settings before the conftest files are loaded."""
-    try:
-        return read_settings(vars(config.known_args_namespace), config.getini)
-    except UsageError:  # `pytest_configure` reads them again and reports it
-        return Settings()
-
-
-@contextmanager
-def conftest_loading(config: pytest.Config) -> Iterator[None]:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
     """Load conftest files within ``--nnsight-load-timeout``, if a model is configured.
 
     If one hangs, the process prints its stack and exits with code 1.
     """
-    settings = _early_settings(config)
+    try:
+        settings = read_settings(vars(early_config.known_args_namespace), early_config.getini)
+    except UsageError:  # `pytest_configure` reads them again and reports it
+        settings = Settings()
     if not settings.model:
-        yield
-        return
+        return (yield)
     from pytest_nnsight.isolation.limits import conftest_limit
     from pytest_nnsight.isolation.mode import announce_worker
 
-    announce_worker(config, settings)
+    announce_worker(early_config, settings)
     with conftest_limit(settings.load_timeout):
-        yield
+        return (yield)
 
 
-def register_plugins(config: pytest.Config) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the settings, check them without a model, and register the plugin objects."""
+    marker = f"nnsight({', '.join(MARKER_KEYS)}): settings of pytest-nnsight for one test"
+    config.addinivalue_line("markers", marker)
+    config.stash[SHARED], config.stash[SPECS], config.stash[COLLECTED] = {}, {}, []
+    try:
+        settings = config.stash[SETTINGS] = read_settings(vars(config.option), config.getini)
+        _check(config, settings)
+        _register_plugins(config, settings)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _check(config: pytest.Config, settings: Settings) -> None:
+    """Raise `UsageError` for settings that cannot work; let some settings imply pytest options."""
+    if not settings.model:
+        if settings.suite:
+            raise UsageError("--nnsight-suite needs a model; add --nnsight-model gpt2 or tiny:gpt2")
+        return
+    specs = [spec for spec, _ in load_requests(settings)]
+    _check_root(config, specs)
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"two models share the golden folder {max(names, key=names.count)!r}; "
+            "name them: --nnsight-model NAME=SPEC"
+        )
+    check_remote(settings, specs)
+    golden_root(config.rootpath, settings)
+    if settings.rebaseline or settings.calibrate:
+        config.option.update_snapshots = True
+    _check_update(config, settings)
+    if settings.suite and config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.args = []  # without test paths on the command line, run the suite alone
+
+
+def _check_update(config: pytest.Config, settings: Settings) -> None:
+    """Refuse to write goldens under CI or across variants."""
+    if not (config.option.update_snapshots or config.option.update_new_snapshots_only):
+        return
+    if os.environ.get("CI") and not settings.update_in_ci:
+        raise UsageError(
+            "--snapshot-update is refused under CI, where it would accept any drift as the new "
+            "golden; update on your own machine, or add --nnsight-update-in-ci"
+        )
+    if settings.golden_from is not None:
+        raise UsageError(
+            "--nnsight-golden-from only compares, --snapshot-update writes goldens; remove one"
+        )
+
+
+def _check_root(config: pytest.Config, specs: list[ModelSpec]) -> None:
+    """Refuse a model path that pytest has taken for a test path, and so for the project's root.
+
+    pytest finds its root folder before plugins define their options. So it takes the path in
+    ``--nnsight-model PATH`` for a test path, but not the one in ``--nnsight-model=PATH``.
+    """
+    arguments = [str(argument) for argument in config.invocation_params.args]
+    if any(argument.startswith(("--rootdir", "-c", "--config-file")) for argument in arguments):
+        return
+    for spec in specs:
+        is_outside = not Path(spec.source).resolve().is_relative_to(config.invocation_params.dir)
+        if spec.kind in ("directory", "gguf") and spec.source in arguments and is_outside:
+            raise UsageError(
+                f"write --nnsight-model={spec.source} with an equals sign: after a space pytest "
+                "takes the path for a test path, and looks for your ini file and goldens there"
+            )
+
+
+def _register_plugins(config: pytest.Config, settings: Settings) -> None:
     """Register the plugin objects that the settings need."""
-    settings = config.stash[SETTINGS]
-    config.stash[COLLECTED] = []
-    config.pluginmanager.register(CollectedTests(config.stash[COLLECTED]), "nnsight-collected")
     if settings.prune:
         from pytest_nnsight.plugin.prune import Pruner
 
@@ -79,10 +150,6 @@ def register_plugins(config: pytest.Config) -> None:
         from pytest_nnsight.plugin.reporter import Reporter
 
         config.pluginmanager.register(Reporter(config, settings.report), "nnsight-report")
-    if settings.report:
-        from pytest_nnsight.plugin.records import DetailRecorder
-
-        config.pluginmanager.register(DetailRecorder(), "nnsight-details")
     if settings.model:
         _isolate(config, settings)
 
@@ -106,48 +173,58 @@ def _isolate(config: pytest.Config, settings: Settings) -> None:
     else:
         from pytest_nnsight.isolation.watchdog import Watchdog
 
-        timeout_of = partial(_timeout_of, settings)
-        config.stash[WATCHDOG] = Watchdog(config, settings, timeout_of, config.stash[TERMINAL])
+        config.stash[WATCHDOG] = Watchdog(config, settings, _timeout_of, config.stash[TERMINAL])
         config.pluginmanager.register(config.stash[WATCHDOG], "nnsight-watch")
 
 
-class CollectedTests:
-    """The plugin object that notes every collected test, deselected ones included."""
-
-    def __init__(self, tests: list[tuple[str, Path]]) -> None:
-        self._tests = tests
-
-    @pytest.hookimpl(wrapper=True, trylast=True)  # before --lf leaves tests out
-    def pytest_make_collect_report(self) -> Iterator[None]:
-        """Note the tests of one file or class."""
-        report: Any = yield
-        tests = (node for node in report.result or () if isinstance(node, pytest.Item))
-        self._tests += ((test.nodeid, test.path) for test in tests)
-        return report  # type: ignore[no-any-return]
-
-
-def _timeout_of(settings: Settings, item: pytest.Item) -> float:
+def _timeout_of(item: pytest.Item) -> float:
     """Return the seconds that each phase of a test may take."""
     try:
-        return settings_of(item, settings).timeout
+        return settings_of(item).timeout
     except UsageError:  # the check of the model reports a wrong marker, in the test's setup
-        return settings.timeout
+        return item.config.stash[SETTINGS].timeout
 
 
-def header_lines(settings: Settings) -> list[str]:
-    """Return the lines for pytest's header: the models and versions; none without a model."""
-    if not settings.model:
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Show the models under test, and the versions of the libraries that compute."""
+    models = config.stash[SETTINGS].model
+    if not models:
         return []
     packages = ("nnsight", "torch", "transformers")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    return [f"nnsight: models {', '.join(settings.model)}; {versions}"]
+    return [f"nnsight: models {', '.join(models)}; {versions}"]
 
 
-def collect_suite(session: pytest.Session) -> Iterator[pytest.Item]:
-    """Collect the built-in suite, under the same node id wherever the package is installed."""
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrize each test that uses a model with the models of ``--nnsight-model``."""
+    if FIXTURE not in metafunc.fixturenames:
+        return
+    try:
+        requests = load_requests(settings_of(metafunc.definition))
+    except UsageError as error:
+        raise pytest.Collector.CollectError(str(error)) from None
+    if requests:
+        ids = [pytest.HIDDEN_PARAM] if len(requests) == 1 else [spec.name for spec, _ in requests]
+        metafunc.parametrize(FIXTURE, requests, ids=ids, indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)  # before --lf leaves tests out
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Note the tests of one file or class, also those that will be deselected."""
+    report: Any = yield
+    tests = (node for node in report.result or () if isinstance(node, pytest.Item))
+    collector.config.stash[COLLECTED] += ((test.nodeid, test.path) for test in tests)
+    return report  # type: ignore[no-any-return]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Add the tests of ``--nnsight-suite``, with one node id wherever the package is installed."""
+    if not session.config.stash[SETTINGS].suite:
+        return
     path = Path(__file__).with_name("suite.py")
     module = pytest.Module.from_parent(session, path=path, nodeid=SUITE_NODE)
     # If pytest imported it, pytest would put its folder first on the import path. Then packages of
     # that folder would win over those of an environment that `upgrade` made.
     module.obj = importlib.import_module(f"{__package__}.suite")
-    yield from session.genitems(module)
+    items.extend(session.genitems(module))

@@ -35,13 +35,19 @@ def test_no_stale_state(nnsight_capture: Any) -> None:
     """Check that a short prompt computes the same after a long one: no module has stale state."""
     if not _takes_text(nnsight_capture.model):
         pytest.skip("this model takes no text, and its inputs have one length only")
+    from pytest_nnsight.compare.comparison import compare
+    from pytest_nnsight.diagnose.diagnosis import Finding
+    from pytest_nnsight.report.failure import comparison_lines, diagnose_finding
+
     short = _short_prompt(nnsight_capture.model)
     first = nnsight_capture.trace(short)
     nnsight_capture.trace(LONG)
-    lines = _differences(first, nnsight_capture.trace(short))
-    if lines:
-        lines[0] = f"a short prompt differs after a long one, {lines[0]}"
-        pytest.fail("\n".join(lines), pytrace=False)
+    second = nnsight_capture.trace(short)
+    comparison = compare(first, second)
+    if not comparison.matches:
+        finding = Finding("first run", golden=first, received=second, comparison=comparison)
+        text = "\n".join(comparison_lines(finding, diagnose_finding(finding)))
+        pytest.fail(f"a short prompt differs after a long one, {text}", pytrace=False)
 
 
 def test_padded_batch(nnsight_capture: Any, nnsight_golden: Any) -> None:
@@ -57,17 +63,6 @@ def test_greedy_generation(nnsight_capture: Any, nnsight_golden: Any) -> None:
         pytest.skip("this model cannot generate")
     prompt = _short_prompt(nnsight_capture.model)
     assert nnsight_capture.generate(prompt, max_new_tokens=8) == nnsight_golden
-
-
-def _differences(first: Any, second: Any) -> list[str]:
-    """Compare two runs of one prompt; return the lines of a failure, none if they match."""
-    from pytest_nnsight.compare.comparison import compare
-    from pytest_nnsight.diagnose.diagnosis import Finding
-    from pytest_nnsight.report.failure import comparison_lines, diagnose_finding
-
-    comparison = compare(first, second)
-    finding = Finding("first run", golden=first, received=second, comparison=comparison)
-    return [] if comparison.matches else comparison_lines(finding, diagnose_finding(finding))
 
 
 def _takes_text(model: Any) -> bool:

@@ -56,7 +56,7 @@ ours = sorted(name.rpartition(".")[2] for name in sys.modules if name.startswith
 print("CALLS:", calls, *ours)
 """
 IMPORTED = [
-    *("checks", "errors", "failures", "items", "keys", "model_guard", "options"),
+    *("errors", "failures", "items", "keys", "model_guard", "options"),
     *("plugin", "session_setup", "settings", "shared_model"),
 ]
 
