@@ -1,19 +1,65 @@
-"""Two runs -> drifts: what was measured, judged by a tolerance."""
+"""Two runs -> drifts: what differs is measured once, and then judged by a tolerance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_nnsight.compare.bits import Bits
-from pytest_nnsight.compare.distance import Distance, most_changed_statistic
+from pytest_nnsight.compare.distance import Distance, distances, most_changed_statistic
 from pytest_nnsight.compare.drift import Drift
-from pytest_nnsight.compare.measurement import Measurement, leaf_label, measure
-from pytest_nnsight.compare.run_inputs import first_difference
-from pytest_nnsight.compare.timeline import LeafKey, Value
-from pytest_nnsight.compare.token_divergence import TokenDivergence
+from pytest_nnsight.compare.model_changes import numeric_differences
+from pytest_nnsight.compare.pairing import is_input
+from pytest_nnsight.compare.pooling import pool
+from pytest_nnsight.compare.run_inputs import compare_inputs, first_difference
+from pytest_nnsight.compare.structure import (
+    Pairs,
+    added_calls,
+    changed_order,
+    compare_structure,
+    leaf_label,
+)
+from pytest_nnsight.compare.timeline import LeafKey, Value, timeline
+from pytest_nnsight.compare.token_divergence import (
+    TokenDivergence,
+    divergence_location,
+    first_divergence,
+    shared_calls,
+)
 from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
-from pytest_nnsight.run import Run, with_weights
+from pytest_nnsight.run import Call, Run, with_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """The number of calls that differ in any bit, and the label of the first of them.
+
+    ``is_expected`` tells whether all bits should be equal: nothing that may change numbers differs
+    between the two environments. Otherwise ``reason`` says what differs.
+    """
+
+    count: int
+    first: str
+    is_expected: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What differs between two runs, whatever drift is allowed.
+
+    ``calls`` are the golden's calls that can be compared. ``before`` and ``after`` are the drifts
+    that are listed before and after those of values.
+    """
+
+    golden: Run
+    calls: Sequence[Call]
+    pairs: Pairs
+    distances: Mapping[LeafKey, Distance]
+    timeline: tuple[Value, ...]
+    bits: Bits
+    divergence: TokenDivergence | None
+    before: tuple[Drift, ...]
+    after: tuple[Drift, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +116,54 @@ def compare(
     return judge(measurement, with_weights(received, read_weights()))
 
 
+def measure(golden: Run, received: Run) -> Measurement:
+    """Pair the calls and tensors of two runs and estimate the distance of each pair."""
+    location = divergence_location(golden, received)
+    calls = golden.calls if location is None else shared_calls(golden, received, location)
+    others = {call.key: call for call in received.calls}
+    structure, pairs = compare_structure(golden, received, calls, others)
+    estimates = distances([(old.summary, new.summary) for old, new in pairs.values()])
+    apart = dict(zip(pairs, estimates, strict=True))
+    in_time = timeline(
+        [*_without_unpaired_inputs(calls, others)],
+        {key: id(new.summary) for key, (_, new) in pairs.items()},
+    )
+    apart |= pool(in_time, apart)
+    divergence = first_divergence(golden, received, apart)
+    reason = numeric_differences(golden.environment, received.environment)
+    after = [*changed_order(golden, received), *_generated(golden, received, divergence, reason)]
+    if location is None:
+        after = [*added_calls(golden, received), *after]
+    before = (*compare_inputs(golden, received), *structure)
+    bits = _count_bits(calls, apart, reason)
+    return Measurement(
+        golden, calls, pairs, apart, tuple(in_time), bits, divergence, before, tuple(after)
+    )
+
+
+def _without_unpaired_inputs(
+    calls: Sequence[Call], others: Mapping[tuple[str, int], Call]
+) -> Iterator[Call]:
+    """Drop the inputs of a call whose inputs the received run did not record.
+
+    A generation may record inputs at fewer steps. An input without a partner would count as equal,
+    and a drift that comes in with it would seem to start in the call.
+    """
+    for call in calls:
+        other = others.get(call.key, call)
+        if other.inputs is not None or any(is_input(leaf) for leaf in other.leaves):
+            yield call
+        else:
+            yield call._replace(leaves=tuple(leaf for leaf in call.leaves if not is_input(leaf)))
+
+
+def _count_bits(calls: Sequence[Call], distances: Mapping[LeafKey, Distance], reason: str) -> Bits:
+    """Count the calls that differ in any bit; ``reason`` is that of `numeric_differences`."""
+    positions = {position for (position, _), distance in distances.items() if not distance.is_same}
+    first = calls[min(positions)].label if positions else ""
+    return Bits(len(positions), first, not reason, reason)
+
+
 def judge(measurement: Measurement, received: Run) -> Comparison:
     """Turn what was measured into drifts, by the rules and the weights of ``received``."""
     golden, bits = measurement.golden, measurement.bits
@@ -77,15 +171,11 @@ def judge(measurement: Measurement, received: Run) -> Comparison:
     limits = tolerance.onsets(measurement.timeline, measurement.distances)
     if received.is_exact and bits.is_expected:
         limits = dict.fromkeys(measurement.distances, 0.0)
-    drifts = (
-        *measurement.before,
-        *_values(measurement, tolerance, limits),
-        *measurement.after,
-        *_generated(golden, received, measurement.divergence, bits.reason),
-    )
+    values = _values(measurement, tolerance, limits)
+    added = sum(drift.kind == "added" for drift in measurement.after)
     return Comparison(
-        drifts,
-        measurement.call_count,
+        (*measurement.before, *values, *measurement.after),
+        len(golden.calls) + added,
         tolerance,
         bits,
         measurement.distances,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_nnsight.run import Run
+from pytest_nnsight.run import Environment, Run
 
 # Config keys that never change what a forward pass computes.
 _IRRELEVANT = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tokenizer_class")
@@ -186,3 +186,17 @@ def _rank(package: str) -> int:
     """Sort first the packages that most often change what a model computes."""
     first = ("transformers", "torch", "nnsight")
     return first.index(package) if package in first else len(first)
+
+
+def numeric_differences(before: Environment, now: Environment) -> str:
+    """Say what differs between two environments that may change the last bits of any result.
+
+    Return the empty string if nothing does: then equal models give equal bits.
+    """
+    names = ("device", "dtype", "attention", "threads", "cpu", "kernels")
+    pairs = [(name, getattr(before, name), getattr(now, name)) for name in names]
+    pairs.append(("torch", before.versions.get("torch"), now.versions.get("torch")))
+    default = "as torch has them"
+    return ", ".join(
+        f"{name} {old or default} -> {new or default}" for name, old, new in pairs if old != new
+    )

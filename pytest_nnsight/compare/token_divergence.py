@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_nnsight.compare.distance import Distance
-from pytest_nnsight.run import ROOT, Run
+from pytest_nnsight.run import ROOT, Call, Run
 from pytest_nnsight.summary.packing import read_norms
 
 _SIGMAS = 4.5  # of one logit's noise; the difference of two has 1.4 times as much
@@ -66,15 +66,15 @@ def divergence_location(golden: Run, received: Run) -> tuple[int, int] | None:
     return min(locations, default=None)
 
 
-def last_shared_step(golden: Run, received: Run, location: tuple[int, int]) -> int:
-    """Return the last step that both generations computed from the same tokens, -1 for none.
+def shared_calls(golden: Run, received: Run, location: tuple[int, int]) -> Sequence[Call]:
+    """Return the golden's calls of the steps that both runs computed from the same tokens.
 
-    ``location`` is that of their divergence. If one generation ended there, only the other computed
-    that step.
+    ``location`` is that of their divergence: then they continue different texts. If one generation
+    ended there, only the other computed that step.
     """
     step, index = location
     ends = [len(run.generated.token_ids[index]) for run in (golden, received) if run.generated]
-    return step - 1 if step >= min(ends) else step
+    return golden.calls[: calls_until(golden, step - 1 if step >= min(ends) else step)]
 
 
 def calls_until(run: Run, step: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import Forward, make_call, make_forward, make_summary
 
-from pytest_nnsight.compare.measurement import leaf_label
+from pytest_nnsight.compare.structure import leaf_label
 from pytest_nnsight.compare.timeline import Value, timeline
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 

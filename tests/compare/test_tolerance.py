@@ -21,7 +21,7 @@ from builders import (
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.distance import INFINITE, SAME, Distance, distance
-from pytest_nnsight.compare.measurement import leaf_label
+from pytest_nnsight.compare.structure import leaf_label
 from pytest_nnsight.compare.timeline import timeline
 from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
 from pytest_nnsight.errors import UsageError
