@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import (
+    distance,
     drift_from,
     make_call,
     make_forward,
@@ -20,7 +21,7 @@ from builders import (
 )
 
 from pytest_nnsight.compare.comparison import compare
-from pytest_nnsight.compare.distance import INFINITE, SAME, Distance, distance
+from pytest_nnsight.compare.distance import INFINITE, SAME, Distance
 from pytest_nnsight.compare.structure import leaf_label
 from pytest_nnsight.compare.timeline import timeline
 from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
