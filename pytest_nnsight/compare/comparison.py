@@ -6,18 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_nnsight.compare.distance import Distance, distances, most_changed_statistic
-from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.compare.drift import Drift, Pairs, compare_structure, leaf_label
 from pytest_nnsight.compare.model_changes import numeric_differences
-from pytest_nnsight.compare.pairing import is_input
+from pytest_nnsight.compare.pairing import inputs_and_outputs, is_input
 from pytest_nnsight.compare.pooling import pool
 from pytest_nnsight.compare.run_inputs import compare_inputs, first_difference
-from pytest_nnsight.compare.structure import (
-    Pairs,
-    added_calls,
-    changed_order,
-    compare_structure,
-    leaf_label,
-)
 from pytest_nnsight.compare.timeline import LeafKey, Value, timeline
 from pytest_nnsight.compare.token_divergence import (
     TokenDivergence,
@@ -47,12 +40,10 @@ class Bits:
 class Measurement:
     """What differs between two runs, whatever drift is allowed.
 
-    ``calls`` are the golden's calls that can be compared. ``before`` and ``after`` are the drifts
-    that are listed before and after those of values.
+    ``before`` and ``after`` are the drifts that are listed before and after those of values.
     """
 
     golden: Run
-    calls: Sequence[Call]
     pairs: Pairs
     distances: Mapping[LeafKey, Distance]
     timeline: tuple[Value, ...]
@@ -120,48 +111,42 @@ def measure(golden: Run, received: Run) -> Measurement:
     """Pair the calls and tensors of two runs and estimate the distance of each pair."""
     location = divergence_location(golden, received)
     calls = golden.calls if location is None else shared_calls(golden, received, location)
-    others = {call.key: call for call in received.calls}
-    structure, pairs = compare_structure(golden, received, calls, others)
+    structure, later, pairs = compare_structure(golden, received, calls)
+    if location is not None:  # the runs continue different texts
+        later = [drift for drift in later if drift.kind != "added"]
     estimates = distances([(old.summary, new.summary) for old, new in pairs.values()])
     apart = dict(zip(pairs, estimates, strict=True))
-    in_time = timeline(
-        [*_without_unpaired_inputs(calls, others)],
-        {key: id(new.summary) for key, (_, new) in pairs.items()},
-    )
+    partners = {key: id(new.summary) for key, (_, new) in pairs.items()}
+    in_time = timeline([*_without_unpaired_inputs(calls, received)], partners)
     apart |= pool(in_time, apart)
-    divergence = first_divergence(golden, received, apart)
+    positions = {position for (position, _), found in apart.items() if not found.is_same}
+    first = calls[min(positions)].label if positions else ""
     reason = numeric_differences(golden.environment, received.environment)
-    after = [*changed_order(golden, received), *_generated(golden, received, divergence, reason)]
-    if location is None:
-        after = [*added_calls(golden, received), *after]
-    before = (*compare_inputs(golden, received), *structure)
-    bits = _count_bits(calls, apart, reason)
+    divergence = first_divergence(golden, received, apart)
     return Measurement(
-        golden, calls, pairs, apart, tuple(in_time), bits, divergence, before, tuple(after)
+        golden,
+        pairs,
+        apart,
+        tuple(in_time),
+        Bits(len(positions), first, not reason, reason),
+        divergence,
+        before=(*compare_inputs(golden, received), *structure),
+        after=(*later, *_generated(golden, received, divergence, reason)),
     )
 
 
-def _without_unpaired_inputs(
-    calls: Sequence[Call], others: Mapping[tuple[str, int], Call]
-) -> Iterator[Call]:
+def _without_unpaired_inputs(calls: Sequence[Call], received: Run) -> Iterator[Call]:
     """Drop the inputs of a call whose inputs the received run did not record.
 
     A generation may record inputs at fewer steps. An input without a partner would count as equal,
     and a drift that comes in with it would seem to start in the call.
     """
+    others = {call.key: call for call in received.calls}
     for call in calls:
         other = others.get(call.key, call)
-        if other.inputs is not None or any(is_input(leaf) for leaf in other.leaves):
-            yield call
-        else:
-            yield call._replace(leaves=tuple(leaf for leaf in call.leaves if not is_input(leaf)))
-
-
-def _count_bits(calls: Sequence[Call], distances: Mapping[LeafKey, Distance], reason: str) -> Bits:
-    """Count the calls that differ in any bit; ``reason`` is that of `numeric_differences`."""
-    positions = {position for (position, _), distance in distances.items() if not distance.is_same}
-    first = calls[min(positions)].label if positions else ""
-    return Bits(len(positions), first, not reason, reason)
+        if other.inputs is None and not any(map(is_input, other.leaves)):
+            call = call._replace(leaves=tuple(inputs_and_outputs(call)[1]))
+        yield call
 
 
 def judge(measurement: Measurement, received: Run) -> Comparison:
@@ -193,7 +178,7 @@ def _values(
         distance, limit = measurement.distances[key], limits.get(key)
         if distance.is_same or (limit is None and not tolerance.is_exceeded(distance, old.summary)):
             continue
-        call = measurement.calls[key[0]]
+        call = measurement.golden.calls[key[0]]
         allowed = tolerance.allowed_for(old.summary) if old.summary.sketch else 0.0
         both = (id(old.summary), id(new.summary))
         if both not in statistics:

@@ -78,16 +78,13 @@ def _without_estimate(golden: Summary, received: Summary) -> Distance | None:
     """Return a distance that needs no estimate, else ``None``."""
     if (golden.nan, golden.inf) != (received.nan, received.inf):
         return INFINITE
-    if golden.sketch == received.sketch and _has_equal_bits(golden, received):
+    parts = [(each.sketch, each.digest, each.dtype) for each in (golden, received)]
+    if parts[0] == parts[1]:
         return SAME
     if not golden.sketch or not received.sketch:
         both_without_numbers = golden.minimum is None and received.minimum is None
         return Distance() if both_without_numbers else INFINITE
     return None
-
-
-def _has_equal_bits(golden: Summary, received: Summary) -> bool:
-    return golden.digest == received.digest and golden.dtype == received.dtype
 
 
 def _estimates(pairs: Sequence[Pair]) -> Iterator[Distance]:
@@ -100,8 +97,8 @@ def _estimates(pairs: Sequence[Pair]) -> Iterator[Distance]:
     for (golden, received), estimate in zip(pairs, found, strict=True):
         # The checksum shows every small change, the projection every large one, such as values
         # that changed sign or were swapped. The last bits of a projection are not reproducible.
-        is_same = estimate.worst < _LAST_BITS and _has_equal_bits(golden, received)
-        yield SAME if is_same else estimate
+        has_equal_bits = (golden.digest, golden.dtype) == (received.digest, received.dtype)
+        yield SAME if has_equal_bits and estimate.worst < _LAST_BITS else estimate
 
 
 def true_distance(golden: np.ndarray, received: np.ndarray) -> Distance:

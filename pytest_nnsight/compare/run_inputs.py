@@ -44,10 +44,10 @@ def _only_masked(golden: Run, received: Run) -> bool:
     before, now = _ids_by_position(golden), _ids_by_position(received)
     if golden.prompt.tensors.get(_MASK) == received.prompt.tensors.get(_MASK):
         return False
-    return len(before) == len(now) and all(
-        len(old) == len(new)
-        and all(a == b for a, b in zip(old, new, strict=True) if a is not None and b is not None)
+    return [*map(len, before)] == [*map(len, now)] and all(
+        None in (a, b) or a == b
         for old, new in zip(before, now, strict=True)
+        for a, b in zip(old, new, strict=True)
     )
 
 
@@ -94,15 +94,16 @@ def first_difference(
         at = first_mismatch(old, new)
         prompt = f" of prompt {index}" if len(before) > 1 else ""
         expected, received = (
-            f"{len(ids)} {noun}{prompt}, at {at}: {_described(ids, at, texts[index : index + 1])}"
+            f"{len(ids)} {noun}{prompt}, at {at}: {_described(ids, at, *texts[index : index + 1])}"
             for ids, texts in zip((old, new), pieces, strict=True)
         )
         return expected, received
     return "", ""
 
 
-def _described(ids: Sequence[int], at: int, texts: Texts) -> str:
-    """Return one id of a prompt with its text, or ``end``; ``texts`` is empty if unknown."""
-    piece = texts[0][at : at + 1] if texts else ()
-    text = f" ({piece[0]!r})" if piece and piece[0] else ""
-    return f"{ids[at]}{text}" if at < len(ids) else "end"
+def _described(ids: Sequence[int], at: int, texts: Sequence[str] = ()) -> str:
+    """Return one id of a prompt with its text, if known, or ``end``."""
+    text = "".join(texts[at : at + 1])
+    if at >= len(ids):
+        return "end"
+    return f"{ids[at]} ({text!r})" if text else str(ids[at])

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pytest_nnsight.compare.pairing import is_input
-from pytest_nnsight.run import ROOT, Call, Leaf, token_count
+from pytest_nnsight.compare.pairing import inputs_and_outputs, is_input
+from pytest_nnsight.run import ROOT, Call, Leaf
 
 LeafKey = tuple[int, str]
 """The location of a tensor in a run: the index of its call, and where it is inside the call."""
@@ -40,11 +40,6 @@ class Value:
     def key(self) -> LeafKey:
         """The location at which it is first seen."""
         return self.position, self.leaf.at
-
-    @property
-    def tokens(self) -> int:
-        """The number of its tokens."""
-        return token_count(self.leaf.summary.shape)
 
     @property
     def is_model_input(self) -> bool:
@@ -92,7 +87,7 @@ def timeline(calls: Sequence[Call], partners: Mapping[LeafKey, int] | None = Non
             values[found[-1]].keys.append(key)
         return found
 
-    sides = [_sides(call) for call in calls]
+    sides = [inputs_and_outputs(call) for call in calls]
     starts = _starts(calls, sides)
     beginning = defaultdict(list)  # the calls that begin before the first call inside them ends
     for position, start in enumerate(starts):
@@ -106,12 +101,6 @@ def timeline(calls: Sequence[Call], partners: Mapping[LeafKey, int] | None = Non
             open_calls.append(_OpenCall(calls[position].path, has_children, first, inputs))
         see(end, sides[end][1], open_calls.pop())
     return values
-
-
-def _sides(call: Call) -> tuple[list[Leaf], list[Leaf]]:
-    """Return the inputs and the outputs of a call."""
-    inputs = [leaf for leaf in call.leaves if is_input(leaf)]
-    return inputs, [leaf for leaf in call.leaves if not is_input(leaf)]
 
 
 def _starts(calls: Sequence[Call], sides: Sequence[tuple[list[Leaf], list[Leaf]]]) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_nnsight.compare import model_changes
 from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.drift import Drift
@@ -81,44 +80,35 @@ def diagnose(
 
 def _count_changed_modules(evidence: Evidence) -> str:
     """Count the modules of the starting module's class with other settings; empty for one."""
-    classes = {call.path: call.module_class for call in evidence.golden.calls}
-    changes = model_changes.changed_modules(evidence.golden, evidence.received)
-    text = changes.get(classes.get(evidence.origin.where, ""), "")
-    count = text.partition(":")[0]
-    return "" if count.startswith("1 of ") else count
+    text = evidence.modules.get(evidence.classes.get(evidence.origin.where, ""), "")
+    return "" if text.startswith("1 of ") else text.partition(":")[0]
 
 
 def _from_intervention(evidence: Evidence) -> Cause | None:
     """Blame a changed intervention where weights, config and modules are the same."""
-    golden, received = evidence.golden, evidence.received
-    name, code = golden.prompt.intervention, golden.prompt.intervention_code
-    if name is None or code == received.prompt.intervention_code:
+    before, now = evidence.golden.prompt, evidence.received.prompt
+    if before.intervention is None or before.intervention_code == now.intervention_code:
         return None
-    changes = (model_changes.changed_config, model_changes.changed_modules)
-    if _changed_weights(evidence)[1] or any(find(golden, received) for find in changes):
+    if evidence.weights[1] or evidence.config or evidence.modules:
         return None
-    return Cause("intervention", f"{name} was changed", is_certain=False)
+    return Cause("intervention", f"{before.intervention} was changed", is_certain=False)
 
 
 def _from_model(evidence: Evidence) -> Cause | None:
     """Blame the weights, the config, or library code that builds modules with other settings."""
-    golden, received, where = evidence.golden, evidence.received, evidence.origin.where
-    names, weights = _changed_weights(evidence)
-    config = model_changes.changed_config(golden, received)
+    (names, weights), config = evidence.weights, evidence.config
     if evidence.origin.start.kind in _STRUCTURE_KINDS and not config:
         return None
-    if any(name.startswith(f"{where}.") for name in names):
+    if any(name.startswith(f"{evidence.origin.where}.") for name in names):
         if config:
             return Cause("config and weights", f"{join_first(config)}; {weights}")
         return Cause("weights", weights)
-    modules = model_changes.changed_modules(golden, received)
-    built = next((text for name, text in modules.items() if _has_class(evidence, name)), "")
+    modules = evidence.modules.items()
+    built = next((text for name, text in modules if _has_class(evidence, name)), "")
     if config:
-        is_only_change = not names and not model_changes.changed_versions(golden, received)
-        is_certain = (
-            is_only_change or bool(built) or input_causes.starts_at_changed_rotary(evidence)
-        )
-        return Cause("config", join_first(config), is_certain)
+        is_only_change = not names and not evidence.versions
+        is_rotary = input_causes.starts_at_changed_rotary(evidence)
+        return Cause("config", join_first(config), is_only_change or bool(built) or is_rotary)
     if built:
         return Cause("code", f"same config, but {built}")
     if weights:
@@ -126,40 +116,30 @@ def _from_model(evidence: Evidence) -> Cause | None:
     return None
 
 
-def _changed_weights(evidence: Evidence) -> tuple[list[str], str]:
-    """Return the names of parameters that differ, and the difference as text."""
-    return model_changes.changed_weights(
-        evidence.golden, evidence.received, evidence.golden_weights, evidence.received_weights
-    )
-
-
 def _is_tied(evidence: Evidence, changed: list[str]) -> bool:
     """Tell whether the starting module has no parameter, but a changed embedding to share."""
     origin, names = evidence.origin, evidence.received_weights or ()
     if any(name.startswith(f"{origin.where}.") for name in names) or not origin.is_jump:
         return False
-    classes = {call.path: call.module_class for call in evidence.golden.calls}
-    owners = [name.rpartition(".")[0] for name in changed]
-    return any("Embedding" in classes.get(owner, "") for owner in owners)
+    owners = [evidence.classes.get(name.rpartition(".")[0], "") for name in changed]
+    return any("Embedding" in owner for owner in owners)
 
 
 def _has_class(evidence: Evidence, name: str) -> bool:
     """Tell whether the starting module, if captured, is or contains a module of a class."""
-    where, calls = evidence.origin.where, evidence.golden.calls
-    classes = {c.module_class for c in calls if f"{c.path}.".startswith(f"{where}.")}
-    return name in classes or where not in evidence.golden.paths
+    where, classes = evidence.origin.where, evidence.classes
+    inside = {kind for path, kind in classes.items() if f"{path}.".startswith(f"{where}.")}
+    return name in inside or where not in classes
 
 
 def _from_structure(evidence: Evidence) -> Cause | None:
     """Name what changed next to another structure: versions, else weights, else nothing."""
     if evidence.origin.start.kind not in _STRUCTURE_KINDS:
         return None
-    if versions := model_changes.changed_versions(evidence.golden, evidence.received):
-        return Cause("structure", versions)
-    if evidence.golden.kind == "scan":
-        return Cause("structure", evidence.comparison.bits.reason or "same config and versions")
-    weights = _changed_weights(evidence)[1]
-    return Cause("structure", weights or "same weights, config and versions")
+    if evidence.versions or evidence.golden.kind != "scan":
+        found = evidence.versions or evidence.weights[1]
+        return Cause("structure", found or "same weights, config and versions")
+    return Cause("structure", evidence.comparison.bits.reason or "same config and versions")
 
 
 def _from_code_or_numerics(evidence: Evidence) -> Cause:
@@ -167,15 +147,13 @@ def _from_code_or_numerics(evidence: Evidence) -> Cause:
 
     Of tensors that a test made itself, the inputs and the code are unknown.
     """
-    comparison, origin = evidence.comparison, evidence.origin
+    comparison, versions = evidence.comparison, evidence.versions
     is_own = evidence.golden.kind == "tensors"
     same = "same weights" if is_own else "same inputs, weights"
-    versions = model_changes.changed_versions(evidence.golden, evidence.received)
     arithmetic = comparison.bits.reason
     largest = max((drift.rel for drift in comparison.failures), default=0.0)
-    is_small = largest <= _LARGEST_NOISE * max(comparison.tolerance.rel, 1e-9)
-    if arithmetic and is_small:
-        return Cause("numerics", arithmetic, is_certain=not origin.is_jump)
+    if arithmetic and largest <= _LARGEST_NOISE * max(comparison.tolerance.rel, 1e-9):
+        return Cause("numerics", arithmetic, is_certain=not evidence.origin.is_jump)
     if versions:
         is_certain = not arithmetic and not is_own
         return Cause("code", f"{same} and config; {versions}", is_certain)

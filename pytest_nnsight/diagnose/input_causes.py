@@ -45,8 +45,7 @@ def _from_input_tensor(evidence: Evidence, name: str) -> Cause:
         return Cause("config", join_first(keys), is_certain=is_text)
     if not is_text:
         return Cause("prompt", changed)
-    versions = model_changes.changed_versions(golden, received)
-    return Cause("code", f"{changed}; {versions}" if versions else changed, is_certain=False)
+    return Cause("code", _with_versions(changed, evidence), is_certain=False)
 
 
 def _changed_first_ids(evidence: Evidence, name: str) -> tuple[int, int] | None:
@@ -85,10 +84,9 @@ def from_changed_tensors(evidence: Evidence) -> Cause | None:
     value = evidence.origin.value
     if value is None or not names or not (value.is_model_input or not value.fed_by):
         return None
-    is_certain = (
-        value.is_model_input
-    )  # the first value of a module may also be wrong by its own code
-    return Cause("prompt", f"the model is given other {', '.join(names)}", is_certain)
+    changed = f"the model is given other {', '.join(names)}"
+    # The first value of a module may also be wrong by its own code.
+    return Cause("prompt", changed, is_certain=value.is_model_input)
 
 
 def from_model_inputs(evidence: Evidence) -> Cause | None:
@@ -102,21 +100,25 @@ def from_model_inputs(evidence: Evidence) -> Cause | None:
     kind = _input_kind(value.leaf.at + (value.call.path if is_integer else ""))
     if kind is None or (kind == "positions" and starts_at_changed_rotary(evidence)):
         return None
-    versions = model_changes.changed_versions(evidence.golden, evidence.received)
     name = value.leaf.at.removeprefix("in.")
     argument = f"input {name}" if name.isdigit() else name  # a positional argument has no name
-    text = f"{value.call.path} is given another {argument}"
-    return Cause(kind, f"{text}; {versions}" if versions else text)
+    return Cause(kind, _with_versions(f"{value.call.path} is given another {argument}", evidence))
+
+
+def _with_versions(text: str, evidence: Evidence) -> str:
+    return f"{text}; {evidence.versions}" if evidence.versions else text
 
 
 def starts_at_changed_rotary(evidence: Evidence) -> bool:
     """Tell whether a drift starts in the cosines and sines of a rotary embedding that changed."""
     value = evidence.origin.value
-    is_integer = value is not None and not value.leaf.summary.sketch  # positions, not a table
+    if value is not None and not value.leaf.summary.sketch:  # positions, not a table
+        return False
     names = (evidence.origin.where, value.leaf.at if value is not None else "")
-    is_table = any("rotary" in name or "position_embeddings" in name for name in names)
-    changed = model_changes.changed_config(evidence.golden, evidence.received)
-    return is_table and not is_integer and any(map(model_changes.is_rotary, changed))
+    keys = [text.partition(" ")[0] for text in evidence.config]
+    return any("rotary" in name or "position_embeddings" in name for name in names) and any(
+        "rotary" in key or "rope_" in key for key in keys
+    )
 
 
 def _input_kind(name: str) -> str | None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import SAME, Distance
-from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.compare.drift import Drift, leaf_label
 from pytest_nnsight.compare.pairing import is_input
-from pytest_nnsight.compare.structure import leaf_label
 from pytest_nnsight.compare.timeline import LeafKey, Value
 from pytest_nnsight.compare.tolerance import TOLERANCES
 from pytest_nnsight.run import ROOT, Call, Run

@@ -22,7 +22,7 @@ from builders import (
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.distance import INFINITE, SAME, Distance
-from pytest_nnsight.compare.structure import leaf_label
+from pytest_nnsight.compare.drift import leaf_label
 from pytest_nnsight.compare.timeline import timeline
 from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
 from pytest_nnsight.errors import UsageError
