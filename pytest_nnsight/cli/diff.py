@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_nnsight.cli.alignment import Alignment, align
 from pytest_nnsight.cli.output import check_output_file, print_progress, write_page
 from pytest_nnsight.errors import UsageError, hide_home, suggest, visible
 
 if TYPE_CHECKING:
-    from pytest_nnsight.cli.alignment import Alignment
     from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
     from pytest_nnsight.models.spec import LoadOptions, ModelSpec
     from pytest_nnsight.run import Run
@@ -172,7 +172,6 @@ def differences(
     The models are loaded one after the other. The runs of the first are used as goldens.
     ``say`` prints the progress of loading.
     """
-    from pytest_nnsight.cli.alignment import align
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
     from pytest_nnsight.report.failure import diagnose_finding

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_nnsight.compare import model_changes
 from pytest_nnsight.compare.comparison import Comparison
@@ -18,8 +19,7 @@ _STRUCTURE_KINDS = ("missing", "added", "container", "class", "shape", "dtype")
 _LARGEST_NOISE = 30.0  # times the tolerance: other arithmetic alone causes no larger drift
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """Name the cause of a drift; ``evidence`` is the text that supports it."""
 
     name: str
@@ -100,7 +100,7 @@ def _changed_first_ids(evidence: Evidence, name: str) -> tuple[int, int] | None:
     pairs = {(old[:1], new[:1]) for old, new in zip(golden, received, strict=False)}
     if len(pairs) != 1 or [ids[1:] for ids in golden] != [ids[1:] for ids in received]:
         return None
-    ((old, new),) = pairs
+    old, new = pairs.pop()
     return (old[0], new[0]) if old and new else None
 
 
@@ -245,8 +245,7 @@ def _from_code_or_numerics(evidence: Evidence) -> Cause:
     if arithmetic and largest <= _LARGEST_NOISE * max(comparison.tolerance.rel, 1e-9):
         return Cause("numerics", arithmetic, is_certain=not evidence.origin.is_jump)
     if versions:
-        is_certain = not arithmetic and not is_own
-        return Cause("code", f"{same} and config; {versions}", is_certain)
+        return Cause("code", f"{same} and config; {versions}", not arithmetic and not is_own)
     if arithmetic:
         return Cause("code or numerics", f"{same} and config; {arithmetic}", is_certain=False)
     suspects = f"{'the test, ' if is_own else ''}a patched module, a hook or an edit"

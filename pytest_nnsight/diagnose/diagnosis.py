@@ -77,8 +77,7 @@ def diagnose(
     )
     cause = next(found for rule in RULES if (found := rule(evidence)) is not None)
     count = _count_changed_modules(evidence) or origin.class_count
-    where = origin.where
-    return Diagnosis(origin.start, where, cause.name, cause.evidence, cause.is_certain, count)
+    return Diagnosis(origin.start, origin.where, *cause, class_count=count)
 
 
 def _count_changed_modules(evidence: Evidence) -> str:
