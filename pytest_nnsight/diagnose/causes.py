@@ -48,8 +48,9 @@ class Evidence:
 
 
 def _join_first(changes: list[str]) -> str:
-    """Join the first three changes into one text; ``...`` stands for the others."""
-    return "; ".join(changes[:3]) + (" ..." if len(changes) > 3 else "")
+    """Join the first three changes that are not empty; ``...`` stands for the others."""
+    texts = [text for text in changes if text]
+    return "; ".join(texts[:3]) + (" ..." if len(texts) > 3 else "")
 
 
 def _from_request(evidence: Evidence) -> Cause | None:
@@ -90,7 +91,7 @@ def _from_input_tensor(evidence: Evidence, name: str) -> Cause:
         return Cause("config", _join_first(keys), is_certain=is_text)
     if not is_text:
         return Cause("prompt", changed)
-    return Cause("code", _with_versions(changed, evidence), is_certain=False)
+    return Cause("code", _join_first([changed, evidence.versions]), is_certain=False)
 
 
 def _changed_first_ids(evidence: Evidence, name: str) -> tuple[int, int] | None:
@@ -147,11 +148,8 @@ def _from_model_inputs(evidence: Evidence) -> Cause | None:
         return None
     name = value.leaf.at.removeprefix("in.")
     argument = f"input {name}" if name.isdigit() else name  # a positional argument has no name
-    return Cause(kind, _with_versions(f"{value.call.path} is given another {argument}", evidence))
-
-
-def _with_versions(text: str, evidence: Evidence) -> str:
-    return f"{text}; {evidence.versions}" if evidence.versions else text
+    changed = f"{value.call.path} is given another {argument}"
+    return Cause(kind, _join_first([changed, evidence.versions]))
 
 
 def _starts_at_changed_rotary(evidence: Evidence) -> bool:
@@ -186,14 +184,16 @@ def _from_intervention(evidence: Evidence) -> Cause | None:
 def _from_model(evidence: Evidence) -> Cause | None:
     """Blame the weights, the config, or library code that builds modules with other settings."""
     (names, weights), config = evidence.weights, evidence.config
+    where, classes = evidence.origin.where, evidence.classes
     if evidence.origin.start.kind in _STRUCTURE_KINDS and not config:
         return None
-    if any(name.startswith(f"{evidence.origin.where}.") for name in names):
+    if any(name.startswith(f"{where}.") for name in names):
         if config:
             return Cause("config and weights", f"{_join_first(config)}; {weights}")
         return Cause("weights", weights)
-    modules = evidence.modules.items()
-    built = next((text for name, text in modules if _has_class(evidence, name)), "")
+    inside = {kind for path, kind in classes.items() if f"{path}.".startswith(f"{where}.")}
+    names_inside = [name for name in evidence.modules if name in inside or where not in classes]
+    built = evidence.modules[names_inside[0]] if names_inside else ""
     if config:
         is_only_change = not names and not evidence.versions
         is_rotary = _starts_at_changed_rotary(evidence)
@@ -212,13 +212,6 @@ def _is_tied(evidence: Evidence, changed: list[str]) -> bool:
         return False
     owners = [evidence.classes.get(name.rpartition(".")[0], "") for name in changed]
     return any("Embedding" in owner for owner in owners)
-
-
-def _has_class(evidence: Evidence, name: str) -> bool:
-    """Tell whether the starting module, if captured, is or contains a module of a class."""
-    where, classes = evidence.origin.where, evidence.classes
-    inside = {kind for path, kind in classes.items() if f"{path}.".startswith(f"{where}.")}
-    return name in inside or where not in classes
 
 
 def _from_structure(evidence: Evidence) -> Cause | None:
