@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.compare.distance import Distance, distances
 from pytest_nnsight.diagnose.diagnosis import Diagnosis, diagnose
 from pytest_nnsight.diagnose.origin import DriftOrigin, locate
 from pytest_nnsight.run import (
@@ -47,6 +48,11 @@ def summarize(tensor: torch.Tensor) -> Summary:
 def summarize_all(tensors: Sequence[torch.Tensor]) -> list[Summary]:
     """Summarise many tensors together, as a capture would."""
     return summaries_of(tensors)
+
+
+def distance(golden: Summary, received: Summary) -> Distance:
+    """Estimate the distance of two summarised tensors of one shape."""
+    return distances([(golden, received)])[0]
 
 
 def make_summary(noise: float = 0.0, shape: tuple[int, ...] = (1, 7, 64), seed: int = 0) -> Summary:

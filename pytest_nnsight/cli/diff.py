@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_nnsight.cli.alignment import Alignment, align
 from pytest_nnsight.cli.output import check_output_file, print_progress, write_page
 from pytest_nnsight.errors import UsageError, hide_home, suggest, visible
 from pytest_nnsight.models.spec import LoadOptions, ModelSpec, parse_spec
@@ -19,7 +20,6 @@ from pytest_nnsight.report.record import build_detail, record_of_failure, record
 from pytest_nnsight.run import Run, with_weights
 
 if TYPE_CHECKING:
-    from pytest_nnsight.compare.alignment import Alignment
     from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
 
 HELP = "compare two models, or two settings of one model, without a golden"
@@ -157,7 +157,6 @@ def differences(
     The models are loaded one after the other. The runs of the first are used as goldens.
     ``say`` prints the progress of loading.
     """
-    from pytest_nnsight.compare.alignment import align
     from pytest_nnsight.compare.comparison import compare
     from pytest_nnsight.diagnose.diagnosis import Finding
     from pytest_nnsight.report.failure import diagnose_finding

@@ -1,19 +1,56 @@
-"""Two runs -> drifts: what was measured, judged by a tolerance."""
+"""Two runs -> drifts: what differs is measured once, and then judged by a tolerance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_nnsight.compare.bits import Bits
-from pytest_nnsight.compare.distance import Distance, most_changed_statistic
-from pytest_nnsight.compare.drift import Drift
-from pytest_nnsight.compare.measurement import Measurement, leaf_label, measure
-from pytest_nnsight.compare.run_inputs import first_difference
-from pytest_nnsight.compare.timeline import LeafKey, Value
-from pytest_nnsight.compare.token_divergence import TokenDivergence
+from pytest_nnsight.compare.distance import Distance, distances, most_changed_statistic
+from pytest_nnsight.compare.drift import Drift, Pairs, compare_structure, leaf_label
+from pytest_nnsight.compare.model_changes import numeric_differences
+from pytest_nnsight.compare.pairing import inputs_and_outputs, is_input
+from pytest_nnsight.compare.pooling import pool
+from pytest_nnsight.compare.run_inputs import compare_inputs, first_difference
+from pytest_nnsight.compare.timeline import LeafKey, Value, timeline
+from pytest_nnsight.compare.token_divergence import (
+    TokenDivergence,
+    divergence_location,
+    first_divergence,
+    shared_calls,
+)
 from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
-from pytest_nnsight.run import Run, with_weights
+from pytest_nnsight.run import Call, Run, with_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """The number of calls that differ in any bit, and the label of the first of them.
+
+    ``is_expected`` tells whether all bits should be equal: nothing that may change numbers differs
+    between the two environments. Otherwise ``reason`` says what differs.
+    """
+
+    count: int
+    first: str
+    is_expected: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What differs between two runs, whatever drift is allowed.
+
+    ``before`` and ``after`` are the drifts that are listed before and after those of values.
+    """
+
+    golden: Run
+    pairs: Pairs
+    distances: Mapping[LeafKey, Distance]
+    timeline: tuple[Value, ...]
+    bits: Bits
+    divergence: TokenDivergence | None
+    before: tuple[Drift, ...]
+    after: tuple[Drift, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +107,48 @@ def compare(
     return judge(measurement, with_weights(received, read_weights()))
 
 
+def measure(golden: Run, received: Run) -> Measurement:
+    """Pair the calls and tensors of two runs and estimate the distance of each pair."""
+    location = divergence_location(golden, received)
+    calls = golden.calls if location is None else shared_calls(golden, received, location)
+    structure, later, pairs = compare_structure(golden, received, calls)
+    if location is not None:  # the runs continue different texts
+        later = [drift for drift in later if drift.kind != "added"]
+    estimates = distances([(old.summary, new.summary) for old, new in pairs.values()])
+    apart = dict(zip(pairs, estimates, strict=True))
+    partners = {key: id(new.summary) for key, (_, new) in pairs.items()}
+    in_time = timeline([*_without_unpaired_inputs(calls, received)], partners)
+    apart |= pool(in_time, apart)
+    positions = {position for (position, _), found in apart.items() if not found.is_same}
+    first = calls[min(positions)].label if positions else ""
+    reason = numeric_differences(golden.environment, received.environment)
+    divergence = first_divergence(golden, received, apart)
+    return Measurement(
+        golden,
+        pairs,
+        apart,
+        tuple(in_time),
+        Bits(len(positions), first, not reason, reason),
+        divergence,
+        before=(*compare_inputs(golden, received), *structure),
+        after=(*later, *_generated(golden, received, divergence, reason)),
+    )
+
+
+def _without_unpaired_inputs(calls: Sequence[Call], received: Run) -> Iterator[Call]:
+    """Drop the inputs of a call whose inputs the received run did not record.
+
+    A generation may record inputs at fewer steps. An input without a partner would count as equal,
+    and a drift that comes in with it would seem to start in the call.
+    """
+    others = {call.key: call for call in received.calls}
+    for call in calls:
+        other = others.get(call.key, call)
+        if other.inputs is None and not any(map(is_input, other.leaves)):
+            call = call._replace(leaves=tuple(inputs_and_outputs(call)[1]))
+        yield call
+
+
 def judge(measurement: Measurement, received: Run) -> Comparison:
     """Turn what was measured into drifts, by the rules and the weights of ``received``."""
     golden, bits = measurement.golden, measurement.bits
@@ -77,15 +156,11 @@ def judge(measurement: Measurement, received: Run) -> Comparison:
     limits = tolerance.onsets(measurement.timeline, measurement.distances)
     if received.is_exact and bits.is_expected:
         limits = dict.fromkeys(measurement.distances, 0.0)
-    drifts = (
-        *measurement.before,
-        *_values(measurement, tolerance, limits),
-        *measurement.after,
-        *_generated(golden, received, measurement.divergence, bits.reason),
-    )
+    values = _values(measurement, tolerance, limits)
+    added = sum(drift.kind == "added" for drift in measurement.after)
     return Comparison(
-        drifts,
-        measurement.call_count,
+        (*measurement.before, *values, *measurement.after),
+        len(golden.calls) + added,
         tolerance,
         bits,
         measurement.distances,
@@ -103,7 +178,7 @@ def _values(
         distance, limit = measurement.distances[key], limits.get(key)
         if distance.is_same or (limit is None and not tolerance.is_exceeded(distance, old.summary)):
             continue
-        call = measurement.calls[key[0]]
+        call = measurement.golden.calls[key[0]]
         allowed = tolerance.allowed_for(old.summary) if old.summary.sketch else 0.0
         both = (id(old.summary), id(new.summary))
         if both not in statistics:

@@ -50,33 +50,27 @@ SAME = Distance(is_same=True)
 INFINITE = Distance(math.inf, math.inf)
 
 
-def distance(golden: Summary, received: Summary) -> Distance:
-    """Estimate the distance of two summarised tensors of one shape.
+def distances(pairs: Sequence[Pair]) -> list[Distance]:
+    """Estimate the distances of summarised tensors, each pair of one shape; equal pairs only once.
 
     Each number of a token's projection is one sample of its distance: the estimate of one token
-    from ``k`` numbers has a relative standard error of about ``1 / sqrt(2 k)``.
+    from ``k`` numbers has a relative standard error of about ``1 / sqrt(2 k)``. Tensors of one size
+    are estimated together.
     """
-    return distances([(golden, received)])[0]
-
-
-def distances(pairs: Sequence[Pair]) -> list[Distance]:
-    """Estimate many distances: tensors of one size together, and equal pairs only once."""
     found: dict[tuple[int, int], Distance] = {}
-    groups: dict[tuple[int, int], dict[tuple[int, int], Pair]] = {}
-    for golden, received in pairs:
-        key = (id(golden), id(received))
-        if key in found:
-            continue
+    groups: dict[tuple[int, int], list[Pair]] = {}
+    for golden, received in {(id(old), id(new)): (old, new) for old, new in pairs}.values():
         exact = _without_estimate(golden, received)
         if exact is not None:
-            found[key] = exact
+            found[id(golden), id(received)] = exact
         else:
             size = (len(golden.norms), len(golden.sketch))
-            groups.setdefault(size, {})[key] = (golden, received)
-    for size, group in groups.items():
-        keys, step = [*group], max(1, _BLOCK // size[1])
-        for block in (keys[start : start + step] for start in range(0, len(keys), step)):
-            found |= zip(block, _estimates([group[key] for key in block]), strict=True)
+            groups.setdefault(size, []).append((golden, received))
+    for (_, sketch_size), group in groups.items():
+        step = max(1, _BLOCK // sketch_size)
+        for block in (group[start : start + step] for start in range(0, len(group), step)):
+            for (golden, received), estimate in zip(block, _estimates(block), strict=True):
+                found[id(golden), id(received)] = estimate
     return [found[id(golden), id(received)] for golden, received in pairs]
 
 
@@ -84,16 +78,13 @@ def _without_estimate(golden: Summary, received: Summary) -> Distance | None:
     """Return a distance that needs no estimate, else ``None``."""
     if (golden.nan, golden.inf) != (received.nan, received.inf):
         return INFINITE
-    if golden.sketch == received.sketch and _has_equal_bits(golden, received):
+    parts = [(each.sketch, each.digest, each.dtype) for each in (golden, received)]
+    if parts[0] == parts[1]:
         return SAME
     if not golden.sketch or not received.sketch:
         both_without_numbers = golden.minimum is None and received.minimum is None
         return Distance() if both_without_numbers else INFINITE
     return None
-
-
-def _has_equal_bits(golden: Summary, received: Summary) -> bool:
-    return golden.digest == received.digest and golden.dtype == received.dtype
 
 
 def _estimates(pairs: Sequence[Pair]) -> Iterator[Distance]:
@@ -106,8 +97,8 @@ def _estimates(pairs: Sequence[Pair]) -> Iterator[Distance]:
     for (golden, received), estimate in zip(pairs, found, strict=True):
         # The checksum shows every small change, the projection every large one, such as values
         # that changed sign or were swapped. The last bits of a projection are not reproducible.
-        is_same = estimate.worst < _LAST_BITS and _has_equal_bits(golden, received)
-        yield SAME if is_same else estimate
+        has_equal_bits = (golden.digest, golden.dtype) == (received.digest, received.dtype)
+        yield SAME if has_equal_bits and estimate.worst < _LAST_BITS else estimate
 
 
 def true_distance(golden: np.ndarray, received: np.ndarray) -> Distance:
@@ -134,9 +125,8 @@ def _from_tokens(norms: np.ndarray, squares: np.ndarray) -> Iterator[Distance]:
         totals, fourths = parts.sum(1).tolist(), np.square(parts).sum(1).tolist()
     weights = np.square(shares).sum(1).tolist()
     worst, tokens = each.argmax(1).tolist(), each.shape[1]
-    for row, token, total, fourth, weight in zip(
-        each, worst, totals, fourths, weights, strict=True
-    ):
+    columns = zip(each, worst, totals, fourths, weights, strict=True)
+    for row, token, total, fourth, weight in columns:
         yield Distance(
             rms=math.sqrt(total / (weight or 1.0)),
             worst=float(row[token]),
@@ -175,18 +165,11 @@ def most_changed_statistic(golden: Summary, received: Summary) -> tuple[str, str
         return f"{golden.nan} NaN, {golden.inf} Inf", f"{received.nan} NaN, {received.inf} Inf"
     scale = max(golden.std or 0.0, received.std or 0.0, 1e-30)
     names = {"mean": "mean", "std": "std", "min": "minimum", "max": "maximum"}
-    pairs = [
-        (name, old, new)
-        for name, attribute in names.items()
-        if (old := getattr(golden, attribute)) is not None
-        and (new := getattr(received, attribute)) is not None
-    ]
+    both = [(name, getattr(golden, at), getattr(received, at)) for name, at in names.items()]
+    pairs = [pair for pair in both if None not in pair]
     if not pairs:
         return golden.digest or "no values", received.digest or "no values"
     # Rounded: if all values were shifted alike, the mean is shown rather than a bound.
     name, before, now = max(pairs, key=lambda p: float(f"{abs(p[1] - p[2]) / scale:.4g}"))
-    for digits in range(4, 9):
-        old, new = f"{before:.{digits}g}", f"{now:.{digits}g}"
-        if old != new:
-            return f"{name} {old}", new
-    return f"{name} {before:.4g}", f"{now:.4g}"
+    digits = next((n for n in range(4, 9) if f"{before:.{n}g}" != f"{now:.{n}g}"), 4)
+    return f"{name} {before:.{digits}g}", f"{now:.{digits}g}"

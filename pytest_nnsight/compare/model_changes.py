@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_nnsight.run import Run
+from pytest_nnsight.run import Environment, Run
 
 # Config keys that never change what a forward pass computes.
 _IRRELEVANT = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tokenizer_class")
 _START_KEYS = ("decoder_start_token_id", "bos_token_id")  # they choose a decoder's first token
+_OFTEN_BLAMED = ("transformers", "torch", "nnsight")  # listed first
 Fingerprints = Mapping[str, str]
 """The fingerprint of each parameter, by its name."""
 
@@ -63,11 +64,9 @@ def _as_in_transformers_5(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if "rope_theta" not in config:
         return config
-    rotary: dict[str, Any] = {"rope_type": "default", **(config.get("rope_scaling") or {})}
-    for key in ("rope_theta", "partial_rotary_factor"):
-        if key in config:
-            rotary[key] = float(config[key])
-    return {**config, "rope_parameters": rotary}
+    keys = [key for key in ("rope_theta", "partial_rotary_factor") if key in config]
+    rotary = {**(config.get("rope_scaling") or {}), **{key: float(config[key]) for key in keys}}
+    return {**config, "rope_parameters": {"rope_type": "default", **rotary}}
 
 
 def _change(old: Any, new: Any) -> str:
@@ -80,12 +79,6 @@ def _change(old: Any, new: Any) -> str:
 def _brief(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def is_rotary(change: str) -> bool:
-    """Tell whether a changed config key, ``key old -> new``, belongs to the rotary embedding."""
-    key = change.partition(" ")[0]
-    return "rope_" in key or "rotary" in key
 
 
 def changed_generation(golden: Run, received: Run) -> list[str]:
@@ -158,31 +151,39 @@ def changed_weights(
     if golden.model.weights and golden.model.weights == received.model.weights:
         return [], ""
     if not before or not now:
-        if golden.model.weights and received.model.weights:
-            return [], f"fingerprint {golden.model.weights} -> {received.model.weights}"
-        return [], ""
+        old, new = golden.model.weights, received.model.weights
+        return [], f"fingerprint {old} -> {new}" if old and new else ""
     differing = [name for name in now if name in before and before[name] != now[name]]
-    gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+    gone, added = sorted(set(before) - set(now)), sorted(set(now) - set(before))
     if differing:
         which = differing[0] if len(differing) == 1 else f"{differing[0]}, ..."
         return differing, f"{len(differing)} of {len(before)} parameters differ: {which}"
-    if gone or new:
-        text = f"{len(gone)} parameters gone, {len(new)} new: {(gone + new)[0]}"
-        return gone + new, text
+    if gone or added:
+        text = f"{len(gone)} parameters gone, {len(added)} new: {(gone + added)[0]}"
+        return gone + added, text
     return [], ""
 
 
 def changed_versions(golden: Run, received: Run) -> str:
     """List the packages whose versions differ, ``transformers 5.2.0 -> 5.23.0``."""
     before, now = golden.environment.versions, received.environment.versions
+    names = dict.fromkeys((*_OFTEN_BLAMED, *sorted({*before, *now})))
     return ", ".join(
         f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
-        for name in sorted({*before, *now}, key=lambda name: (_rank(name), name))
+        for name in names
         if before.get(name) != now.get(name)
     )
 
 
-def _rank(package: str) -> int:
-    """Sort first the packages that most often change what a model computes."""
-    first = ("transformers", "torch", "nnsight")
-    return first.index(package) if package in first else len(first)
+def numeric_differences(before: Environment, now: Environment) -> str:
+    """Say what differs between two environments that may change the last bits of any result.
+
+    Return the empty string if nothing does: then equal models give equal bits.
+    """
+    names = ("device", "dtype", "attention", "threads", "cpu", "kernels")
+    pairs = [(name, getattr(before, name), getattr(now, name)) for name in names]
+    pairs.append(("torch", before.versions.get("torch"), now.versions.get("torch")))
+    default = "as torch has them"
+    return ", ".join(
+        f"{name} {old or default} -> {new or default}" for name, old, new in pairs if old != new
+    )

@@ -17,16 +17,15 @@ def pair(golden: Call, received: Call, may_lose: bool) -> tuple[Pairs, str | Non
     tensor now (eager attention returns its weights) is a note; so is the reverse if the call
     ``may_lose`` tensors, as under another attention implementation. Inputs pair by location only.
     """
-    if golden.output == received.output and _locations(golden) == _locations(received):
+    locations = [[leaf.at for leaf in call.leaves] for call in (golden, received)]
+    if golden.output == received.output and locations[0] == locations[1]:
         return list(zip(golden.leaves, received.leaves, strict=True)), None
     others = {leaf.at: leaf for leaf in received.leaves}
-    same_location = [(leaf, others[leaf.at]) for leaf in golden.leaves if leaf.at in others]
-    inputs = [(old, new) for old, new in same_location if is_input(old)]
-    old = [leaf for leaf in golden.leaves if not is_input(leaf)]
-    new = [leaf for leaf in received.leaves if not is_input(leaf)]
+    (entered, old), (_, new) = inputs_and_outputs(golden), inputs_and_outputs(received)
+    inputs = [(leaf, others[leaf.at]) for leaf in entered if leaf.at in others]
     if golden.output == received.output:
         return inputs + list(zip(old, new, strict=False)), None
-    outputs = [(old, new) for old, new in same_location if not is_input(old)]
+    outputs = [(leaf, others[leaf.at]) for leaf in old if leaf.at in others]
     if len(outputs) == len(old):
         is_note = _is_filled(golden.output, received.output)
         return inputs + outputs, "note" if is_note else "fail"
@@ -40,8 +39,10 @@ def is_input(leaf: Leaf) -> bool:
     return leaf.at == "in" or leaf.at.startswith(("in.", "in["))
 
 
-def _locations(call: Call) -> list[str]:
-    return [leaf.at for leaf in call.leaves]
+def inputs_and_outputs(call: Call) -> tuple[list[Leaf], list[Leaf]]:
+    """Return the tensors that entered a call, and those that it returned."""
+    inputs = [leaf for leaf in call.leaves if is_input(leaf)]
+    return inputs, [leaf for leaf in call.leaves if not is_input(leaf)]
 
 
 def _is_filled(before: str, now: str) -> bool:

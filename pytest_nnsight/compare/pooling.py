@@ -13,6 +13,7 @@ import numpy as np
 
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.timeline import LeafKey, Value
+from pytest_nnsight.run import token_count
 
 WINDOW = 8
 _BLOCK = 2**13  # numbers that are processed at once, few enough to stay in the cache
@@ -27,8 +28,9 @@ def pool(values: Sequence[Value], distances: Mapping[LeafKey, Distance]) -> dict
     """
     by_tokens: dict[int, list[LeafKey]] = {}
     for value in values:
-        if value.key in distances and value.tokens > 1:
-            by_tokens.setdefault(value.tokens, []).append(value.key)
+        tokens = token_count(value.leaf.summary.shape)
+        if value.key in distances and tokens > 1:
+            by_tokens.setdefault(tokens, []).append(value.key)
     pooled: dict[LeafKey, Distance] = {}
     for tokens, keys in by_tokens.items():
         estimates = [distances[key].per_token for key in keys]

@@ -9,6 +9,8 @@ from pytest_nnsight.compare.token_divergence import first_mismatch
 from pytest_nnsight.run import Run
 
 _MASK = "attention_mask"
+Batch = Sequence[Sequence[int]]
+Texts = Sequence[Sequence[str]]
 
 
 def compare_inputs(golden: Run, received: Run) -> Iterator[Drift]:
@@ -16,7 +18,9 @@ def compare_inputs(golden: Run, received: Run) -> Iterator[Drift]:
     if golden.kind != received.kind:
         yield Drift("kind", "run", expected=golden.kind, received=received.kind)
     if golden.prompt.token_ids != received.prompt.token_ids and not _only_masked(golden, received):
-        expected, got = _ids_difference(golden, received)
+        ids, now_ids = golden.prompt.token_ids, received.prompt.token_ids
+        pieces = (golden.prompt.pieces, received.prompt.pieces)
+        expected, got = first_difference(ids, now_ids, pieces=pieces)
         yield Drift("ids", "prompt", expected=expected, received=got)
     else:
         yield from _tensors(golden, received)
@@ -40,10 +44,10 @@ def _only_masked(golden: Run, received: Run) -> bool:
     before, now = _ids_by_position(golden), _ids_by_position(received)
     if golden.prompt.tensors.get(_MASK) == received.prompt.tensors.get(_MASK):
         return False
-    return len(before) == len(now) and all(
-        len(old) == len(new)
-        and all(a == b for a, b in zip(old, new, strict=True) if a is not None and b is not None)
+    return [*map(len, before)] == [*map(len, now)] and all(
+        None in (a, b) or a == b
         for old, new in zip(before, now, strict=True)
+        for a, b in zip(old, new, strict=True)
     )
 
 
@@ -57,9 +61,10 @@ def _ids_by_position(run: Run) -> list[list[int | None]]:
 
 
 def _tensors(golden: Run, received: Run) -> Iterator[Drift]:
-    """Compare masks and positions; a tensor that only one run has is a note.
+    """Compare masks, positions, and the digests of pictures and the like.
 
-    The model may compute the same without it.
+    A tensor that only one run has is a note: the model may compute the same without it. So is one
+    of floats, since its values are compared.
     """
     before, now = golden.prompt.tensors, received.prompt.tensors
     for name in sorted({*before, *now}):
@@ -67,39 +72,20 @@ def _tensors(golden: Run, received: Run) -> Iterator[Drift]:
             both = name in before and name in now
             expected, got = first_difference(before.get(name, ()), now.get(name, ()), "values")
             yield Drift("tensors", name, expected=expected, received=got, note=not both)
-    yield from _digests(golden, received)
-
-
-def _digests(golden: Run, received: Run) -> Iterator[Drift]:
-    """Compare pictures and the like; floating-point ones are a note, their values are compared."""
-    before, now = golden.prompt.digests, received.prompt.digests
-    for name in sorted(before.keys() & now.keys()):
-        if before[name] != now[name]:
-            note = before[name].startswith(("float", "bfloat"))
-            yield Drift("tensors", name, expected=before[name], received=now[name], note=note)
-
-
-def _ids_difference(golden: Run, received: Run) -> tuple[str, str]:
-    """Describe the first token id that differs, with its text."""
-    expected, got = first_difference(golden.prompt.token_ids, received.prompt.token_ids)
-    texts = []
-    for text, run, other in ((expected, golden, received), (got, received, golden)):
-        rows = zip(run.prompt.token_ids, other.prompt.token_ids, run.prompt.pieces, strict=False)
-        differing = (
-            pieces[at]
-            for ids, others, pieces in rows
-            for at in range(min(len(ids), len(pieces)))
-            if at >= len(others) or ids[at] != others[at]
-        )
-        piece = next(differing, "")
-        texts.append(f"{text} ({piece!r})" if piece else text)
-    return texts[0], texts[1]
+    old, new = golden.prompt.digests, received.prompt.digests
+    for name in sorted(old.keys() & new.keys()):
+        if old[name] != new[name]:
+            note = old[name].startswith(("float", "bfloat"))
+            yield Drift("tensors", name, expected=old[name], received=new[name], note=note)
 
 
 def first_difference(
-    before: Sequence[Sequence[int]], now: Sequence[Sequence[int]], noun: str = "ids"
+    before: Batch, now: Batch, noun: str = "ids", pieces: tuple[Texts, Texts] = ((), ())
 ) -> tuple[str, str]:
-    """Describe the first difference of two batches: ``41 ids, at 0: 504``, ``42 ids, at 0: 1``."""
+    """Describe the first difference of two batches: ``41 ids, at 0: 504``, ``42 ids, at 0: 1``.
+
+    ``pieces`` are the texts of the ids in both batches, if known.
+    """
     if len(before) != len(now):
         return f"{len(before)} prompts", f"{len(now)} prompts"
     for index, (old, new) in enumerate(zip(before, now, strict=True)):
@@ -108,8 +94,16 @@ def first_difference(
         at = first_mismatch(old, new)
         prompt = f" of prompt {index}" if len(before) > 1 else ""
         expected, received = (
-            f"{len(ids)} {noun}{prompt}, at {at}: {ids[at] if at < len(ids) else 'end'}"
-            for ids in (old, new)
+            f"{len(ids)} {noun}{prompt}, at {at}: {_described(ids, at, *texts[index : index + 1])}"
+            for ids, texts in zip((old, new), pieces, strict=True)
         )
         return expected, received
     return "", ""
+
+
+def _described(ids: Sequence[int], at: int, texts: Sequence[str] = ()) -> str:
+    """Return one id of a prompt with its text, if known, or ``end``."""
+    text = "".join(texts[at : at + 1])
+    if at >= len(ids):
+        return "end"
+    return f"{ids[at]} ({text!r})" if text else str(ids[at])

@@ -7,16 +7,16 @@ tensor that is seen again, such as an output that enters the next module, is one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from pytest_nnsight.compare.pairing import is_input
-from pytest_nnsight.run import ROOT, Call, Leaf, token_count
+from pytest_nnsight.compare.pairing import inputs_and_outputs, is_input
+from pytest_nnsight.run import ROOT, Call, Leaf
 
 LeafKey = tuple[int, str]
 """The location of a tensor in a run: the index of its call, and where it is inside the call."""
-Sides = tuple[list[Leaf], list[Leaf]]
-"""The inputs and the outputs of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Value:
     module: str
     position: int
     fed_by: tuple[int, ...]
-    keys: tuple[LeafKey, ...] = ()
+    keys: list[LeafKey]
 
     @property
     def key(self) -> LeafKey:
@@ -42,14 +42,25 @@ class Value:
         return self.position, self.leaf.at
 
     @property
-    def tokens(self) -> int:
-        """The number of its tokens."""
-        return token_count(self.leaf.summary.shape)
-
-    @property
     def is_model_input(self) -> bool:
         """Whether it is an input of the model itself."""
         return self.module == ROOT and self.call.path == ROOT and is_input(self.leaf)
+
+
+class _OpenCall(NamedTuple):
+    """A call that has begun: the indices of its inputs, and the number of values before it."""
+
+    path: str
+    has_children: bool
+    first: int
+    inputs: list[int]
+
+    def feeds(self, count: int) -> tuple[int, ...]:
+        """Return the values that it can have made its next value from, of ``count`` so far."""
+        if self.inputs and not self.has_children:
+            return tuple(self.inputs)
+        inside = range(self.first, count)
+        return tuple(sorted({*self.inputs, *inside})) or ((count - 1,) if count else ())
 
 
 def timeline(calls: Sequence[Call], partners: Mapping[LeafKey, int] | None = None) -> list[Value]:
@@ -58,90 +69,53 @@ def timeline(calls: Sequence[Call], partners: Mapping[LeafKey, int] | None = Non
     ``partners`` identifies the tensor of the other run at the same location. One tensor here that
     is two tensors there counts as two values: the other run has changed it in between.
     """
-    sides = [_sides(call) for call in calls]
-    starts = _starts(calls, sides)
-    parents = _parents(starts)
-    events = [(start, 0, -index) for index, start in enumerate(starts)]
-    events += [(index, 1, 0) for index in range(len(calls))]
-    values: list[tuple[Call, Leaf, str, int, tuple[int, ...]]] = []
+    values: list[Value] = []
     index_of: dict[tuple[int, int | None], int] = {}
-    keys: list[list[LeafKey]] = []
-    entered: dict[int, list[int]] = {}
-    seen_at_start: dict[int, int] = {}
-    for time, is_end, order in sorted(events):
-        index = time if is_end else -order
-        call = calls[index]
-        if not is_end:
-            seen_at_start[index] = len(values)
-        maker = index if is_end else parents[index]
-        for leaf in sides[index][is_end]:
-            key = (index, leaf.at)
+
+    def see(position: int, leaves: Iterable[Leaf], maker: _OpenCall | None) -> list[int]:
+        """Return the indices of tensors; those that are seen for the first time are new values."""
+        found = []
+        for leaf in leaves:
+            key = (position, leaf.at)
             identity = (id(leaf.summary), (partners or {}).get(key))
             if identity not in index_of:
                 index_of[identity] = len(values)
-                has_children = not is_end or starts[index] < index
-                fed = _fed_by(maker, has_children, entered, seen_at_start, len(values))
-                module = ROOT if maker is None else calls[maker].path
-                values.append((call, leaf, module, index, fed))
-                keys.append([])
-            keys[index_of[identity]].append(key)
-            if not is_end:
-                entered.setdefault(index, []).append(index_of[identity])
-    return [Value(*value, tuple(seen)) for value, seen in zip(values, keys, strict=True)]
+                fed_by = maker.feeds(len(values)) if maker else ()
+                module = maker.path if maker else ROOT
+                values.append(Value(calls[position], leaf, module, position, fed_by, []))
+            found.append(index_of[identity])
+            values[found[-1]].keys.append(key)
+        return found
+
+    sides = [inputs_and_outputs(call) for call in calls]
+    starts = _starts(calls, sides)
+    beginning = defaultdict(list)  # the calls that begin before the first call inside them ends
+    for position, start in enumerate(starts):
+        beginning[start].append(position)
+    open_calls: list[_OpenCall] = []
+    for end in range(len(calls)):
+        for position in reversed(beginning[end]):
+            first, maker = len(values), open_calls[-1] if open_calls else None
+            inputs = see(position, sides[position][0], maker)
+            has_children = starts[position] < position
+            open_calls.append(_OpenCall(calls[position].path, has_children, first, inputs))
+        see(end, sides[end][1], open_calls.pop())
+    return values
 
 
-def _sides(call: Call) -> Sides:
-    inputs = [leaf for leaf in call.leaves if is_input(leaf)]
-    return inputs, [leaf for leaf in call.leaves if not is_input(leaf)]
-
-
-def _starts(calls: Sequence[Call], sides: Sequence[Sides]) -> list[int]:
+def _starts(calls: Sequence[Call], sides: Sequence[tuple[list[Leaf], list[Leaf]]]) -> list[int]:
     """Return for each call the index of the first call inside it, or its own index if none."""
+    entered, returned = ([{id(leaf.summary) for leaf in side[i]} for side in sides] for i in (0, 1))
     starts: list[int] = []
     for index, call in enumerate(calls):
         start = index
-        inputs = {id(leaf.summary) for leaf in sides[index][0]}
         while start > 0 and _is_inside(calls[start - 1].path, call.path):
-            if inputs & _made_by(sides[start - 1]):
+            if entered[index] & (returned[start - 1] - entered[start - 1]):
                 break  # the input was made before this call, as by the encoder of a seq2seq model
             start = starts[start - 1]
         starts.append(start)
     return starts
 
 
-def _made_by(sides: Sides) -> set[int]:
-    """Return the outputs of a call that are not its inputs."""
-    inputs, outputs = ({id(leaf.summary) for leaf in side} for side in sides)
-    return outputs - inputs
-
-
 def _is_inside(path: str, outer: str) -> bool:
     return path.startswith(f"{outer}.") or (outer == ROOT and path != ROOT)
-
-
-def _parents(starts: Sequence[int]) -> list[int | None]:
-    """Return for each call the index of the call that it ran inside."""
-    parents: list[int | None] = [None] * len(starts)
-    without_parent: list[int] = []
-    for index, start in enumerate(starts):
-        while without_parent and without_parent[-1] >= start:
-            parents[without_parent.pop()] = index
-        without_parent.append(index)
-    return parents
-
-
-def _fed_by(
-    maker: int | None,
-    has_children: bool,
-    entered: dict[int, list[int]],
-    seen_at_start: dict[int, int],
-    count: int,
-) -> tuple[int, ...]:
-    """Return the values that a call can have made its next value from, of ``count`` so far."""
-    if maker is None:
-        return ()
-    inputs = entered.get(maker, [])
-    if has_children or not inputs:
-        inside = range(seen_at_start.get(maker, 0), count)
-        return tuple(sorted({*inputs, *inside})) or ((count - 1,) if count else ())
-    return tuple(inputs)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_nnsight.compare.distance import Distance
-from pytest_nnsight.run import ROOT, Run
+from pytest_nnsight.run import ROOT, Call, Run
 from pytest_nnsight.summary.packing import read_norms
 
 _SIGMAS = 4.5  # of one logit's noise; the difference of two has 1.4 times as much
@@ -66,15 +66,15 @@ def divergence_location(golden: Run, received: Run) -> tuple[int, int] | None:
     return min(locations, default=None)
 
 
-def last_shared_step(golden: Run, received: Run, location: tuple[int, int]) -> int:
-    """Return the last step that both generations computed from the same tokens, -1 for none.
+def shared_calls(golden: Run, received: Run, location: tuple[int, int]) -> Sequence[Call]:
+    """Return the golden's calls of the steps that both runs computed from the same tokens.
 
-    ``location`` is that of their divergence. If one generation ended there, only the other computed
-    that step.
+    ``location`` is that of their divergence: then they continue different texts. If one generation
+    ended there, only the other computed that step.
     """
     step, index = location
     ends = [len(run.generated.token_ids[index]) for run in (golden, received) if run.generated]
-    return step - 1 if step >= min(ends) else step
+    return golden.calls[: calls_until(golden, step - 1 if step >= min(ends) else step)]
 
 
 def calls_until(run: Run, step: int) -> int:
@@ -100,34 +100,28 @@ def first_divergence(
     if location is None:
         return None
     step, index = location
-    margin = _margin(golden, index, step) + _margin(received, index, step)
+    (before, margin), (now, other) = (_chosen(run, index, step) for run in (golden, received))
     is_greedy = golden.prompt.generation.get("do_sample") is False
     return TokenDivergence(
         batch_index=index,
         step=step,
-        expected=_token(golden, index, step),
-        received=_token(received, index, step),
-        margin=margin if is_greedy else math.inf,
+        expected=before,
+        received=now,
+        margin=margin + other if is_greedy else math.inf,
         noise=_logit_noise(golden, index, step, values),
     )
 
 
-def _margin(run: Run, index: int, step: int) -> float:
-    """Return the logit margin of a token, infinity if it is unknown."""
+def _chosen(run: Run, index: int, step: int) -> tuple[str, float]:
+    """Return a generated token as text, or its id, and its logit margin, infinity if unknown."""
     assert run.generated is not None
-    margins = run.generated.margins
-    numbers = np.frombuffer(margins[index], "<f4") if index < len(margins) else np.empty(0)
-    return float(numbers[step]) if step < len(numbers) else math.inf
-
-
-def _token(run: Run, index: int, step: int) -> str:
-    """Return a generated token as text, or its id if its text is unknown."""
-    assert run.generated is not None
-    ids = run.generated.token_ids[index]
+    ids, pieces = run.generated.token_ids[index], run.generated.pieces[index : index + 1]
+    numbers = np.frombuffer(b"".join(run.generated.margins[index : index + 1]), "<f4")
+    margin = float(numbers[step]) if step < len(numbers) else math.inf
     if step >= len(ids):
-        return "end"
-    pieces = run.generated.pieces[index] if index < len(run.generated.pieces) else ()
-    return repr(pieces[step]) if step < len(pieces) and pieces[step] else f"id {ids[step]}"
+        return "end", margin
+    text = "".join(pieces[0][step : step + 1]) if pieces else ""
+    return repr(text) if text else f"id {ids[step]}", margin
 
 
 def _logit_noise(
@@ -141,11 +135,9 @@ def _logit_noise(
     the logits themselves are rounded: each of the two margins may be off by a last bit.
     """
     for position, call in enumerate(golden.calls):
-        if call.visit != step or (call.path != ROOT and not call.path.endswith("lm_head")):
-            continue
-        for leaf in call.leaves:
-            drift = values.get((position, leaf.at))
-            summary = leaf.summary
+        has_logits = call.path == ROOT or call.path.endswith("lm_head")
+        for leaf in call.leaves if has_logits and call.visit == step else ():
+            drift, summary = values.get((position, leaf.at)), leaf.summary
             if leaf.at not in ("out", "out.logits") or drift is None or not summary.norms:
                 continue
             if len(summary.shape) != 3 or index >= summary.shape[0]:

@@ -52,11 +52,6 @@ class Tolerance:
     floor: float | None = None
     onset: float | None = None
 
-    @property
-    def is_coarse(self) -> bool:
-        """Whether it is as large as those of half types, in which noise gathers."""
-        return self.rel >= _COARSE_FROM
-
     def allowed_for(self, summary: Summary) -> float:
         """Return the drift that is allowed for one tensor of a golden, from its measured noise."""
         if self.is_explicit or self.floor is None:
@@ -64,53 +59,48 @@ class Tolerance:
         return max(self.floor, _TIMES_NOISE * summary.noise)
 
     def is_exceeded(self, distance: Distance, summary: Summary) -> bool:
-        """Tell whether a drift is more than is allowed, over all tokens or for one of them."""
-        allowed, tokens = self.allowed_for(summary), token_count(summary.shape)
-        samples = numbers_per_token(tokens)
-        few = 1.0 + (self._spread(allowed) - 1.0) / max(tokens, 1)  # all of them may be the worst
-        return (
-            distance.rms > allowed * few
-            or distance.worst > allowed * self._scatter(samples, summary)
-            or distance.pooled > allowed * self._scatter(samples * WINDOW, summary)
-        )
-
-    def _scatter(self, samples: int, summary: Summary) -> float:
-        """Return how far the largest estimate of one token may exceed what is allowed.
+        """Tell whether a drift is more than is allowed, over all tokens or for one of them.
 
         The largest of many estimates from few samples is too high: from one sample, 5 times. The
         default of float32 and float64 covers a part of that: there the true drift of the worst
         token on other kernels was 8e-6 at most, and its estimate from one number 1.7e-5.
         """
-        allowed = self.allowed_for(summary)
-        if not self.is_explicit and allowed == self.rel < _COARSE_FROM:
-            return 1.0 + 2.0 / samples if samples < WINDOW else 1.0
-        tokens = token_count(summary.shape)
-        largest = math.sqrt(2.0 * math.log(50.0 * tokens) / samples)
-        return self._spread(allowed) * (1.0 + largest)
+        allowed, tokens = self.allowed_for(summary), token_count(summary.shape)
+        is_fine = not self.is_explicit and allowed == self.rel < _COARSE_FROM
+        is_coarse = not self.is_explicit and allowed >= _COARSE_FROM
+        spread = 3.0 if is_coarse else 1.0  # of a single token over all tokens, in half types
+        few = 1.0 + (spread - 1.0) / max(tokens, 1)  # all of them may be the worst
 
-    def _spread(self, allowed: float) -> float:
-        """Return how much farther a single token drifts than all tokens do, in half types."""
-        return 1.0 if self.is_explicit or allowed < _COARSE_FROM else 3.0
+        def limit(samples: int) -> float:
+            if is_fine:
+                return allowed * (1.0 + 2.0 / samples if samples < WINDOW else 1.0)
+            largest = math.sqrt(2.0 * math.log(50.0 * tokens) / samples)
+            return allowed * spread * (1.0 + largest)
+
+        samples = numbers_per_token(tokens)
+        return (
+            distance.rms > allowed * few
+            or distance.worst > limit(samples)
+            or distance.pooled > limit(samples * WINDOW)
+        )
 
     def onsets(
         self, values: Sequence[Value], distances: Mapping[LeafKey, Distance]
     ) -> dict[LeafKey, float]:
-        """Return the limit of each value where a drift begins that is not exceeded otherwise."""
+        """Return the limit of each value where a drift begins that is not exceeded otherwise.
+
+        A drift with equal inputs begins there if it is more than sums in another order explain.
+        """
         if self.onset is None:
             return {}
-        in_time = [distances.get(value.key, SAME) for value in values]
-        return {
-            value.key: self.onset
-            for value, distance in zip(values, in_time, strict=True)
-            if self._begins(distance)
-            and all(in_time[i].is_same for i in value.fed_by)
-            and not self.is_exceeded(distance, value.leaf.summary)
-        }
-
-    def _begins(self, distance: Distance) -> bool:
-        """Tell whether a drift with equal inputs is more than sums in another order explain."""
-        size = distance.rms if self.is_coarse else max(distance.rms, distance.worst)
-        return self.onset is not None and size > self.onset
+        in_time, found = [distances.get(value.key, SAME) for value in values], {}
+        for value, distance in zip(values, in_time, strict=True):
+            is_coarse = self.rel >= _COARSE_FROM
+            size = distance.rms if is_coarse else max(distance.rms, distance.worst)
+            begins = size > self.onset and all(in_time[index].is_same for index in value.fed_by)
+            if begins and not self.is_exceeded(distance, value.leaf.summary):
+                found[value.key] = self.onset
+        return found
 
 
 def tolerance_for(golden: Run, received: Run, bits_are_expected: bool) -> Tolerance:

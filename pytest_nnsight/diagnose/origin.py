@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import SAME, Distance
-from pytest_nnsight.compare.drift import Drift
-from pytest_nnsight.compare.measurement import leaf_label
+from pytest_nnsight.compare.drift import Drift, leaf_label
 from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.compare.timeline import LeafKey, Value
 from pytest_nnsight.compare.tolerance import TOLERANCES
@@ -59,7 +58,9 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> DriftOrigin:
     if first.kind == "values":
         return _values_origin(golden, received, comparison, failures, end)
     outer = _outermost_change(first, failures)
-    return _structure_origin(outer, values[end] if end < len(values) else None)
+    if end < len(values) and outer.label.partition(" ")[2].startswith(("in.", "in[")):
+        return DriftOrigin(outer, values[end].module, values[end])
+    return DriftOrigin(outer, outer.path)
 
 
 def _values_origin(
@@ -67,16 +68,16 @@ def _values_origin(
 ) -> DriftOrigin:
     """Return the origin of a drift of values; ``end`` is the index of the first failing value."""
     values = comparison.timeline
-    drifts = [comparison.values.get((v.position, v.leaf.at), SAME) for v in values]
+    drifts = [comparison.values.get(value.key, SAME) for value in values]
     noise = TOLERANCES.get(golden.environment.dtype, TOLERANCES["float32"]) / 8
     jumps = [_is_jump(value, drifts, index, noise) for index, value in enumerate(values)]
     index, is_jump = _find_start(drifts, jumps, end, comparison.bits.is_expected)
-    value, drift = values[index], drifts[index]
-    path, label = value.call.path, leaf_label(value.call, value.leaf)
+    value, label = values[index], leaf_label(values[index].call, values[index].leaf)
     allowed = comparison.tolerance.allowed_for(value.leaf.summary)
-    within_tolerance = Drift("values", label, path, drift, allowed, position=value.position)
-    start = next((failure for failure in failures if failure.label == label), within_tolerance)
-    count = _count_starting_modules(values, jumps, value.module, golden)
+    start = Drift("values", label, value.call.path, drifts[index], allowed, position=value.position)
+    start = next((failure for failure in failures if failure.label == label), start)
+    starting = {each.module for each, jumps_here in zip(values, jumps, strict=True) if jumps_here}
+    count = _count_of_class(starting, value.module, golden)
     where, change = value.module, ""
     if is_jump:
         where, change = _find_changed_mask(where, value.position, golden, received)
@@ -97,8 +98,7 @@ def _find_changed_mask(where: str, position: int, golden: Run, received: Run) ->
         mask = _changed_mask(call, others[call.key])
         if not mask:
             break
-        change = f"{where} is given {mask}"
-        where = where.rpartition(".")[0] or ROOT
+        change, where = f"{where} is given {mask}", where.rpartition(".")[0] or ROOT
         while where != ROOT and where not in golden.paths:  # a list of modules is never called
             where = where.rpartition(".")[0] or ROOT
     return where, change
@@ -107,27 +107,15 @@ def _find_changed_mask(where: str, position: int, golden: Run, received: Run) ->
 def _changed_mask(golden: Call, received: Call) -> str:
     """Return the first mask that only one of two calls is given: ``mask: None -> tensor``."""
     old, new = (dict(_MASK.findall(call.inputs or "")) for call in (golden, received))
-    changed = (name for name in old if name in new and old[name] != new[name])
-    name = next(changed, None)
-    return "" if name is None else f"{name}: {old[name]} -> {new[name]}"
+    name = next((name for name in old if new.get(name) not in (None, old[name])), "")
+    return f"{name}: {old[name]} -> {new[name]}" if name else ""
 
 
 def _outermost_change(first: Drift, drifts: Sequence[Drift]) -> Drift:
     """Return the first change, or that of the outermost module that replaced all inside it."""
-    around = [
-        drift
-        for drift in drifts
-        if drift.kind in ("missing", "added", "class") and first.path.startswith(f"{drift.path}.")
-    ]
+    replaced = [drift for drift in drifts if drift.kind in ("missing", "added", "class")]
+    around = [drift for drift in replaced if first.path.startswith(f"{drift.path}.")]
     return min(around, key=lambda drift: len(drift.path), default=first)
-
-
-def _structure_origin(first: Drift, value: Value | None) -> DriftOrigin:
-    """Return the origin of another structure: its module, or for an input the caller of it."""
-    location = first.label.partition(" ")[2]
-    if value is None or not location.startswith(("in.", "in[")):
-        return DriftOrigin(first, first.path)
-    return DriftOrigin(first, value.module, value)
 
 
 def _drift_time(drift: Drift, values: Sequence[Value], times: Mapping[LeafKey, int]) -> int:
@@ -171,13 +159,11 @@ def _is_jump(value: Value, drifts: Sequence[Distance], index: int, noise: float)
     return drift.rms > _JUMP * rms or drift.worst > 2 * _JUMP * worst
 
 
-def _count_starting_modules(
-    values: Sequence[Value], jumps: Sequence[bool], where: str, golden: Run
-) -> str:
+def _count_of_class(starting: Set[str], where: str, golden: Run) -> str:
     """Count the modules of the class of ``where`` in which a drift starts; empty for few."""
     classes = {call.path: call.module_class for call in golden.calls}
     name = classes.get(where)
     paths = {path for path, other in classes.items() if other == name}
-    starting = {v.module for v, jumps_here in zip(values, jumps, strict=True) if jumps_here} & paths
-    is_many = len(starting) >= max(3, _CLASS_SHARE * len(paths))  # fewer may only amplify noise
-    return f"{len(starting)} of {len(paths)} {name}" if is_many else ""
+    count = len(starting & paths)
+    is_many = count >= max(3, _CLASS_SHARE * len(paths))  # fewer may only amplify noise
+    return f"{count} of {len(paths)} {name}" if is_many else ""

@@ -155,7 +155,7 @@ class ItemHost:
     def whole_tensors(self, run: Run) -> dict[str, Any]:
         """Return the stored tensors as arrays ``[tokens, values]``, by the label of a drift."""
         from pytest_nnsight.capture.values import describe
-        from pytest_nnsight.compare.measurement import leaf_label
+        from pytest_nnsight.compare.drift import leaf_label
         from pytest_nnsight.run import Leaf, Summary
         from pytest_nnsight.summary.statistics import tokens_of
 

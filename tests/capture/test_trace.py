@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from builders import distance
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
 from pytest_nnsight.compare.comparison import compare
-from pytest_nnsight.compare.distance import distance
 from pytest_nnsight.compare.pairing import is_input
 from pytest_nnsight.diagnose.diagnosis import diagnose
 from pytest_nnsight.errors import UsageError

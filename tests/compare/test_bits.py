@@ -9,8 +9,8 @@ import pytest
 import torch
 from builders import VERSIONS, make_call, make_environment, make_run, make_summary, summarize
 
-from pytest_nnsight.compare.bits import numeric_differences
 from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.compare.model_changes import numeric_differences
 from pytest_nnsight.run import Leaf, Run
 
 TINY = 1e-7

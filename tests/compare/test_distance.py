@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from builders import make_summary, normal, summarize
+from builders import distance, make_summary, normal, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,6 @@ from pytest_nnsight.compare.distance import (
     INFINITE,
     SAME,
     Distance,
-    distance,
     distances,
     most_changed_statistic,
     true_distance,

@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from builders import normal, summarize, summarize_all
+from builders import distance, normal, summarize, summarize_all
 
-from pytest_nnsight.compare.distance import distance, true_distance
+from pytest_nnsight.compare.distance import true_distance
 from pytest_nnsight.run import Summary
 from pytest_nnsight.summary.statistics import tokens_of
 

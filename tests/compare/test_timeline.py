@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import Forward, make_call, make_forward, make_summary
 
-from pytest_nnsight.compare.measurement import leaf_label
+from pytest_nnsight.compare.drift import leaf_label
 from pytest_nnsight.compare.timeline import Value, timeline
 from pytest_nnsight.run import ROOT, Call, Leaf, Summary
 
@@ -237,12 +237,3 @@ def test_a_child_that_returns_its_input_is_still_inside_its_parent() -> None:
 def test_calls_without_tensors_have_no_values() -> None:
     assert timeline(()) == []
     assert timeline((make_call(leaves=()),)) == []
-
-
-@pytest.mark.parametrize(
-    ("shape", "tokens"), [((1, 7, 64), 7), ((7, 64), 7), ((2, 4, 7, 16), 14), ((64,), 1), ((), 1)]
-)
-def test_a_value_counts_its_tokens(shape: tuple[int, ...], tokens: int) -> None:
-    summary = make_summary(shape=shape)
-    (value,) = timeline((make_call(leaves=(Leaf("out", summary),)),))
-    assert value.tokens == tokens

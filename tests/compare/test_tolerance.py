@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import (
+    distance,
     drift_from,
     make_call,
     make_forward,
@@ -20,8 +21,8 @@ from builders import (
 )
 
 from pytest_nnsight.compare.comparison import compare
-from pytest_nnsight.compare.distance import INFINITE, SAME, Distance, distance
-from pytest_nnsight.compare.measurement import leaf_label
+from pytest_nnsight.compare.distance import INFINITE, SAME, Distance
+from pytest_nnsight.compare.drift import leaf_label
 from pytest_nnsight.compare.timeline import timeline
 from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
 from pytest_nnsight.errors import UsageError

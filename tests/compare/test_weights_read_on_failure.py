@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from builders import drift_from, make_pass, no_drift
 
-from pytest_nnsight.compare import comparison, measurement
-from pytest_nnsight.compare.comparison import compare
+from pytest_nnsight.compare import comparison
+from pytest_nnsight.compare.comparison import Measurement, compare, measure
 from pytest_nnsight.run import Run, with_weights
 
 START = "model.layers.0.mlp.gate_proj"
@@ -47,13 +47,13 @@ def test_a_failure_is_judged_as_if_the_weights_had_been_known_from_the_start(
     """A drift of 3e-3 is rounding if the weights are the same."""
     measured = []
 
-    def measure(golden: Run, received: Run) -> measurement.Measurement:
+    def measure_and_count(golden: Run, received: Run) -> Measurement:
         measured.append(received)
-        return measurement.measure(golden, received)
+        return measure(golden, received)
 
     reader, golden = Reader(weights), half_run(0)
     expected = compare(golden, half_run(size, weights))
-    monkeypatch.setattr(comparison, "measure", measure)
+    monkeypatch.setattr(comparison, "measure", measure_and_count)
     assert compare(golden, half_run(size, None), reader) == expected
     assert expected.matches is (size == 3e-3 and weights == "aaaa")
     assert (reader.count, len(measured)) == (1, 1)

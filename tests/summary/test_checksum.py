@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from builders import normal, summarize, summarize_all
+from builders import distance, normal, summarize, summarize_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from pytest_nnsight.compare.distance import distance
 
 quick = settings(deadline=None, max_examples=100)
 # One token, a few, more than 1,024 values (the digest's rows), more than are held back.

@@ -7,11 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import normal, summarize
+from builders import distance, normal, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.compare.distance import distance
 from pytest_nnsight.run import numbers_per_token
 from pytest_nnsight.summary import packing
 from pytest_nnsight.summary.packing import Packed, pack, pack_norms, read_norms, sketch_size, unpack

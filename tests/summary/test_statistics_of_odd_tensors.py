@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from builders import make_call, make_run, normal, summarize
+from builders import distance, make_call, make_run, normal, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nnsight.compare.distance import Distance, distance
+from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.run import Summary
 from pytest_nnsight.summary.packing import read_norms, unpack

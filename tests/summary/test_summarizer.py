@@ -9,10 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from builders import normal, summarize, summarize_all
+from builders import distance, normal, summarize, summarize_all
 from hypothesis import settings
 
-from pytest_nnsight.compare.distance import distance
 from pytest_nnsight.run import Summary, numbers_per_token
 from pytest_nnsight.summary.checksum import checksums
 from pytest_nnsight.summary.packing import read_norms, unpack

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -28,11 +28,11 @@ class Alignment:
 
     def parameters(self, digests: Mapping[str, str]) -> dict[str, str]:
         """Return the fingerprints of the received parameters by the golden's names."""
-        return {self._parameter(name): digest for name, digest in digests.items()}
-
-    def _parameter(self, name: str) -> str:
-        module, _, last = name.rpartition(".")
-        return f"{self.names.get(module, module)}.{last}" if module else last
+        renamed = {}
+        for name, digest in digests.items():
+            module, dot, last = name.rpartition(".")
+            renamed[f"{self.names.get(module, module)}{dot}{last}"] = digest
+        return renamed
 
 
 def align(golden: Run, received: Run) -> Alignment:
@@ -42,7 +42,9 @@ def align(golden: Run, received: Run) -> Alignment:
     matches most modules. Modules left between two partners pair in order if both runs have the same
     number of them there, with outputs of the same shapes.
     """
-    old, new = _first_calls(golden), _first_calls(received)
+    old, new = (
+        {call.path: call for call in run.calls if call.visit == 0} for run in (golden, received)
+    )
     names = {path: path for path in new if path in old}
     names |= _by_prefix([p for p in old if p not in names], [p for p in new if p not in names])
     names |= dict(_by_order(old, new, names))
@@ -54,27 +56,19 @@ def align(golden: Run, received: Run) -> Alignment:
     )
 
 
-def _first_calls(run: Run) -> dict[str, Call]:
-    """Return the first call of each module, by its path."""
-    calls: dict[str, Call] = {}
-    for call in run.calls:
-        calls.setdefault(call.path, call)
-    return calls
-
-
 def _by_prefix(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
     """Pair paths that agree after a prefix, for the pair of prefixes that is most frequent."""
-    by_last_part: dict[str, list[str]] = {}
+    by_last_part = defaultdict(list)
     for path in old:
-        by_last_part.setdefault(path.rpartition(".")[2], []).append(path)
+        by_last_part[path.rpartition(".")[2]].append(path)
     prefixes = Counter(
         _prefixes(candidate, path)
         for path in new
-        for candidate in by_last_part.get(path.rpartition(".")[2], ())
+        for candidate in by_last_part[path.rpartition(".")[2]]
     )
     if not prefixes:
         return {}
-    before, now = prefixes.most_common(1)[0][0]
+    (before, now), _ = prefixes.most_common(1)[0]
     known = set(old)
     renamed = {path: before + path.removeprefix(now) for path in new if path.startswith(now)}
     return {path: name for path, name in renamed.items() if name in known}

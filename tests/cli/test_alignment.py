@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builders import make_call, make_run, make_summary
 
-from pytest_nnsight.compare.alignment import align
+from pytest_nnsight.cli.alignment import align
 from pytest_nnsight.run import Run
 
 TREE = ("embed", "layers.0.attn.q", "layers.0.attn", "layers.0.mlp", "layers.0", "head")
