@@ -33,8 +33,6 @@ def load(path: str, dispatch: bool = True, **keywords: Any) -> Any:
     Without ``dispatch`` no weights are loaded.
     """
     nnsight = import_nnsight()
-    if keywords.get("revision") is None:
-        keywords.pop("revision", None)
     with _quiet():
         if version() >= (0, 8):
             return nnsight.TransformersModel(
