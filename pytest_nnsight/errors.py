@@ -46,8 +46,8 @@ def text_of(value: object) -> str:
         return ""
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the first line of an error of another library, cut to ``limit`` characters.
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """Return the first line of another library's error or text, cut to ``limit`` characters.
 
     The home folder becomes ``~``, because messages are written to reports that people share.
     """

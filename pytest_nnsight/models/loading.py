@@ -58,19 +58,16 @@ def _readable_errors(spec: ModelSpec) -> Iterator[None]:
     """Turn errors of transformers and other libraries into `LoadError`, which says what to do."""
     try:
         yield
-    except (NnsightPluginError, KeyboardInterrupt, SystemExit):
+    except NnsightPluginError:
         raise
-    except MemoryError as error:
-        raise LoadError(
-            f"cannot load {spec.public}: not enough memory; try --nnsight-dtype bfloat16 "
-            "or --nnsight-device-map auto"
-        ) from error
     except Exception as error:
         raise LoadError(f"cannot load {spec.public}: {_reason(spec, error)}") from error
 
 
 def _reason(spec: ModelSpec, error: Exception) -> str:
     text = f"{type(error).__name__} {error}"
+    if isinstance(error, MemoryError):
+        return "not enough memory; try --nnsight-dtype bfloat16 or --nnsight-device-map auto"
     if spec.kind == "hub" and ("LocalEntryNotFound" in text or "offline" in text.lower()):
         return (
             "not in the local cache, and the model hub cannot be reached (offline); "
@@ -94,14 +91,10 @@ def _reason(spec: ModelSpec, error: Exception) -> str:
             f"{metadata.version('transformers')}: the folder was saved by a newer one; take the "
             "tokenizer_config.json that the model was published with"
         )
-    return _original(str(error)) or f"{type(error).__name__}: {one_line(error)}"
-
-
-def _original(text: str) -> str | None:
-    """Return the original error, whose traceback is inside the message of transformers' error."""
-    _, separator, traceback = text.partition("original errors")
-    causes = re.findall(r"^[\w.]+(?:Error|Exception|Interrupt): .+", traceback, re.MULTILINE)
-    return one_line(Exception(causes[-1])) if separator and causes else None
+    # The message of transformers' error may hold the traceback of the original one.
+    originals = text.partition("original errors")[2]
+    causes = re.findall(r"^[\w.]+(?:Error|Exception|Interrupt): .+", originals, re.MULTILINE)
+    return one_line(causes[-1]) if causes else f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextmanager

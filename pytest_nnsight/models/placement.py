@@ -110,7 +110,5 @@ def place(module: torch.nn.Module, text: str) -> torch.nn.Module:
         return moved
     if placed not in _PLACEMENTS:
         return module.to(placed)
-    accelerator = getattr(torch, "accelerator", None)
-    if accelerator is not None and accelerator.is_available():
-        return module.to(str(accelerator.current_accelerator()))
-    return module.to("cuda" if torch.cuda.is_available() else "cpu")
+    has_accelerator = torch.accelerator.is_available()
+    return module.to(str(torch.accelerator.current_accelerator()) if has_accelerator else "cpu")

@@ -30,7 +30,12 @@ from pytest_nnsight.nnsight_api.attachments import (
 from pytest_nnsight.nnsight_api.execution import run_generate, run_scan, run_trace
 from pytest_nnsight.nnsight_api.explanations import explain
 from pytest_nnsight.nnsight_api.invokes import Intervention, Invoke, StepIndex
-from pytest_nnsight.nnsight_api.module_tree import is_copy, named_modules, torch_module
+from pytest_nnsight.nnsight_api.module_tree import (
+    compute_device,
+    is_copy,
+    named_modules,
+    torch_module,
+)
 from pytest_nnsight.nnsight_api.ndif import (
     RemoteJob,
     readable_failures,
@@ -50,6 +55,7 @@ __all__ = [
     "RemoteJob",
     "StepIndex",
     "Subscription",
+    "compute_device",
     "edits",
     "explain",
     "is_causal",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pytest_nnsight.errors import NnsightPluginError, RemoteError, one_line
-from pytest_nnsight.nnsight_api.module_tree import torch_module
+from pytest_nnsight.nnsight_api.module_tree import compute_device, torch_module
 from pytest_nnsight.nnsight_api.version import import_nnsight
 
 _PACKAGE = __name__.partition(".")[0]
@@ -86,19 +86,17 @@ def server_environment(model: Any) -> dict[str, str]:
     import transformers
 
     module = torch_module(model)
-    parameters = list(module.parameters())
-    devices = {parameter.device.type for parameter in parameters} - {"meta", "cpu"}
-    floats = [str(parameter.dtype) for parameter in parameters if parameter.is_floating_point()]
-    is_cuda = "cuda" in devices
+    device = compute_device(module.parameters())
     config = getattr(module, "config", None)
     return {
-        "device": min(devices, default="cpu"),
-        "dtype": (floats or ["none"])[0].removeprefix("torch."),
+        "device": device,
         "attention": str(getattr(config, "_attn_implementation", None) or "none"),
         "torch": str(torch.__version__),
         "transformers": str(transformers.__version__),
         "threads": str(torch.get_num_threads()),
-        "kernels": f"{torch.cuda.get_device_name()} CUDA {torch.version.cuda}" if is_cuda else "",
+        "kernels": (
+            f"{torch.cuda.get_device_name()} CUDA {torch.version.cuda}" if device == "cuda" else ""
+        ),
     }
 
 
