@@ -6,8 +6,10 @@ variables of that frame, those of a loop among them. Can become a loop without n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pytest_nnsight.errors import text_of
@@ -36,6 +38,9 @@ class Invoke:
     waits: bool = False
 
 
+_WHOLE_BATCH = Invoke()
+
+
 def run_invokes(
     model: Any,
     tracer: Any,
@@ -52,59 +57,43 @@ def run_invokes(
     waiting = sum(invoke.waits for invoke in invokes)
     barrier = tracer.barrier(waiting) if waiting else None
     for invoke in invokes:
-        _open(model, tracer, invoke, barrier)
-    _open_body(model, tracer, body)
+        _open(tracer, partial(intervene_in, model, tracer, invoke, barrier), invoke)
+    _open(tracer, partial(body, model, tracer))
     for operation in operations:
-        _open_operation(model, tracer, operation)
+        _open(tracer, partial(_read_operation, model, tracer, operation))
     if ids is not None:
-        _open_result(tracer, ids)
+        _open(tracer, partial(read_result, tracer, ids))
 
 
-def _open(model: Any, tracer: Any, invoke: Invoke, barrier: Any) -> None:
+def _open(tracer: Any, function: Callable[[], Any], invoke: Invoke = _WHOLE_BATCH) -> None:
     with tracer.invoke(*invoke.arguments, **invoke.keywords):
-        intervene_in(model, tracer, invoke, barrier)
+        function()
 
 
-def _open_body(model: Any, tracer: Any, body: Callable[[Any, Any], None]) -> None:
-    with tracer.invoke():
-        body(model, tracer)
-
-
-def _open_operation(model: Any, tracer: Any, operation: Operation) -> None:
-    with tracer.invoke():
-        _read_if_called(tracer, operation.reader(model))
-
-
-def _read_if_called(tracer: Any, read: Callable[[], None]) -> None:
-    """Call ``read`` at every step; ignore an operation that the forward does not reach."""
-    try:
-        _at_steps(tracer, slice(None), read)
-    except Exception as error:
-        if not _is_missing_value(error):
-            raise
-
-
-def _open_result(tracer: Any, ids: list[Any]) -> None:
-    with tracer.invoke():
-        read_result(tracer, ids)
+def _read_operation(model: Any, tracer: Any, operation: Operation) -> None:
+    """Read an operation at every step; ignore one that the forward does not reach."""
+    with _ignored_where_missing():
+        _at_steps(tracer, slice(None), operation.reader(model))
 
 
 def read_result(tracer: Any, ids: list[Any]) -> None:
     """Append the generated ids to ``ids``; append nothing where an intervention stops the run."""
-    try:
+    with _ignored_where_missing():
         ids.append(tracer.result.save())
-    except Exception as error:
-        if not _is_missing_value(error):
-            raise
 
 
-def _is_missing_value(error: Exception) -> bool:
-    """Tell whether an error says that the run ended before a value was computed.
+@contextmanager
+def _ignored_where_missing() -> Iterator[None]:
+    """Ignore an error that says that the run ended before a value was computed.
 
     The class is defined elsewhere in each version of nnsight; 0.5 and 0.6 raise a ``ValueError``.
     """
-    is_named = type(error).__name__ in ("OutOfOrderError", "MissedProviderError")
-    return is_named or text_of(error).startswith("Execution complete but")
+    try:
+        yield
+    except Exception as error:
+        is_named = type(error).__name__ in ("OutOfOrderError", "MissedProviderError")
+        if not is_named and not text_of(error).startswith("Execution complete but"):
+            raise
 
 
 def intervene_in(model: Any, tracer: Any, invoke: Invoke, barrier: Any = None) -> None:
