@@ -29,18 +29,14 @@ from pytest_nnsight.nnsight_api.attachments import (
 )
 from pytest_nnsight.nnsight_api.execution import run_generate, run_scan, run_trace
 from pytest_nnsight.nnsight_api.explanations import explain
-from pytest_nnsight.nnsight_api.invokes import Intervention, Invoke, StepIndex
+from pytest_nnsight.nnsight_api.invokes import Intervention, Invoke
 from pytest_nnsight.nnsight_api.module_tree import (
     compute_device,
     is_copy,
     named_modules,
     torch_module,
 )
-from pytest_nnsight.nnsight_api.ndif import (
-    RemoteJob,
-    readable_failures,
-    run_remote,
-)
+from pytest_nnsight.nnsight_api.ndif import RemoteJob, run_remote
 from pytest_nnsight.nnsight_api.operations import SOURCE, Operation, operation_names
 from pytest_nnsight.nnsight_api.subscription import Receive, Subscription
 from pytest_nnsight.nnsight_api.version import version
@@ -53,7 +49,6 @@ __all__ = [
     "Operation",
     "Receive",
     "RemoteJob",
-    "StepIndex",
     "Subscription",
     "compute_device",
     "edits",
@@ -67,7 +62,6 @@ __all__ = [
     "load",
     "named_modules",
     "operation_names",
-    "readable_failures",
     "remove_cache_hooks",
     "run_generate",
     "run_remote",

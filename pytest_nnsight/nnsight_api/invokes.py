@@ -6,15 +6,19 @@ variables of that frame, those of a loop among them. Can become a loop without n
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from pytest_nnsight.errors import text_of
+import torch
+
+from pytest_nnsight.errors import UsageError, text_of
+from pytest_nnsight.nnsight_api.module_tree import torch_module
 from pytest_nnsight.nnsight_api.operations import Operation
-from pytest_nnsight.nnsight_api.version import version
+from pytest_nnsight.nnsight_api.version import import_nnsight, version
 
 StepIndex = slice | list[int]
 """Steps of a generation, as ``tracer.iter[...]`` takes them."""
@@ -39,6 +43,30 @@ class Invoke:
 
 
 _WHOLE_BATCH = Invoke()
+
+
+def adapt(model: Any, invoke: Invoke) -> Invoke:
+    """Return an invoke for the installed nnsight: 0.5 takes tensors as one positional dict.
+
+    Raise `UsageError` for embeddings on 0.6 and 0.7, which cannot trace without ``input_ids``. Can
+    go with nnsight 0.7.
+    """
+    keywords = invoke.keywords
+    if invoke.arguments or version() >= (0, 8):
+        return invoke
+    is_language_model = isinstance(model, import_nnsight().LanguageModel)
+    if version() >= (0, 6):
+        if is_language_model and "input_ids" not in keywords:
+            raise UsageError("nnsight 0.6 and 0.7 cannot trace inputs_embeds; give token ids")
+        return invoke
+    if not is_language_model:
+        # Without a positional input 0.5 opens no trace; the other inputs may be keywords.
+        first = next(iter(inspect.signature(torch_module(model).forward).parameters))
+        others = {name: value for name, value in keywords.items() if name != first}
+        return replace(invoke, arguments=(keywords.get(first),), keywords=others)
+    tensors = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
+    others = {name: value for name, value in keywords.items() if name not in tensors}
+    return replace(invoke, arguments=(tensors,), keywords=others)
 
 
 def run_invokes(
