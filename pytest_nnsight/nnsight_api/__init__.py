@@ -41,35 +41,3 @@ from pytest_nnsight.nnsight_api.operations import SOURCE, Operation, operation_n
 from pytest_nnsight.nnsight_api.subscription import Receive, Subscription
 from pytest_nnsight.nnsight_api.version import version
 from pytest_nnsight.nnsight_api.wrappers import is_causal, is_skeleton, load, wrap, wrap_skeleton
-
-__all__ = [
-    "SOURCE",
-    "Intervention",
-    "Invoke",
-    "Operation",
-    "Receive",
-    "RemoteJob",
-    "Subscription",
-    "compute_device",
-    "edits",
-    "explain",
-    "is_causal",
-    "is_copy",
-    "is_nnsight_code",
-    "is_nnsight_forward",
-    "is_nnsight_hook",
-    "is_skeleton",
-    "load",
-    "named_modules",
-    "operation_names",
-    "remove_cache_hooks",
-    "run_generate",
-    "run_remote",
-    "run_scan",
-    "run_trace",
-    "set_edits",
-    "torch_module",
-    "version",
-    "wrap",
-    "wrap_skeleton",
-]

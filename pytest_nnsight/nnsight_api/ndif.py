@@ -112,7 +112,9 @@ def _reason(error: Exception, where: bool | str) -> str | None:
         )
     if where == "local":
         return None
-    host = where if isinstance(where, str) else _host()
+    from nnsight.schema.config import CONFIG
+
+    host = where if isinstance(where, str) else str(CONFIG.API.HOST)
     if type(error).__name__ == "RemoteError":
         if "Failed to send request" not in str(error):
             lines = str(error).strip().splitlines() or ["no message"]  # a traceback as text
@@ -144,10 +146,3 @@ def _is_from_pickling(error: Exception) -> bool:
 
 def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error, 160)}"
-
-
-def _host() -> str:
-    """Return the host that nnsight is configured for."""
-    from nnsight.schema.config import CONFIG
-
-    return str(CONFIG.API.HOST)
