@@ -13,13 +13,7 @@ import torch
 
 from pytest_nnsight.errors import UsageError, one_line
 from pytest_nnsight.nnsight_api.attachments import remove_cache_hooks
-from pytest_nnsight.nnsight_api.invokes import (
-    Invoke,
-    adapt,
-    intervene_in,
-    read_result,
-    run_invokes,
-)
+from pytest_nnsight.nnsight_api.invokes import Invoke, adapt, intervene_in, read_result, run_invokes
 from pytest_nnsight.nnsight_api.module_tree import torch_module
 from pytest_nnsight.nnsight_api.subscription import Subscription, subscribe
 from pytest_nnsight.nnsight_api.version import version
