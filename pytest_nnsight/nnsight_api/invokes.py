@@ -93,9 +93,13 @@ def run_invokes(
         _open(tracer, partial(read_result, tracer, ids))
 
 
-def _open(tracer: Any, function: Callable[[], Any], invoke: Invoke = _WHOLE_BATCH) -> None:
+def _open(tracer: Any, run_body: Callable[[], Any], invoke: Invoke = _WHOLE_BATCH) -> None:
+    """Call ``run_body`` in an invoke.
+
+    No variable here may be called as one of `_at_steps`, which nnsight 0.5 would replace by it.
+    """
     with tracer.invoke(*invoke.arguments, **invoke.keywords):
-        function()
+        run_body()
 
 
 def _read_operation(model: Any, tracer: Any, operation: Operation) -> None:
