@@ -47,8 +47,11 @@ def text_of(value: object) -> str:
         return ""
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the first line of an error of another library, cut, with ``~`` as the home folder."""
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """Return the first line of another library's error or text, cut to ``limit`` characters.
+
+    The home folder becomes ``~``, because messages are written to reports that people share.
+    """
     lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return hide_home(text if len(text) <= limit else text[: limit - 3] + "...")

@@ -49,7 +49,7 @@ class Remote:
         job = nnsight_api.RemoteJob(remote_body.begin, remote_body.end, plan, modules)
         keywords = prepared.keywords | dict(generation or {})
         is_generation = generation is not None
-        with self.shown(), nnsight_api.readable_failures(self.where):
+        with self.shown():
             returned = nnsight_api.run_remote(
                 model, prepared.arguments, keywords, job, self.where, self.verbose, is_generation
             )

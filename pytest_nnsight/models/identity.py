@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -33,7 +34,7 @@ _IGNORED = (
     "dtype",
     "torch_dtype",
 )
-_PRIVATE = ("secret", "password", "api_key", "auth_token")
+_PRIVATE = re.compile("secret|password|api_key|auth_token|(^|_)token$")  # not bos_token_id
 
 
 def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environment]:
@@ -50,9 +51,10 @@ def identify(model: Any, spec: ModelSpec | None) -> tuple[ModelRecord, Environme
         modules=_module_settings(nnsight_api.named_modules(model)),
         generation=_generation(module),
     )
+    device = nnsight_api.compute_device(parameters.values())
     environment = Environment(
         versions=_versions(),
-        device="meta" if nnsight_api.is_skeleton(model) else _device(parameters.values()),
+        device="meta" if nnsight_api.is_skeleton(model) else device,
         dtype=_dtype(parameters.values()),
         attention=str(getattr(config, "_attn_implementation", None) or "none"),
         threads=torch.get_num_threads(),
@@ -77,13 +79,8 @@ def _module_settings(modules: Mapping[str, torch.nn.Module]) -> dict[str, dict[s
 def _generation(module: torch.nn.Module) -> dict[str, Any]:
     """Return the settings of the checkpoint's generation config that are not the defaults."""
     config = getattr(module, "generation_config", None)
-    if config is None:
-        return {}
-    return {
-        key: _plain(value)
-        for key, value in sorted(config.to_diff_dict().items())
-        if key not in _IGNORED and not key.startswith("_") and not _is_private(key)
-    }
+    settings = {} if config is None else _public(config.to_diff_dict())
+    return {key: value for key, value in settings.items() if not key.startswith("_")}
 
 
 def _adapters(module: torch.nn.Module) -> dict[str, Any]:
@@ -140,12 +137,6 @@ def _cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
 
 
-def _device(parameters: Iterable[torch.nn.Parameter]) -> str:
-    """Return the accelerator that holds any weights, else cpu; offloaded weights are on meta."""
-    found = {parameter.device.type for parameter in parameters} - {"meta", "cpu"}
-    return min(found, default="cpu")
-
-
 def _dtype(parameters: Iterable[torch.nn.Parameter]) -> str:
     """Return the dtype of the first floating-point weights: quantised ones are integers."""
     floats = (p.dtype for p in parameters if p.is_floating_point())
@@ -154,27 +145,18 @@ def _dtype(parameters: Iterable[torch.nn.Parameter]) -> str:
 
 def plain_config(config: Any) -> dict[str, Any]:
     """Return a model's config as JSON values, without secrets and local paths."""
-    if config is None or not hasattr(config, "to_dict"):
-        return {}
-    return {
-        key: _plain(value)
-        for key, value in sorted(config.to_dict().items())
-        if key not in _IGNORED and not _is_private(key)
-    }
+    return _public(config.to_dict()) if hasattr(config, "to_dict") else {}
 
 
-def _is_private(key: str) -> bool:
-    """Tell whether a key names a secret such as ``hub_token``, but not ``bos_token_id``."""
-    return any(word in key for word in _PRIVATE) or key == "token" or key.endswith("_token")
+def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON values, without secrets."""
+    return {key: value for key, value in _plain(settings).items() if not _PRIVATE.search(key)}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {
-            str(key): _plain(item)
-            for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))
-            if key not in _IGNORED
-        }
+        named = {str(key): _plain(item) for key, item in value.items() if key not in _IGNORED}
+        return dict(sorted(named.items()))
     if isinstance(value, set | frozenset):
         return sorted(str(_plain(item)) for item in value)
     if isinstance(value, list | tuple):

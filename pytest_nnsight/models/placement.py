@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pytest_nnsight.errors import UsageError, suggest
@@ -24,28 +21,22 @@ def parse_map(text: str) -> Any:
 
     Raise `UsageError` for errors that can be found without a model.
     """
-    if not text.startswith("{"):
-        if text == "disk":
-            raise _all_on_disk()
-        return text
     try:
-        placed = json.loads(text)
+        placed = json.loads(text) if text.startswith("{") else {"": text}
     except ValueError as error:
         raise UsageError(f"device map {text!r} is not JSON: {error}") from error
     for name, device in placed.items():
         if not isinstance(device, str | int) or isinstance(device, bool):
             raise UsageError(f"device map: {name!r} goes to {device!r}, which is not a device")
     if all(device == "disk" for device in placed.values()):
-        raise _all_on_disk()
+        raise UsageError(
+            "device map: nothing can compute if all modules are on disk; place one on cpu or "
+            'cuda:0, as in {"model.embed_tokens": "cpu", "model.layers": "disk", ...}'
+        )
+    if not text.startswith("{"):
+        return text
     # nnsight 0.8 loads by a pipeline, which computes on the first device of the map.
     return dict(sorted(placed.items(), key=lambda item: item[1] == "disk"))
-
-
-def _all_on_disk() -> UsageError:
-    return UsageError(
-        "device map: nothing can compute if all modules are on disk; place one on cpu or cuda:0, "
-        'as in {"model.embed_tokens": "cpu", "model.layers": "disk", ...}'
-    )
 
 
 def check_devices(placed: Any) -> None:
@@ -86,35 +77,20 @@ def check_placed(placed: Any, module: torch.nn.Module) -> None:
         )
 
 
-@contextmanager
-def offload_folder(placed: Any) -> Iterator[Folder]:
-    """Make a folder for weights on disk; weights in safetensors files are read from there instead.
+def offload_folder(placed: Any, cleanup: ExitStack) -> str | None:
+    """Make a folder for weights on disk, which ``cleanup`` removes; ``None`` if none is needed.
 
-    It is removed with the model (`Folder.remove_with`), or if loading fails.
+    Weights in safetensors files are read from there instead.
     """
-    needed = isinstance(placed, dict) and "disk" in placed.values()
-    folder = Folder(tempfile.mkdtemp(prefix="pytest-nnsight-weights-") if needed else None)
-    try:
-        yield folder
-    except BaseException:
-        folder.remove()
-        raise
+    if not isinstance(placed, dict) or "disk" not in placed.values():
+        return None
+    folder = TemporaryDirectory(prefix="pytest-nnsight-weights-", ignore_cleanup_errors=True)
+    return cleanup.enter_context(folder)
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A folder that a model reads weights from; ``path`` is ``None`` if it needs none."""
-
-    path: str | None
-
-    def remove_with(self, module: torch.nn.Module) -> None:
-        """Remove the folder when the model is garbage-collected."""
-        weakref.finalize(module, self.remove)
-
-    def remove(self) -> None:
-        """Remove the folder with its files."""
-        if self.path is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
+def remove_with(module: torch.nn.Module, cleanup: ExitStack) -> None:
+    """Remove the offload folder when the model is garbage-collected, instead of now."""
+    weakref.finalize(module, cleanup.pop_all().close)
 
 
 def place(module: torch.nn.Module, text: str) -> torch.nn.Module:
@@ -126,16 +102,13 @@ def place(module: torch.nn.Module, text: str) -> torch.nn.Module:
         import accelerate
 
         check_devices(placed)
-        with offload_folder(placed) as folder:
-            moved: torch.nn.Module = accelerate.dispatch_model(
-                module, placed, offload_dir=folder.path
-            )
+        with ExitStack() as cleanup:
+            folder = offload_folder(placed, cleanup)
+            moved: torch.nn.Module = accelerate.dispatch_model(module, placed, offload_dir=folder)
             check_placed(placed, module)
-        folder.remove_with(moved)
+            remove_with(moved, cleanup)
         return moved
     if placed not in _PLACEMENTS:
         return module.to(placed)
-    accelerator = getattr(torch, "accelerator", None)
-    if accelerator is not None and accelerator.is_available():
-        return module.to(str(accelerator.current_accelerator()))
-    return module.to("cuda" if torch.cuda.is_available() else "cpu")
+    has_accelerator = torch.accelerator.is_available()
+    return module.to(str(torch.accelerator.current_accelerator()) if has_accelerator else "cpu")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_nnsight.errors import UsageError, suggest
+from pytest_nnsight.models.architectures import FAMILIES
 from pytest_nnsight.models.placement import parse_map
 
-_FAMILIES = ("gpt2", "llama", "bert", "t5", "mixtral", "mamba", "vit", "llava", "whisper")
-BUILT_INS = tuple(f"tiny:{family}" for family in _FAMILIES)
+BUILT_INS = tuple(f"tiny:{family}" for family in FAMILIES)
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")

@@ -29,47 +29,15 @@ from pytest_nnsight.nnsight_api.attachments import (
 )
 from pytest_nnsight.nnsight_api.execution import run_generate, run_scan, run_trace
 from pytest_nnsight.nnsight_api.explanations import explain
-from pytest_nnsight.nnsight_api.invokes import Intervention, Invoke, StepIndex
-from pytest_nnsight.nnsight_api.module_tree import is_copy, named_modules, torch_module
-from pytest_nnsight.nnsight_api.ndif import (
-    RemoteJob,
-    readable_failures,
-    run_remote,
+from pytest_nnsight.nnsight_api.invokes import Intervention, Invoke
+from pytest_nnsight.nnsight_api.module_tree import (
+    compute_device,
+    is_copy,
+    named_modules,
+    torch_module,
 )
+from pytest_nnsight.nnsight_api.ndif import RemoteJob, run_remote
 from pytest_nnsight.nnsight_api.operations import SOURCE, Operation, operation_names
 from pytest_nnsight.nnsight_api.subscription import Receive, Subscription
 from pytest_nnsight.nnsight_api.version import version
 from pytest_nnsight.nnsight_api.wrappers import is_causal, is_skeleton, load, wrap, wrap_skeleton
-
-__all__ = [
-    "SOURCE",
-    "Intervention",
-    "Invoke",
-    "Operation",
-    "Receive",
-    "RemoteJob",
-    "StepIndex",
-    "Subscription",
-    "edits",
-    "explain",
-    "is_causal",
-    "is_copy",
-    "is_nnsight_code",
-    "is_nnsight_forward",
-    "is_nnsight_hook",
-    "is_skeleton",
-    "load",
-    "named_modules",
-    "operation_names",
-    "readable_failures",
-    "remove_cache_hooks",
-    "run_generate",
-    "run_remote",
-    "run_scan",
-    "run_trace",
-    "set_edits",
-    "torch_module",
-    "version",
-    "wrap",
-    "wrap_skeleton",
-]

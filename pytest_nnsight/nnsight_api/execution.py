@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -13,10 +13,9 @@ import torch
 
 from pytest_nnsight.errors import UsageError, one_line
 from pytest_nnsight.nnsight_api.attachments import remove_cache_hooks
-from pytest_nnsight.nnsight_api.invokes import Invoke, intervene_in, read_result, run_invokes
+from pytest_nnsight.nnsight_api.invokes import Invoke, adapt, intervene_in, read_result, run_invokes
 from pytest_nnsight.nnsight_api.module_tree import torch_module
 from pytest_nnsight.nnsight_api.subscription import Subscription, subscribe
-from pytest_nnsight.nnsight_api.trace_inputs import adapt_inputs
 from pytest_nnsight.nnsight_api.version import version
 
 # Torch's words where a model needs a number, or arithmetic that the meta device lacks.
@@ -28,12 +27,10 @@ def run_trace(model: Any, invokes: Sequence[Invoke], subscription: Subscription)
 
     nnsight reads the source of each ``with``, which therefore stands on a line of its own.
     """
-    invokes = [_adapted(model, invoke) for invoke in invokes]
+    invokes = [adapt(model, invoke) for invoke in invokes]
     first, *others = invokes
-    body = _body_of_last_invoke(subscription)
-    with _forward_context(
-        _reads_every_step(invokes, subscription), subscription.differentiate is not None
-    ):
+    body = partial(_subscribe_and_differentiate, subscription)
+    with _forward_context(invokes, subscription):
         if others or subscription.operations:
             with model.trace() as tracer:
                 run_invokes(model, tracer, invokes, body, subscription.operations)
@@ -41,7 +38,8 @@ def run_trace(model: Any, invokes: Sequence[Invoke], subscription: Subscription)
             with model.trace(*first.arguments, **first.keywords) as tracer:
                 subscribe(model, tracer, subscription)
                 intervene_in(model, tracer, first)
-                _differentiate(model, tracer, subscription)
+                if subscription.differentiate is not None:
+                    subscription.differentiate(model, tracer)
     remove_cache_hooks(model)
 
 
@@ -55,11 +53,11 @@ def run_generate(
     steps (https://github.com/ndif-team/nnsight/pull/686). Before 0.7 it does, and there a module
     must be skipped in all invokes or in none.
     """
-    invokes = [_adapted(model, invoke) for invoke in invokes]
+    invokes = [adapt(model, invoke) for invoke in invokes]
     first, *others = invokes
     ids: list[Any] = []
-    body = _body_of_last_invoke(subscription)
-    with _forward_context(_reads_every_step(invokes, subscription)):
+    body = partial(_subscribe_and_differentiate, subscription)
+    with _forward_context(invokes, subscription):
         has_intervention = first.intervene is not None and version() >= (0, 7)
         if others or subscription.operations or has_intervention:
             with model.generate(**settings) as tracer:
@@ -78,69 +76,45 @@ def run_scan(model: Any, invoke: Invoke, subscription: Subscription) -> None:
 
     Raise `UsageError` for a model whose code needs a number.
     """
-    invoke = _adapted(model, invoke)
+    invoke = adapt(model, invoke)
     try:
-        with _forward_context(), model.scan(*invoke.arguments, **invoke.keywords) as tracer:
-            subscribe(model, tracer, subscription)
-            intervene_in(model, tracer, invoke)
+        with _forward_context([invoke], subscription):
+            with model.scan(*invoke.arguments, **invoke.keywords) as tracer:
+                subscribe(model, tracer, subscription)
+                intervene_in(model, tracer, invoke)
     except Exception as error:
-        text = f"{type(error).__name__} {error}"
-        if not any(words in text for words in _NEEDS_NUMBERS):
+        # Before 0.8 nnsight puts a traceback in front of the reason.
+        lines = f"{type(error).__name__} {error}".splitlines()
+        reasons = [line.strip() for line in lines if any(w in line for w in _NEEDS_NUMBERS)]
+        if not reasons:
             raise
         raise UsageError(
             f"cannot scan {type(torch_module(model)).__name__}: transformers "
             f"{metadata.version('transformers')} needs more than shapes for it "
-            f"({_last_reason(text)}); 5.23 does not for most models"
+            f"({one_line(reasons[-1], 120)}); 5.23 does not for most models"
         ) from error
     finally:
         remove_cache_hooks(model)
 
 
-def _last_reason(text: str) -> str:
-    """Return the last matching line; before 0.8 nnsight puts a traceback in front of it."""
-    reasons = [
-        line.strip() for line in text.splitlines() if any(words in line for words in _NEEDS_NUMBERS)
-    ]
-    return one_line(Exception(reasons[-1]), 120)
-
-
-def _adapted(model: Any, invoke: Invoke) -> Invoke:
-    """Return an invoke with its inputs in the form that the installed nnsight expects."""
-    arguments, keywords = adapt_inputs(model, invoke.arguments, invoke.keywords)
-    return replace(invoke, arguments=arguments, keywords=keywords)
-
-
-def _reads_every_step(invokes: Sequence[Invoke], subscription: Subscription) -> bool:
-    """Tell whether something is read at every step, or at steps that are checked afterwards."""
-    return bool(subscription.operations) or any(invoke.steps is not None for invoke in invokes)
-
-
 @contextmanager
-def _forward_context(
-    reads_every_step: bool = False, with_gradients: bool = False
-) -> Iterator[None]:
+def _forward_context(invokes: Sequence[Invoke], subscription: Subscription) -> Iterator[None]:
     """Turn gradients off or on, and silence nnsight's deprecation warnings.
 
-    With ``reads_every_step`` also silence its warnings of an iteration that ended with the run.
+    Where something is read at every step, or at steps that are checked afterwards, also silence
+    its warnings of an iteration that ended with the run.
     """
+    with_gradients = subscription.differentiate is not None
     with torch.set_grad_enabled(with_gradients), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
-        if reads_every_step:
+        if subscription.operations or any(invoke.steps is not None for invoke in invokes):
             warnings.filterwarnings("ignore", message=r"'.*' was never reached")
             warnings.filterwarnings("ignore", message="Execution complete but `.*` was not")
         yield
 
 
-def _body_of_last_invoke(subscription: Subscription) -> Callable[[Any, Any], None]:
-    """Return the body of the invoke after those of the prompts, which sees the whole batch."""
-
-    def body(model: Any, tracer: Any) -> None:
-        subscribe(model, tracer, subscription)
-        _differentiate(model, tracer, subscription)
-
-    return body
-
-
-def _differentiate(model: Any, tracer: Any, subscription: Subscription) -> None:
+def _subscribe_and_differentiate(subscription: Subscription, model: Any, tracer: Any) -> None:
+    """Run in the invoke after those of the prompts, which sees the whole batch."""
+    subscribe(model, tracer, subscription)
     if subscription.differentiate is not None:
         subscription.differentiate(model, tracer)

@@ -29,12 +29,12 @@ _UNBOUND = re.compile(r"(?:local variable|name) '(\w+)'")
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """An error, its last line, the model, and the source of the test, if it can be read."""
+    """An error, its last line, the model, and the source of the test."""
 
     error: BaseException
     line: str
     model: Any
-    source: TraceSource | None
+    source: TraceSource
 
 
 def explain(error: BaseException, model: Any, function: Callable[..., Any]) -> str | None:
@@ -56,7 +56,7 @@ def _missed(failure: _Failure) -> str | None:
     order = _execution_order(failure.model)
     if order and path not in order:
         return f"{path} is never called when the model runs; read a module that is"
-    reads = [name for name in failure.source.reads() if name in order] if failure.source else []
+    reads = [name for name in failure.source.reads() if name in order]
     right = f": {', '.join(sorted(reads, key=order.index))}" if len(reads) > 1 else ""
     return f"{path} had run already; read modules in the order in which they run{right}"
 
@@ -89,7 +89,7 @@ def _execution_order(model: Any) -> list[str]:
 def _unbound(failure: _Failure) -> str | None:
     """Explain a variable that was assigned inside a trace and has no value after it."""
     found = _UNBOUND.search(failure.line)
-    if not isinstance(failure.error, NameError) or found is None or failure.source is None:
+    if not isinstance(failure.error, NameError) or found is None:
         return None
     name = found[1]
     if failure.source.is_assigned_after_open_iteration(name):
@@ -115,7 +115,7 @@ def _known_message(failure: _Failure) -> str | None:
         return "the trace has no input: give it a prompt, trace(prompt), or open an invoke in it"
     if "WithBlockNotFoundError" in "".join(kind.__name__ for kind in type(failure.error).__mro__):
         return "nnsight 0.5 iterates with `with tracer.iter[...]:`, not with a for loop"
-    if _TUPLE.search(line) and failure.source is not None and failure.source.reads():
+    if _TUPLE.search(line) and failure.source.reads():
         return "the value is a tuple, the tensor is its first element: .output[0]"
     if "meta" in line and ("device" in line or "tensor" in line):
         return (
@@ -129,9 +129,9 @@ def _known_message(failure: _Failure) -> str | None:
 
 def _nested(failure: _Failure) -> str | None:
     """Explain an invoke inside another one, for which nnsight raises many kinds of errors."""
-    if failure.source is None or not failure.source.nests_invokes():
-        return None
-    return "an invoke was opened inside of another: open them one after the other"
+    if failure.source.nests_invokes():
+        return "an invoke was opened inside of another: open them one after the other"
+    return None
 
 
 def _tokenizer(failure: _Failure) -> str | None:
@@ -143,9 +143,10 @@ def _tokenizer(failure: _Failure) -> str | None:
 def _no_module(failure: _Failure) -> str | None:
     """Explain a name or number that no module has."""
     found = _NO_MODULE.search(failure.line)
-    is_index = isinstance(failure.error, IndexError) and "list index" in failure.line
+    if isinstance(failure.error, IndexError) and "list index" in failure.line:
+        return "there is no module of that number" if failure.source.reads() else None
     if not isinstance(failure.error, AttributeError) or found is None:
-        return "there is no module of that number" if is_index and _reads_values(failure) else None
+        return None
     if "Envoy" not in str(failure.error) and "(" not in str(failure.error):
         return None
     names = {part for path in named_modules(failure.model) for part in path.split(".")}
@@ -156,27 +157,19 @@ def _no_module(failure: _Failure) -> str | None:
     return f"no module is called {found[1]}; nearest: {suggest(found[1], near)}"
 
 
-def _reads_values(failure: _Failure) -> bool:
-    return failure.source is not None and bool(failure.source.reads())
-
-
 def _assertion(failure: _Failure) -> str | None:
     """Show the values of a failed ``assert`` inside a trace, which pytest cannot show."""
-    if not isinstance(failure.error, AssertionError) or failure.source is None:
+    if not isinstance(failure.error, AssertionError):
         return None
     for frame, line in reversed([*traceback.walk_tb(failure.error.__traceback__)]):
         statement = failure.source.assertion(line)
         if statement is not None:
-            names = {**frame.f_globals, **frame.f_locals}
-            shown = [text for side in _sides(statement.test) if (text := _value(side, names))]
-            values = f": {', '.join(shown)}" if shown else ""
-            return f"{_ASSERTED}{values}"
+            test, names = statement.test, {**frame.f_globals, **frame.f_locals}
+            sides = [test.left, *test.comparators] if isinstance(test, ast.Compare) else [test]
+            shown = [text for side in sides if (text := _value(side, names))]
+            return f"{_ASSERTED}: {', '.join(shown)}" if shown else _ASSERTED
     found = re.search(r"line (\d+), in", str(failure.error))  # before 0.8, as text
     return _ASSERTED if found and failure.source.assertion(int(found[1])) is not None else None
-
-
-def _sides(test: ast.expr) -> list[ast.expr]:
-    return [test.left, *test.comparators] if isinstance(test, ast.Compare) else [test]
 
 
 def _value(side: ast.expr, names: dict[str, Any]) -> str:

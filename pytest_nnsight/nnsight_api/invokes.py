@@ -6,13 +6,19 @@ variables of that frame, those of a loop among them. Can become a loop without n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from pytest_nnsight.errors import text_of
+import torch
+
+from pytest_nnsight.errors import UsageError, text_of
+from pytest_nnsight.nnsight_api.module_tree import torch_module
 from pytest_nnsight.nnsight_api.operations import Operation
-from pytest_nnsight.nnsight_api.version import version
+from pytest_nnsight.nnsight_api.version import import_nnsight, version
 
 StepIndex = slice | list[int]
 """Steps of a generation, as ``tracer.iter[...]`` takes them."""
@@ -36,6 +42,33 @@ class Invoke:
     waits: bool = False
 
 
+_WHOLE_BATCH = Invoke()
+
+
+def adapt(model: Any, invoke: Invoke) -> Invoke:
+    """Return an invoke for the installed nnsight: 0.5 takes tensors as one positional dict.
+
+    Raise `UsageError` for embeddings on 0.6 and 0.7, which cannot trace without ``input_ids``. Can
+    go with nnsight 0.7.
+    """
+    keywords = invoke.keywords
+    if invoke.arguments or version() >= (0, 8):
+        return invoke
+    is_language_model = isinstance(model, import_nnsight().LanguageModel)
+    if version() >= (0, 6):
+        if is_language_model and "input_ids" not in keywords:
+            raise UsageError("nnsight 0.6 and 0.7 cannot trace inputs_embeds; give token ids")
+        return invoke
+    if not is_language_model:
+        # Without a positional input 0.5 opens no trace; the other inputs may be keywords.
+        first = next(iter(inspect.signature(torch_module(model).forward).parameters))
+        others = {name: value for name, value in keywords.items() if name != first}
+        return replace(invoke, arguments=(keywords.get(first),), keywords=others)
+    tensors = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
+    others = {name: value for name, value in keywords.items() if name not in tensors}
+    return replace(invoke, arguments=(tensors,), keywords=others)
+
+
 def run_invokes(
     model: Any,
     tracer: Any,
@@ -52,59 +85,47 @@ def run_invokes(
     waiting = sum(invoke.waits for invoke in invokes)
     barrier = tracer.barrier(waiting) if waiting else None
     for invoke in invokes:
-        _open(model, tracer, invoke, barrier)
-    _open_body(model, tracer, body)
+        _open(tracer, partial(intervene_in, model, tracer, invoke, barrier), invoke)
+    _open(tracer, partial(body, model, tracer))
     for operation in operations:
-        _open_operation(model, tracer, operation)
+        _open(tracer, partial(_read_operation, model, tracer, operation))
     if ids is not None:
-        _open_result(tracer, ids)
+        _open(tracer, partial(read_result, tracer, ids))
 
 
-def _open(model: Any, tracer: Any, invoke: Invoke, barrier: Any) -> None:
+def _open(tracer: Any, run_body: Callable[[], Any], invoke: Invoke = _WHOLE_BATCH) -> None:
+    """Call ``run_body`` in an invoke.
+
+    No variable here may be called as one of `_at_steps`, which nnsight 0.5 would replace by it.
+    """
     with tracer.invoke(*invoke.arguments, **invoke.keywords):
-        intervene_in(model, tracer, invoke, barrier)
+        run_body()
 
 
-def _open_body(model: Any, tracer: Any, body: Callable[[Any, Any], None]) -> None:
-    with tracer.invoke():
-        body(model, tracer)
-
-
-def _open_operation(model: Any, tracer: Any, operation: Operation) -> None:
-    with tracer.invoke():
-        _read_if_called(tracer, operation.reader(model))
-
-
-def _read_if_called(tracer: Any, read: Callable[[], None]) -> None:
-    """Call ``read`` at every step; ignore an operation that the forward does not reach."""
-    try:
-        _at_steps(tracer, slice(None), read)
-    except Exception as error:
-        if not _is_missing_value(error):
-            raise
-
-
-def _open_result(tracer: Any, ids: list[Any]) -> None:
-    with tracer.invoke():
-        read_result(tracer, ids)
+def _read_operation(model: Any, tracer: Any, operation: Operation) -> None:
+    """Read an operation at every step; ignore one that the forward does not reach."""
+    with _ignored_where_missing():
+        _at_steps(tracer, slice(None), operation.reader(model))
 
 
 def read_result(tracer: Any, ids: list[Any]) -> None:
     """Append the generated ids to ``ids``; append nothing where an intervention stops the run."""
-    try:
+    with _ignored_where_missing():
         ids.append(tracer.result.save())
-    except Exception as error:
-        if not _is_missing_value(error):
-            raise
 
 
-def _is_missing_value(error: Exception) -> bool:
-    """Tell whether an error says that the run ended before a value was computed.
+@contextmanager
+def _ignored_where_missing() -> Iterator[None]:
+    """Ignore an error that says that the run ended before a value was computed.
 
     The class is defined elsewhere in each version of nnsight; 0.5 and 0.6 raise a ``ValueError``.
     """
-    is_named = type(error).__name__ in ("OutOfOrderError", "MissedProviderError")
-    return is_named or text_of(error).startswith("Execution complete but")
+    try:
+        yield
+    except Exception as error:
+        is_named = type(error).__name__ in ("OutOfOrderError", "MissedProviderError")
+        if not is_named and not text_of(error).startswith("Execution complete but"):
+            raise
 
 
 def intervene_in(model: Any, tracer: Any, invoke: Invoke, barrier: Any = None) -> None:

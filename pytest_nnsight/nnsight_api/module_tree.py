@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,12 @@ def torch_module(model: Any) -> torch.nn.Module:
     """Return the torch module that an nnsight model wraps."""
     module: torch.nn.Module = model._module
     return module
+
+
+def compute_device(parameters: Iterable[torch.nn.Parameter]) -> str:
+    """Return the accelerator that holds any weights, else cpu; offloaded weights are on meta."""
+    found = {parameter.device.type for parameter in parameters} - {"meta", "cpu"}
+    return min(found, default="cpu")
 
 
 def is_copy(model: Any, other: Any) -> bool:

@@ -15,10 +15,8 @@ from typing import Any
 import torch
 
 from pytest_nnsight.errors import NnsightPluginError, RemoteError, one_line
-from pytest_nnsight.nnsight_api.module_tree import torch_module
+from pytest_nnsight.nnsight_api.module_tree import compute_device, torch_module
 from pytest_nnsight.nnsight_api.version import import_nnsight
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,37 +44,43 @@ def run_remote(
     """Run a job; return the value of its ``end``, or ``None`` where the trace stopped before it.
 
     ``where`` is nnsight's ``remote=``: ``True`` for the configured host, a host, or ``local``.
-    nnsight reads the source of each ``with``, which therefore stands on a line of its own.
+    nnsight reads the source of each ``with``, which therefore stands on a line of its own. Raise
+    `RemoteError` if the run fails.
     """
     nnsight = import_nnsight()
-    for module in (_PACKAGE, *job.modules):
-        nnsight.register(module)
     save, begin, end, plan = nnsight.save, job.begin, job.end, job.plan
     options = {**keywords, "remote": where, "verbose": verbose}
+    open_trace = model.generate if generates else model.trace
     returned = None
-    with _remote_context():
-        if generates:
-            with model.generate(*arguments, **options) as tracer:
-                found = begin(model, tracer, plan)
-                returned = save(end(model, found, tracer.result))
-        else:
-            with model.trace(*arguments, **options) as tracer:
-                found = begin(model, tracer, plan)
-                returned = save(end(model, found, tracer.result))
+    with _remote_context(where):
+        for module in ("pytest_nnsight", *job.modules):
+            nnsight.register(module)
+        with open_trace(*arguments, **options) as tracer:
+            found = begin(model, tracer, plan)
+            returned = save(end(model, found, tracer.result))
     return returned
 
 
 @contextmanager
-def _remote_context() -> Iterator[None]:
-    """Turn gradients off, and restore the order of the import path afterwards.
+def _remote_context(where: bool | str) -> Iterator[None]:
+    """Turn gradients off, and turn each failure into a `RemoteError` of one line.
 
-    ``remote="local"`` removes folders of packages that are not installed, and then appends them.
+    An error that the test's own function raises in a rehearsal stays as it is. ``remote="local"``
+    removes folders of packages that are not installed from the import path, and then appends them:
+    restore their order.
     """
     path = list(sys.path)
     try:
         with torch.set_grad_enabled(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="nnsight")
             yield
+    except NnsightPluginError:
+        raise
+    except Exception as error:
+        reason = _reason(error, where)
+        if reason is None:
+            raise
+        raise RemoteError(f"{reason}; no golden was written") from error
     finally:
         sys.path[:] = path
 
@@ -86,37 +90,18 @@ def server_environment(model: Any) -> dict[str, str]:
     import transformers
 
     module = torch_module(model)
-    parameters = list(module.parameters())
-    devices = {parameter.device.type for parameter in parameters} - {"meta", "cpu"}
-    floats = [str(parameter.dtype) for parameter in parameters if parameter.is_floating_point()]
-    is_cuda = "cuda" in devices
+    device = compute_device(module.parameters())
     config = getattr(module, "config", None)
     return {
-        "device": min(devices, default="cpu"),
-        "dtype": (floats or ["none"])[0].removeprefix("torch."),
+        "device": device,
         "attention": str(getattr(config, "_attn_implementation", None) or "none"),
         "torch": str(torch.__version__),
         "transformers": str(transformers.__version__),
         "threads": str(torch.get_num_threads()),
-        "kernels": f"{torch.cuda.get_device_name()} CUDA {torch.version.cuda}" if is_cuda else "",
+        "kernels": (
+            f"{torch.cuda.get_device_name()} CUDA {torch.version.cuda}" if device == "cuda" else ""
+        ),
     }
-
-
-@contextmanager
-def readable_failures(where: bool | str) -> Iterator[None]:
-    """Turn each failure of a remote run into a `RemoteError` of one line.
-
-    An error that the test's own function raises in a rehearsal stays as it is.
-    """
-    try:
-        yield
-    except NnsightPluginError:
-        raise
-    except Exception as error:
-        reason = _reason(error, where)
-        if reason is None:
-            raise
-        raise RemoteError(f"{reason}; no golden was written") from error
 
 
 def _reason(error: Exception, where: bool | str) -> str | None:
@@ -127,10 +112,13 @@ def _reason(error: Exception, where: bool | str) -> str | None:
         )
     if where == "local":
         return None
-    host = where if isinstance(where, str) else _host()
+    from nnsight.schema.config import CONFIG
+
+    host = where if isinstance(where, str) else str(CONFIG.API.HOST)
     if type(error).__name__ == "RemoteError":
         if "Failed to send request" not in str(error):
-            return f"the run failed on {host} ({_last_line(error)})"
+            lines = str(error).strip().splitlines() or ["no message"]  # a traceback as text
+            return f"the run failed on {host} ({one_line(lines[-1], 200)})"
         if "onnect" not in str(error):
             return (
                 f"{host} refused the request ({_brief(error)}); set the key with NDIF_API_KEY, or "
@@ -158,16 +146,3 @@ def _is_from_pickling(error: Exception) -> bool:
 
 def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error, 160)}"
-
-
-def _last_line(error: Exception) -> str:
-    """Return the last line of a server's error, which is a traceback as text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return one_line(Exception(lines[-1] if lines else "no message"), 200)
-
-
-def _host() -> str:
-    """Return the host that nnsight is configured for."""
-    from nnsight.schema.config import CONFIG
-
-    return str(CONFIG.API.HOST)

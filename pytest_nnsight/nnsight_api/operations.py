@@ -49,29 +49,24 @@ class Operation:
         """Return a function that reads the values of one visit, in the body of a trace."""
         source = _envoy(model, self.module).source
         node = getattr(source, labels(source)[self.name])
-        if self.inner:
-            return partial(self._read_inside, self.path, node, self.inner.split(SOURCE))
-        return partial(self._read, self.path, node)
+        globs = self.inner.split(SOURCE) if self.inner else []
+        return partial(self._read, self.path, node, globs)
 
-    def _read(self, path: str, node: Any) -> None:
-        if self.reads_inputs:
-            self.receive(path, "inputs", node.inputs)
-        self.receive(path, "output", node.output)
-
-    def _read_inside(self, path: str, node: Any, globs: list[str]) -> None:
-        """Read operations inside a called function, whose source is found only when it runs."""
-        first, *rest = globs
+    def _read(self, path: str, node: Any, globs: list[str]) -> None:
+        """Read a call, or with ``globs`` those inside it: their source is found when it runs."""
+        if not globs:
+            if self.reads_inputs:
+                self.receive(path, "inputs", node.inputs)
+            self.receive(path, "output", node.output)
+            return
         source = node.source
         named = labels(source)
-        found = [name for name in named if fnmatch.fnmatchcase(name, first)]
+        found = [name for name in named if fnmatch.fnmatchcase(name, globs[0])]
         if not found:
-            raise UsageError(f"{path}{SOURCE}{first} is not there; there are {', '.join(named)}")
+            there = ", ".join(named)
+            raise UsageError(f"{path}{SOURCE}{globs[0]} is not there; there are {there}")
         for name in found:
-            inner_node, inner_path = getattr(source, named[name]), f"{path}{SOURCE}{name}"
-            if rest:
-                self._read_inside(inner_path, inner_node, rest)
-            else:
-                self._read(inner_path, inner_node)
+            self._read(f"{path}{SOURCE}{name}", getattr(source, named[name]), globs[1:])
 
 
 def operation_names(model: Any, module: str) -> list[str]:
@@ -89,35 +84,33 @@ def labels(source: Any) -> dict[str, str]:
     """Map the names of a source's operations to nnsight's labels for them."""
     named: dict[str, str] = {}
     seen: Counter[str] = Counter()
-    for label in _calls(source):
+    calls, assignments = _calls_and_assignments(source)
+    for label in calls:
         name = re.sub(r"_\d+$", "", label)
         named[f"{name}.{seen[name]}" if seen[name] else name] = label
         seen[name] += 1
-    for label in _assignments(source):
+    for label in assignments:
         named.setdefault(re.sub(r"_\d+$", "", label), label)
     return named
 
 
-def _calls(source: Any) -> list[str]:
-    if version() >= (0, 8):
-        bound = set(_assignments(source))
-        return [label for label in source.names if label not in bound]
-    lines = source.accessor if version() >= (0, 7) else source
-    return list(lines.line_numbers)
-
-
-def _assignments(source: Any) -> list[str]:
-    """Return the labels of assignments, which are operations since nnsight 0.8."""
+def _calls_and_assignments(source: Any) -> tuple[list[str], list[str]]:
+    """Return the labels of calls, and of assignments, which are operations since nnsight 0.8."""
     if version() < (0, 8):
-        return []
+        lines = source.accessor if version() >= (0, 7) else source
+        return list(lines.line_numbers), []
     from nnsight.intervention.source import BIND, OP, Instrument
 
     tree = Instrument().visit(ast.parse(source.compiled.source))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    ours = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == OP]
-    bound = [c for c in ours if isinstance(c.args[1], ast.Name) and c.args[1].id == BIND]
-    named = {c.args[0].value.removeprefix("source.") for c in bound}  # type: ignore[attr-defined]
-    return [label for label in source.names if label in named]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    operations = [node.args for node in nodes if getattr(node.func, "id", "") == OP]
+    bound = {
+        label.value.removeprefix("source.")  # type: ignore[attr-defined]
+        for label, function, *_ in operations
+        if getattr(function, "id", "") == BIND
+    }
+    names = list(source.names)
+    return [n for n in names if n not in bound], [n for n in names if n in bound]
 
 
 def _envoy(model: Any, path: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_nnsight.nnsight_api.module_tree import envoys, torch_paths
@@ -32,7 +32,7 @@ class Subscription:
     inputs: Sequence[str]
     receive: Receive
     differentiate: Callable[[Any, Any], None] | None = None
-    operations: Sequence[Operation] = field(default=())
+    operations: Sequence[Operation] = ()
 
 
 def subscribe(model: Any, tracer: Any, subscription: Subscription) -> None:
@@ -49,8 +49,8 @@ def subscribe(model: Any, tracer: Any, subscription: Subscription) -> None:
     paths = torch_paths(model)
     for slot, selected in (("output", subscription.outputs), ("inputs", subscription.inputs)):
         if selected:
-            tracer.cache(**_cache_options(envoys(model, paths, selected), slot))
-            _replace_add(tracer, paths, subscription.receive)
+            _open_cache(tracer, envoys(model, paths, selected), slot)
+            _replace_add(tracer, paths, slot, subscription.receive)
 
 
 def observe_cache(
@@ -71,7 +71,7 @@ def observe_cache(
             continue
         if {*selected} != {*outputs}:
             modules = envoys(model, paths, selected)
-        view = tracer.cache(**_cache_options(modules, slot))
+        view = _open_cache(tracer, modules, slot)
 
         def observe(location: tuple[str, str], value: Any) -> None:
             if receive(paths[location[0]], location[1], value):
@@ -81,17 +81,12 @@ def observe_cache(
         view._cache.observe_selected = observe
 
 
-def _cache_options(modules: list[Any], slot: str) -> dict[str, Any]:
-    return {
-        "modules": modules,
-        "device": None,
-        "detach": False,
-        "include_output": slot == "output",
-        "include_inputs": slot == "inputs",
-    }
+def _open_cache(tracer: Any, modules: list[Any], slot: str) -> Any:
+    includes = {"include_output": slot == "output", "include_inputs": slot == "inputs"}
+    return tracer.cache(modules=modules, device=None, detach=False, **includes)
 
 
-def _replace_add(tracer: Any, paths: dict[str, str], receive: Receive) -> None:
+def _replace_add(tracer: Any, paths: dict[str, str], slot: str, receive: Receive) -> None:
     """Replace ``add`` of the newest cache on nnsight 0.5 to 0.7. Can go with nnsight 0.7."""
     interleaver = getattr(tracer.model, "interleaver", None) or tracer.model._interleaver
     mediator = interleaver.current
@@ -104,15 +99,12 @@ def _replace_add(tracer: Any, paths: dict[str, str], receive: Receive) -> None:
 
     def add(*arguments: Any) -> None:
         located = _located(arguments)
-        if located is None or located[0] not in selected:
+        if located is None or located[0] not in selected or located[1] != slot:
             return
-        path, slot, value = located
+        path, _, value = located
         if slot == "inputs":
             value = _call_arguments(value, interleaver, mediator)
-        if (slot == "output" and cache.include_output) or (
-            slot == "inputs" and cache.include_inputs
-        ):
-            receive(paths[path], slot, value)
+        receive(paths[path], slot, value)
 
     cache.add = add
 

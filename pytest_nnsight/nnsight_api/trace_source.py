@@ -24,13 +24,13 @@ class TraceSource:
     first_line: int
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> TraceSource | None:
-        """Parse a function's source; return ``None`` where it cannot be read."""
+    def of(cls, function: Callable[..., Any]) -> TraceSource:
+        """Parse a function's source; return an empty one where it cannot be read."""
         try:
             lines, start = inspect.getsourcelines(inspect.unwrap(function))
             return cls(ast.parse(textwrap.dedent("".join(lines))), start)
         except (OSError, TypeError, SyntaxError):
-            return None
+            return cls(ast.Module([], []), 1)
 
     def reads(self) -> list[str]:
         """Return the paths of the modules whose values are read, in the order of the source."""
@@ -39,15 +39,17 @@ class TraceSource:
         found.sort(key=lambda n: (n.lineno, n.col_offset))
         return [*dict.fromkeys(path for n in found if (path := _path(n.value)))]
 
-    def traces(self) -> Iterator[ast.With]:
-        """Yield every ``with`` that opens a trace, or part of one."""
+    def traces(self, names: Sequence[str] = _OPENS) -> Iterator[ast.With]:
+        """Yield every ``with`` that opens a trace, or part of one, by a method of these names."""
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.With) and any(map(_opens, node.items)):
-                yield node
+            if isinstance(node, ast.With):
+                calls = [i.context_expr for i in node.items if isinstance(i.context_expr, ast.Call)]
+                if any(getattr(call.func, "attr", "") in names for call in calls):
+                    yield node
 
     def nests_invokes(self) -> bool:
         """Tell whether an invoke is opened inside another one."""
-        invokes = [w for w in self.traces() if any(_opens(i, ("invoke",)) for i in w.items)]
+        invokes = [*self.traces(("invoke",))]
         return any(inner in ast.walk(w) for w in invokes for inner in invokes if inner is not w)
 
     def is_assigned_and_unsaved(self, name: str) -> bool:
@@ -73,7 +75,8 @@ class TraceSource:
         """Yield each iteration in a trace whose subject matches, and the statements after it."""
         for trace in self.traces():
             for index, statement in enumerate(trace.body):
-                if re.search(pattern, _iterated(statement)):
+                header = ast.unparse(statement).partition("\n")[0]
+                if isinstance(statement, ast.For | ast.With) and re.search(pattern, header):
                     yield statement, trace.body[index + 1 :]
 
     def assertion(self, line: int) -> ast.Assert | None:
@@ -86,15 +89,6 @@ class TraceSource:
         return None
 
 
-def _opens(item: ast.withitem, names: Sequence[str] = _OPENS) -> bool:
-    call = item.context_expr
-    return (
-        isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and call.func.attr in names
-    )
-
-
 def _names(statement: ast.Assign) -> list[str]:
     return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
 
@@ -103,15 +97,6 @@ def _assigned(statements: Sequence[ast.stmt]) -> set[str]:
     """Return the names of variables in the assignments among some statements."""
     nodes = [node for statement in statements for node in ast.walk(statement)]
     return {name for n in nodes if isinstance(n, ast.Assign) for name in _names(n)}
-
-
-def _iterated(statement: ast.stmt) -> str:
-    """Return what a statement iterates over, as text."""
-    if isinstance(statement, ast.For):
-        return ast.unparse(statement.iter)
-    if isinstance(statement, ast.With):
-        return " ".join(ast.unparse(item.context_expr) for item in statement.items)
-    return ""
 
 
 def _path(node: ast.expr) -> str:

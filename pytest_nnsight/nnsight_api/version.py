@@ -21,16 +21,9 @@ def import_nnsight() -> Any:
     their classes were created before. Can go when nnsight no longer adds to ``object``.
     """
     try:
-        import anyio.abc
-        import anyio.streams.file
-        import anyio.streams.tls
-
-        for owner, name in (
-            (anyio.abc, "SocketAttribute"),
-            (anyio.streams.tls, "TLSAttribute"),
-            (anyio.streams.file, "FileStreamAttribute"),
-        ):
-            getattr(owner, name)
+        from anyio.abc import SocketAttribute  # noqa: F401
+        from anyio.streams.file import FileStreamAttribute  # noqa: F401
+        from anyio.streams.tls import TLSAttribute  # noqa: F401
     except (ImportError, TypeError):  # not installed, or a test has imported nnsight before
         pass
     import nnsight

@@ -33,8 +33,6 @@ def load(path: str, dispatch: bool = True, **keywords: Any) -> Any:
     Without ``dispatch`` no weights are loaded.
     """
     nnsight = import_nnsight()
-    if keywords.get("revision") is None:
-        keywords.pop("revision", None)
     with _quiet():
         if version() >= (0, 8):
             return nnsight.TransformersModel(
@@ -43,11 +41,12 @@ def load(path: str, dispatch: bool = True, **keywords: Any) -> Any:
         return nnsight.LanguageModel(path, dispatch=dispatch, **keywords)
 
 
-def wrap(module: torch.nn.Module, tokenizer: Any) -> Any:
+def wrap(module: torch.nn.Module, tokenizer: Any, **keywords: Any) -> Any:
     """Wrap a loaded transformers model of any architecture, with its tokenizer if it has one.
 
     A model without a tokenizer is wrapped like any torch module: nnsight's pipelines need a
-    processor for it, and its language models before 0.8 need token ids.
+    processor for it, and its language models before 0.8 need token ids. ``keywords`` are those of
+    nnsight's pipelines, which are new in 0.8.
     """
     nnsight = import_nnsight()
     with _quiet():
@@ -58,7 +57,7 @@ def wrap(module: torch.nn.Module, tokenizer: Any) -> Any:
             # without a mask token. That of feature-extraction only tokenizes.
             is_text = is_causal(module) and not hasattr(module.config, "vision_config")
             task = "text-generation" if is_text else "feature-extraction"
-            return nnsight.TransformersModel(module, tokenizer=tokenizer, task=task)
+            return nnsight.TransformersModel(module, tokenizer=tokenizer, task=task, **keywords)
         _set_padding(module, tokenizer)
         if getattr(module, "main_input_name", "input_ids") != "input_ids":
             model = nnsight.NNsight(module)
@@ -69,21 +68,15 @@ def wrap(module: torch.nn.Module, tokenizer: Any) -> Any:
 
 def wrap_skeleton(module: torch.nn.Module, tokenizer: Any) -> Any:
     """Wrap a model on the meta device; without a tokenizer it takes token ids."""
-    nnsight = import_nnsight()
+    if tokenizer is not None:
+        return wrap(module, tokenizer, device="meta")
     with _quiet():
-        if version() >= (0, 8):
-            if tokenizer is not None:
-                task = "text-generation" if is_causal(module) else "feature-extraction"
-                return nnsight.TransformersModel(
-                    module, tokenizer=tokenizer, task=task, device="meta"
-                )
-            # `TransformersModel` requires a tokenizer, and `NNsight` has no scan.
-            from nnsight.modeling.huggingface import HuggingFaceModel
+        if version() < (0, 8):
+            return import_nnsight().LanguageModel(module, tokenizer=None)
+        # `TransformersModel` requires a tokenizer, and `NNsight` has no scan.
+        from nnsight.modeling.huggingface import HuggingFaceModel
 
-            return HuggingFaceModel(module)
-        if tokenizer is not None:
-            return wrap(module, tokenizer)
-        return nnsight.LanguageModel(module, tokenizer=None)
+        return HuggingFaceModel(module)
 
 
 def _set_padding(module: torch.nn.Module, tokenizer: Any) -> None:
@@ -109,8 +102,7 @@ def is_skeleton(model: Any) -> bool:
     """
     module = torch_module(model)
     devices = (parameter.device.type for parameter in module.parameters())
-    first = next(devices, "none")
-    if first != "meta" or any(device != "meta" for device in devices):
+    if next(devices, "none") != "meta" or any(device != "meta" for device in devices):
         return False
     will_load = not getattr(model, "dispatched", True)
     return not will_load and not any(hasattr(part, "_hf_hook") for part in module.modules())

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_nnsight.errors import UsageError
 from pytest_nnsight.models.architectures import IMAGE_TOKEN, VOCABULARY
 from pytest_nnsight.models.random_weights import published, uniform
 from pytest_nnsight.models.spec import BUILT_INS
@@ -125,11 +124,6 @@ def test_dtype_is_as_asked(dtype: torch.dtype) -> None:
     model, _ = build("llama", dtype, "eager")
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert model.config._attn_implementation == "eager"
-
-
-def test_unknown_family_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match=r"^there is no built-in family 'gpt'; nearest: gpt2"):
-        build("gpt", torch.float32, None)
 
 
 TEXTS = ["Hello wörld\n", "  a  b", "漢字 🙂\t", "", "".join(map(chr, range(1, 256)))]
