@@ -17,6 +17,7 @@ WEIGHTS_FILE = "weights.json"
 LARGEST_FILE = 128 * 1024 * 1024
 """The largest golden that is read, in bytes; reading takes about ten times as much memory."""
 LONGEST_NAME = 160  # characters
+HOW_TO_RESTORE = "restore it, or rewrite it with --snapshot-update"
 
 
 def clean_name(name: str) -> str:
@@ -90,9 +91,7 @@ def read_text(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError as error:
-        raise GoldenError(
-            f"{name} is not text; restore it, or rewrite it with --snapshot-update"
-        ) from error
+        raise GoldenError(f"{name} is not text; {HOW_TO_RESTORE}") from error
     except OSError as error:
         raise GoldenError(f"cannot read golden {name}: {error.strerror or error}") from error
 
