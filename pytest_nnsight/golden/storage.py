@@ -85,8 +85,8 @@ def read_text(path: Path) -> str | None:
         if not stat.S_ISREG(status.st_mode):
             raise GoldenError(f"cannot read golden {name}: it is not a regular file")
         if status.st_size > LARGEST_FILE:
-            size = f"{LARGEST_FILE >> 20} MB"
-            raise GoldenError(f"{name} is larger than {size}; that is not a golden")
+            most = LARGEST_FILE >> 20
+            raise GoldenError(f"{name} is larger than {most} MB; that is not a golden")
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -112,7 +112,5 @@ def write_weights(folder: Path, parameters: Mapping[str, str]) -> None:
     """Write the fingerprint of each parameter, unless the folder already has the same ones."""
     if read_weights(folder) == dict(parameters):
         return
-    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in parameters.items())
-    write_atomically(
-        folder / WEIGHTS_FILE, f'{{\n"format": 1,\n"parameters": {{\n{lines}\n}}\n}}\n'
-    )
+    document = {"format": 1, "parameters": dict(parameters)}
+    write_atomically(folder / WEIGHTS_FILE, json.dumps(document, indent=0) + "\n")

@@ -128,7 +128,8 @@ def _report(
     if mode == "warn":
         is_distrusted = change or worst >= Severity.DISTRUST
         goldens = item.stash.get(GOLDENS, None) if is_distrusted else None
-        if goldens is not None and goldens.discard_prepared():
+        if goldens is not None and goldens.prepared:
+            goldens.prepared.clear()
             text += "; its goldens are not written"
         warnings.warn(f"{item.nodeid} {text}", stacklevel=1)
     elif PASSED in item.stash:
