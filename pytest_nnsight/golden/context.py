@@ -53,11 +53,11 @@ class GoldenContext:
     """The state that the assertions of one test share.
 
     ``folder`` is ``golden/<model>/<device>-<dtype>``, ``test`` the path of the test below it, and
-    ``read_from`` the folder of another variant to compare with. With ``is_updating`` a run that does
-    not match is written, not reported. ``pending`` are the runs to write, ``replaced`` the calibrated
-    goldens that they replace, ``prepared`` the writes that wait for the end of the teardown, and
-    ``uncounted`` the results whose goldens are not written yet, with whether syrupy is to count them
-    as created or updated. ``unreported`` returns the last message until something asked for it.
+    ``read_from`` the folder of another variant to compare with. With ``is_updating`` a run that
+    does not match is written, not reported. ``pending`` are the runs to write, ``replaced`` the
+    calibrated goldens that they replace, ``prepared`` the writes that wait for the end of the
+    teardown. ``uncounted`` are the results whose goldens are not written yet, with whether syrupy
+    is to count them as created or updated. ``unreported`` returns a message nobody asked for yet.
     """
 
     root: Path
