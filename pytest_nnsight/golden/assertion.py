@@ -7,13 +7,13 @@ when the teardown has passed too, and makes the folder of the test file a part o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from syrupy.assertion import AssertionResult, DiffMode, SnapshotAssertion
+from syrupy.assertion import AssertionResult, SnapshotAssertion
 from syrupy.data import SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension
 
@@ -56,7 +56,7 @@ class GoldenAssertion(SnapshotAssertion):
         """Stay short: pytest prints a failing test's fixtures."""
         return f"nnsight_golden({self.extension.context.test})"
 
-    def get_assert_diff(self, *, diff_mode: DiffMode = DiffMode.DETAILED) -> list[str]:
+    def get_assert_diff(self, **_: object) -> list[str]:
         """Return the message of the last comparison, the verdict first."""
         return self.report(self.num_executions - 1)
 
@@ -93,40 +93,36 @@ class GoldenExtension(SingleFileSnapshotExtension):
         return type("BoundGoldenExtension", (cls,), {"context": context})
 
     @classmethod
-    def dirname(cls, *, test_location: Any) -> str:
+    def dirname(cls, **_: object) -> str:
         """Return the folder of the test file's goldens."""
         return str(cls.context.folder / Path(cls.context.test).parent)
 
     @classmethod
-    def get_snapshot_name(cls, *, test_location: Any, index: Any = 0) -> str:
+    def get_snapshot_name(cls, *, index: int | str = 0, **_: object) -> str:
         """Return the file name of one assertion of the test, without its ending."""
         suffix = f"[{index}]" if isinstance(index, str) else f".{index}" if index else ""
         return file_name(Path(cls.context.test).name + suffix)
 
     @classmethod
-    def matches_test_location(cls, *, test_location: Any, snapshot_location: str) -> bool:
+    def matches_test_location(cls, **_: object) -> bool:
         """Accept every golden: its path was made from the test's own."""
         return True
 
     @classmethod
-    def write_snapshot(cls, *, snapshot_location: str, snapshots: Iterable[Any], **_: Any) -> None:
+    def write_snapshot(cls, *, snapshot_location: str, snapshots: list[Any], **_: object) -> None:
         """Hold the run until the test has passed (`GoldenContext.prepare_writes`)."""
         for run, _location, _index in snapshots:
             cls.context.pending[Path(snapshot_location)] = run
 
-    def discover_snapshots(
-        self, *, test_location: Any, ignore_extensions: list[str] | None = None
-    ) -> SnapshotCollections:
+    def discover_snapshots(self, **_: object) -> SnapshotCollections:
         """Offer nothing to syrupy's clean-up, which deletes what it calls unused."""
         return SnapshotCollections()
 
-    def delete_snapshots(self, *, snapshot_location: str, snapshot_names: set[str]) -> None:
+    def delete_snapshots(self, *, snapshot_location: str, **_: object) -> None:
         """Refuse: only ``--nnsight-prune`` deletes goldens."""
         raise GoldenError(f"refused to delete golden {snapshot_location}")
 
-    def read_snapshot_data_from_location(
-        self, *, snapshot_location: str, snapshot_name: str, session_id: str
-    ) -> Any:
+    def read_snapshot_data_from_location(self, *, snapshot_location: str, **_: object) -> Any:
         """Return the golden's text, or the text that this test already wants to write there."""
         path = self._location = Path(snapshot_location)
         if path in self.context.pending:
@@ -134,7 +130,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
         check_inside(self.context.readable(path), self.context.goldens)
         return read_text(self.context.readable(path))
 
-    def serialize(self, data: Any, **_: Any) -> Any:
+    def serialize(self, data: Any, **_: object) -> Any:
         """Turn what the test asserts into a run that carries the rules to compare it by."""
         run, settings = self.context.live_host.as_run(data), self.context.settings
         tolerance = settings.tolerance if run.tolerance is None else run.tolerance

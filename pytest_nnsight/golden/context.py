@@ -27,10 +27,7 @@ class GoldenHost(Protocol):
         """Return what the test asserts as a run. Raise `UsageError` if it is something else."""
 
     def read_weights(self) -> tuple[str | None, dict[str, str]]:
-        """Read the weights as they are now; return their fingerprint and that of each parameter.
-
-        Return ``(None, {})`` for a remote model, whose weights are not on this machine.
-        """
+        """Return the fingerprint of the weights now, and of each parameter; a remote model's none."""
 
     def check_unchanged(self) -> bool:
         """Return whether the weights are as loaded; checked is what `read_weights` read last.

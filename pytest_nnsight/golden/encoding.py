@@ -31,19 +31,16 @@ def from_base64(text: Any, size: int) -> bytes:
 
 def encode_ranges(rows: tuple[tuple[int, ...], ...]) -> list[list[list[int]]]:
     """Write rows of integers as ranges ``[first, step, count]``: a mask takes only a few."""
-    return [_ranges_of(row) for row in rows]
-
-
-def _ranges_of(row: tuple[int, ...]) -> list[list[int]]:
-    ranges: list[list[int]] = []
-    for number in row:
-        if ranges and ranges[-1][2] == 1:
-            ranges[-1] = [ranges[-1][0], number - ranges[-1][0], 2]
-        elif ranges and number == ranges[-1][0] + ranges[-1][1] * ranges[-1][2]:
-            ranges[-1][2] += 1
-        else:
-            ranges.append([number, 0, 1])
-    return ranges
+    encoded: list[list[list[int]]] = [[] for _ in rows]
+    for row, ranges in zip(rows, encoded, strict=True):
+        for number in row:
+            if ranges and ranges[-1][2] == 1:
+                ranges[-1] = [ranges[-1][0], number - ranges[-1][0], 2]
+            elif ranges and number == ranges[-1][0] + ranges[-1][1] * ranges[-1][2]:
+                ranges[-1][2] += 1
+            else:
+                ranges.append([number, 0, 1])
+    return encoded
 
 
 def decode_ranges(rows: Any) -> tuple[tuple[int, ...], ...]:
