@@ -27,7 +27,7 @@ class GoldenHost(Protocol):
         """Return what the test asserts as a run. Raise `UsageError` if it is something else."""
 
     def read_weights(self) -> tuple[str | None, dict[str, str]]:
-        """Return the fingerprint of the weights now, and of each parameter; a remote model's none."""
+        """Return the fingerprints of the weights now and of each parameter; none if remote."""
 
     def check_unchanged(self) -> bool:
         """Return whether the weights are as loaded; checked is what `read_weights` read last.
