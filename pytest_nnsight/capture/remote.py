@@ -106,7 +106,7 @@ def _summaries(returned: Mapping[str, Any]) -> dict[int, Summary]:
             size = tokens + tokens * numbers_per_token(tokens)
             rest = returned["rests"][start : start + size].double()
             numbers = torch.cat([returned["heads"][row], rest])[None]
-            measured.append(Measured(tuple(shape), dtype, tokens, [index], numbers))
+            measured.append(Measured(tuple(shape), dtype, [index], numbers))
             row, start = row + 1, start + size
         elif exact is not None:
             others[index] = exact_summary(tuple(shape), dtype, exact)

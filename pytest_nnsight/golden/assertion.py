@@ -1,34 +1,29 @@
 """The life of a golden under syrupy: found, compared, written after the test has passed.
 
-Three things differ from syrupy's own extensions:
-
-- syrupy deletes snapshots that a session did not use, also those of failed, deselected and crashed
-  tests. `GoldenExtension.discover_snapshots` finds none, so no golden is deleted that way;
-- syrupy writes while the test runs; a golden is written when its teardown has passed too;
-- syrupy names files by the stem of the test file; here its folder is part of the path as well.
+Unlike syrupy's own extensions, this one deletes no golden that a session did not use, writes only
+when the teardown has passed too, and makes the folder of the test file a part of the path.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from syrupy.assertion import AssertionResult, DiffMode, SnapshotAssertion
+from syrupy.assertion import AssertionResult, SnapshotAssertion
 from syrupy.data import SnapshotCollections
-from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
+from syrupy.extensions.single_file import SingleFileSnapshotExtension
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.compare.distance import Distance
 from pytest_nnsight.compare.tolerance import has_half_type
 from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError, NnsightPluginError, one_line
-from pytest_nnsight.golden.context import GoldenContext
+from pytest_nnsight.golden.context import GoldenContext, carry_noise
 from pytest_nnsight.golden.document import decode, encode
-from pytest_nnsight.golden.noise import carry_noise
 from pytest_nnsight.golden.storage import check_inside, file_name, read_text, read_weights
 from pytest_nnsight.golden.stored_tensors import exact_distances
 from pytest_nnsight.run import Run, with_weights
@@ -37,56 +32,49 @@ from pytest_nnsight.run import Run, with_weights
 class GoldenAssertion(SnapshotAssertion):
     """The value of the ``nnsight_golden`` fixture: ``assert run == nnsight_golden``.
 
-    Each comparison is made once. A mismatch leaves a `Finding`, by the number of its execution, and
-    `report` renders it.
+    Each comparison is made once. A mismatch leaves a function in ``_messages``, by the number of
+    its execution, which explains it once.
     """
+
+    extension: GoldenExtension
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._findings: dict[int, Finding] = {}
-        self._reports: dict[int, list[str]] = {}
-
-    @property
-    def extension(self) -> GoldenExtension:
-        """The extension of this test, bound to its golden files."""
-        extension = super().extension
-        assert isinstance(extension, GoldenExtension)
-        return extension
+        self._messages: dict[int, Callable[[], list[str]]] = {}
 
     def __eq__(self, other: object) -> bool:
         """Compare; remember a mismatch for tests whose assertion pytest does not explain."""
         matches, number = super().__eq__(other), self.num_executions - 1
         if not matches:
-            self._findings[number] = self.extension.finding_of(self.executions[number])
-            self.extension.context.unreported = partial(self.report, number)
+            context = self.extension.context
+            finding = self.extension.finding_of(self.executions[number])
+            self._messages[number] = cache(lambda: context.live_host.explain(finding))
+            context.unreported = partial(self.report, number)
         return matches
 
     def __repr__(self) -> str:
         """Stay short: pytest prints a failing test's fixtures."""
         return f"nnsight_golden({self.extension.context.test})"
 
-    def get_assert_diff(self, *, diff_mode: DiffMode = DiffMode.DETAILED) -> list[str]:
+    def get_assert_diff(self, **_: object) -> list[str]:
         """Return the message of the last comparison, the verdict first."""
         return self.report(self.num_executions - 1)
 
     def report(self, number: int) -> list[str]:
-        """Return the message of one comparison; its diagnosis is made and recorded only once."""
+        """Return the message of one comparison."""
         context = self.extension.context
-        if number not in self._findings:
+        if number not in self._messages:
             path = Path(self.executions[number].snapshot_location)
             return [f"golden: the run matches {context.display(path)}"]
         context.unreported = None
-        if number not in self._reports:
-            self._reports[number] = context.live_host.explain(self._findings[number])
-        return self._reports[number]
+        return self._messages[number]()
 
     def release(self) -> None:
         """Let go of model and runs: syrupy keeps every assertion until the end of the session."""
         for result in self.executions.values():
             result.asserted_data = result.recalled_data = None
             self.extension.context.count_as_failed(result)
-        self._findings.clear()
-        self._reports.clear()
+        self._messages.clear()
         self.extension._finding = None
         self.extension.context.release()
 
@@ -95,7 +83,6 @@ class GoldenExtension(SingleFileSnapshotExtension):
     """Store a `Run` as a golden; what syrupy calls serialized data is the run itself."""
 
     file_extension = "json"
-    _write_mode = WriteMode.TEXT
     context: ClassVar[GoldenContext]
     _location: Path
     _finding: Finding | None = None
@@ -106,40 +93,36 @@ class GoldenExtension(SingleFileSnapshotExtension):
         return type("BoundGoldenExtension", (cls,), {"context": context})
 
     @classmethod
-    def dirname(cls, *, test_location: Any) -> str:
+    def dirname(cls, **_: object) -> str:
         """Return the folder of the test file's goldens."""
         return str(cls.context.folder / Path(cls.context.test).parent)
 
     @classmethod
-    def get_snapshot_name(cls, *, test_location: Any, index: Any = 0) -> str:
+    def get_snapshot_name(cls, *, index: int | str = 0, **_: object) -> str:
         """Return the file name of one assertion of the test, without its ending."""
         suffix = f"[{index}]" if isinstance(index, str) else f".{index}" if index else ""
         return file_name(Path(cls.context.test).name + suffix)
 
     @classmethod
-    def matches_test_location(cls, *, test_location: Any, snapshot_location: str) -> bool:
+    def matches_test_location(cls, **_: object) -> bool:
         """Accept every golden: its path was made from the test's own."""
         return True
 
     @classmethod
-    def write_snapshot(cls, *, snapshot_location: str, snapshots: Iterable[Any], **_: Any) -> None:
+    def write_snapshot(cls, *, snapshot_location: str, snapshots: list[Any], **_: object) -> None:
         """Hold the run until the test has passed (`GoldenContext.prepare_writes`)."""
         for run, _location, _index in snapshots:
             cls.context.pending[Path(snapshot_location)] = run
 
-    def discover_snapshots(
-        self, *, test_location: Any, ignore_extensions: list[str] | None = None
-    ) -> SnapshotCollections:
+    def discover_snapshots(self, **_: object) -> SnapshotCollections:
         """Offer nothing to syrupy's clean-up, which deletes what it calls unused."""
         return SnapshotCollections()
 
-    def delete_snapshots(self, *, snapshot_location: str, snapshot_names: set[str]) -> None:
+    def delete_snapshots(self, *, snapshot_location: str, **_: object) -> None:
         """Refuse: only ``--nnsight-prune`` deletes goldens."""
         raise GoldenError(f"refused to delete golden {snapshot_location}")
 
-    def read_snapshot_data_from_location(
-        self, *, snapshot_location: str, snapshot_name: str, session_id: str
-    ) -> Any:
+    def read_snapshot_data_from_location(self, *, snapshot_location: str, **_: object) -> Any:
         """Return the golden's text, or the text that this test already wants to write there."""
         path = self._location = Path(snapshot_location)
         if path in self.context.pending:
@@ -147,7 +130,7 @@ class GoldenExtension(SingleFileSnapshotExtension):
         check_inside(self.context.readable(path), self.context.goldens)
         return read_text(self.context.readable(path))
 
-    def serialize(self, data: Any, **_: Any) -> Any:
+    def serialize(self, data: Any, **_: object) -> Any:
         """Turn what the test asserts into a run that carries the rules to compare it by."""
         run, settings = self.context.live_host.as_run(data), self.context.settings
         tolerance = settings.tolerance if run.tolerance is None else run.tolerance
@@ -168,7 +151,12 @@ class GoldenExtension(SingleFileSnapshotExtension):
         if golden.calibration:
             context.replaced.setdefault(self._location, golden)
         if is_foreign(golden, received):
-            self._finding = Finding(name, error=_foreign_message(name, golden, received))
+            before, now = (f"{m.model_class} ({m.spec})" for m in (golden.model, received.model))
+            message = (
+                f"{name} is the golden of another model: {before}, this run is of {now}; "
+                "give one of them a name of its own: --nnsight-model NAME=SPEC"
+            )
+            self._finding = Finding(name, error=message)
             return False
         if context.settings.rebaseline or context.settings.calibrate:
             run = with_weights(received, context.read_weights([received])[0])
@@ -204,10 +192,11 @@ class GoldenExtension(SingleFileSnapshotExtension):
         """Describe the comparison that was made last and failed."""
         path = Path(result.snapshot_location)
         name = self.context.display(path)
+        if isinstance(result.exception, NnsightPluginError):
+            return Finding(name, error=str(result.exception))
         if result.exception is not None:
-            text, kind = one_line(result.exception), type(result.exception).__name__
-            is_ours = isinstance(result.exception, NnsightPluginError)
-            return Finding(name, error=str(result.exception) if is_ours else f"{kind}: {text}")
+            kind = type(result.exception).__name__
+            return Finding(name, error=f"{kind}: {one_line(result.exception)}")
         if result.recalled_data is None:
             return Finding(name, error=self._missing(path, name))
         finding, folder = self._finding, self.context.read_from or self.context.folder
@@ -236,10 +225,10 @@ class GoldenExtension(SingleFileSnapshotExtension):
             for other in folder.parent.glob("*-*")
             if (other / path.relative_to(folder)).is_file()
         )
+        also = ""
         if others and self.context.read_from is None:
-            also = f"there is one for {', '.join(others)}: compare with --nnsight-golden-from, or"
-            return f"no golden {name}; {also} write it with --snapshot-update"
-        return f"no golden {name}; write it with --snapshot-update"
+            also = f"there is one for {', '.join(others)}: compare with --nnsight-golden-from, or "
+        return f"no golden {name}; {also}write it with --snapshot-update"
 
 
 def is_foreign(golden: Run, received: Run) -> bool:
@@ -249,11 +238,3 @@ def is_foreign(golden: Run, received: Run) -> bool:
         return False
     before, now = set(golden.paths), set(received.paths)
     return len(before & now) < 0.5 * min(len(before), len(now))
-
-
-def _foreign_message(name: str, golden: Run, received: Run) -> str:
-    return (
-        f"{name} is the golden of another model: {golden.model.model_class} ({golden.model.spec}), "
-        f"this run is of {received.model.model_class} ({received.model.spec}); "
-        "give one of them a name of its own: --nnsight-model NAME=SPEC"
-    )

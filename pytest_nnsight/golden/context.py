@@ -3,42 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_nnsight.diagnose.diagnosis import Finding
 from pytest_nnsight.errors import GoldenError, hide_home
 from pytest_nnsight.golden.document import encode
-from pytest_nnsight.golden.host import GoldenHost
-from pytest_nnsight.golden.noise import carry_noise
 from pytest_nnsight.golden.storage import check_inside, write_atomically, write_weights
-from pytest_nnsight.golden.stored_tensors import write_tensors
-from pytest_nnsight.run import Run, with_weights
+from pytest_nnsight.golden.stored_tensors import Tensors, write_tensors
+from pytest_nnsight.run import Run, with_noise, with_weights
 from pytest_nnsight.settings import Settings
 
 if TYPE_CHECKING:
     from syrupy.assertion import AssertionResult
 
 
+class GoldenHost(Protocol):
+    """One test with its model, implemented by the plugin."""
+
+    def as_run(self, data: Any) -> Run:
+        """Return what the test asserts as a run. Raise `UsageError` if it is something else."""
+
+    def read_weights(self) -> tuple[str | None, dict[str, str]]:
+        """Return the fingerprints of the weights now and of each parameter; none if remote."""
+
+    def check_unchanged(self) -> bool:
+        """Return whether the weights are as loaded; checked is what `read_weights` read last.
+
+        Raise `LeakError` if the test itself changed them: then no golden may be written.
+        """
+
+    def whole_tensors(self, run: Run) -> Tensors:
+        """Return the tensors that a run stored whole, by the label of their drift."""
+
+    def explain(self, finding: Finding) -> list[str]:
+        """Diagnose a failed comparison and record it; return the lines of its message."""
+
+    def note_match(self, finding: Finding) -> None:
+        """Record a run that matched its golden."""
+
+
 @dataclass(slots=True)
 class GoldenContext:
     """The state that the assertions of one test share.
 
-    ``folder`` is ``golden/<model>/<device>-<dtype>`` and ``test`` the path of the test below it.
-    ``read_from`` is the folder of another variant to compare with (``--nnsight-golden-from``).
-    ``is_updating`` tells that a run that does not match is written, not reported. ``pending`` are
-    the runs to write; ``replaced`` the calibrated goldens that they replace. ``prepared`` are the
-    writes that wait for the end of the teardown. ``uncounted`` are the results whose goldens are
-    not written yet, with whether syrupy is to count them as created or updated. ``unreported``
-    returns the message of the last mismatch until something has asked for it. ``host`` is ``None``
-    after the end of the test.
+    ``folder`` is ``golden/<model>/<device>-<dtype>``, ``test`` the path of the test below it, and
+    ``read_from`` the folder of another variant to compare with. With ``is_updating`` a run that
+    does not match is written, not reported. ``pending`` are the runs to write, ``replaced`` the
+    calibrated goldens that they replace, ``prepared`` the writes that wait for the end of the
+    teardown. ``uncounted`` are the results whose goldens are not written yet, with whether syrupy
+    is to count them as created or updated. ``unreported`` returns a message nobody asked for yet.
     """
 
     root: Path
     folder: Path
     test: str
-    host: GoldenHost | None
+    host: GoldenHost | None  # until the test has ended
     settings: Settings = field(default_factory=Settings)
     read_from: Path | None = None
     is_updating: bool = False
@@ -87,8 +109,7 @@ class GoldenContext:
         for path, run in self.pending.items():
             check_inside(path, self.goldens)
             run = with_weights(run, fingerprint)
-            earlier = self.replaced.get(path)
-            text = encode(run if earlier is None else carry_noise(earlier, run))
+            text = encode(carry_noise(self.replaced.get(path), run))
             self.prepared.append(partial(write_atomically, path, text))
             self.prepared.append(partial(self.count_written, path))
             if self.settings.store_tensors and run.tensors:
@@ -97,12 +118,6 @@ class GoldenContext:
         if parameters and is_as_loaded:
             self.prepared.append(partial(write_weights, self.folder, parameters))
         self.pending.clear()
-
-    def discard_prepared(self) -> bool:
-        """Drop the prepared writes; return whether there were any."""
-        had_any = bool(self.prepared)
-        self.prepared.clear()
-        return had_any
 
     def write_prepared(self) -> None:
         """Write the prepared goldens; call this when the teardown has passed too."""
@@ -127,3 +142,21 @@ class GoldenContext:
         self.host = self.unreported = None
         self.pending.clear()
         self.replaced.clear()
+
+
+def carry_noise(earlier: Run | None, run: Run) -> Run:
+    """Return ``run`` with the noise that was measured for the golden it replaces.
+
+    A run whose noise was measured itself keeps it. Tensors are matched by call, location and shape.
+    """
+    if run.calibration or earlier is None or not earlier.calibration:
+        return run
+    noise = {
+        (call.key, leaf.at, leaf.summary.shape): leaf.summary.noise
+        for call in earlier.calls
+        for leaf in call.leaves
+    }
+    calls = with_noise(
+        run.calls, lambda call, leaf: noise.get((call.key, leaf.at, leaf.summary.shape), 0.0)
+    )
+    return replace(run, calls=calls, calibration=earlier.calibration)

@@ -1,8 +1,9 @@
-"""Numbers <-> their text in a golden: short, exact, and checked when read."""
+"""Values <-> their form in a golden: short, exact, and checked when read."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Mapping
 from typing import Any
 
 LONGEST_ROW = 16 * 1024 * 1024
@@ -30,19 +31,16 @@ def from_base64(text: Any, size: int) -> bytes:
 
 def encode_ranges(rows: tuple[tuple[int, ...], ...]) -> list[list[list[int]]]:
     """Write rows of integers as ranges ``[first, step, count]``: a mask takes only a few."""
-    return [_ranges_of(row) for row in rows]
-
-
-def _ranges_of(row: tuple[int, ...]) -> list[list[int]]:
-    ranges: list[list[int]] = []
-    for number in row:
-        if ranges and ranges[-1][2] == 1:
-            ranges[-1] = [ranges[-1][0], number - ranges[-1][0], 2]
-        elif ranges and number == ranges[-1][0] + ranges[-1][1] * ranges[-1][2]:
-            ranges[-1][2] += 1
-        else:
-            ranges.append([number, 0, 1])
-    return ranges
+    encoded: list[list[list[int]]] = [[] for _ in rows]
+    for row, ranges in zip(rows, encoded, strict=True):
+        for number in row:
+            if ranges and ranges[-1][2] == 1:
+                ranges[-1] = [ranges[-1][0], number - ranges[-1][0], 2]
+            elif ranges and number == ranges[-1][0] + ranges[-1][1] * ranges[-1][2]:
+                ranges[-1][2] += 1
+            else:
+                ranges.append([number, 0, 1])
+    return encoded
 
 
 def decode_ranges(rows: Any) -> tuple[tuple[int, ...], ...]:
@@ -62,3 +60,33 @@ def read_noise(value: Any) -> float:
     if not 0 <= float(value) < 1:
         raise ValueError(f"noise {value!r:.40} is not in [0, 1)")
     return float(value)
+
+
+def _read_texts(value: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(key): str(text) for key, text in value.items()}
+
+
+def _read_optional_text(value: Any) -> str | None:
+    if not isinstance(value, str | None):
+        raise ValueError(f"{value!r:.40} should be text")
+    return value
+
+
+READERS: Mapping[str, Callable[[Any], object]] = {
+    **dict.fromkeys(("min", "max", "mean", "std"), float),
+    **dict.fromkeys(("nan", "inf", "parameters", "threads"), int),
+    **dict.fromkeys(("config", "generation"), dict),
+    **dict.fromkeys(("digests", "versions"), _read_texts),
+    **dict.fromkeys(("intervention", "revision", "weights"), _read_optional_text),
+    "batch": bool,
+    "modules": lambda modules: {
+        str(name): {str(text): int(count) for text, count in counts.items()}
+        for name, counts in modules.items()
+    },
+    "noise": read_noise,
+    "pieces": lambda rows: tuple(tuple(str(piece) for piece in row) for row in rows),
+    "tensors": lambda tensors: {str(name): decode_ranges(rows) for name, rows in tensors.items()},
+    "text": lambda text: text,
+    "token_ids": lambda rows: tuple(tuple(int(token) for token in row) for row in rows),
+}
+"""The function that reads a field of a golden, by the field's name; all others are text."""

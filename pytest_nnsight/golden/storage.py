@@ -17,6 +17,7 @@ WEIGHTS_FILE = "weights.json"
 LARGEST_FILE = 128 * 1024 * 1024
 """The largest golden that is read, in bytes; reading takes about ten times as much memory."""
 LONGEST_NAME = 160  # characters
+HOW_TO_RESTORE = "restore it, or rewrite it with --snapshot-update"
 
 
 def clean_name(name: str) -> str:
@@ -84,15 +85,13 @@ def read_text(path: Path) -> str | None:
         if not stat.S_ISREG(status.st_mode):
             raise GoldenError(f"cannot read golden {name}: it is not a regular file")
         if status.st_size > LARGEST_FILE:
-            size = f"{LARGEST_FILE >> 20} MB"
-            raise GoldenError(f"{name} is larger than {size}; that is not a golden")
+            most = LARGEST_FILE >> 20
+            raise GoldenError(f"{name} is larger than {most} MB; that is not a golden")
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError as error:
-        raise GoldenError(
-            f"{name} is not text; restore it, or rewrite it with --snapshot-update"
-        ) from error
+        raise GoldenError(f"{name} is not text; {HOW_TO_RESTORE}") from error
     except OSError as error:
         raise GoldenError(f"cannot read golden {name}: {error.strerror or error}") from error
 
@@ -113,7 +112,5 @@ def write_weights(folder: Path, parameters: Mapping[str, str]) -> None:
     """Write the fingerprint of each parameter, unless the folder already has the same ones."""
     if read_weights(folder) == dict(parameters):
         return
-    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in parameters.items())
-    write_atomically(
-        folder / WEIGHTS_FILE, f'{{\n"format": 1,\n"parameters": {{\n{lines}\n}}\n}}\n'
-    )
+    document = {"format": 1, "parameters": dict(parameters)}
+    write_atomically(folder / WEIGHTS_FILE, json.dumps(document, indent=0) + "\n")

@@ -10,8 +10,7 @@ from pytest_nnsight.errors import GoldenError, hide_home
 from pytest_nnsight.golden.storage import LONGEST_NAME, WEIGHTS_FILE, clean_name
 from pytest_nnsight.golden.stored_tensors import tensors_path
 
-_INDEX = re.compile(r"$|\.|\[")
-"""What follows the name of the test in the name of a golden: nothing, a number, or a name."""
+_INDEX = re.compile(r"$|\.|\[")  # after the name of the test: nothing, a number, or a name
 _HASH = re.compile(r"-[0-9a-f]{8}$")
 _INTERRUPTED_WRITE = re.compile(r"\..+\.tmp")
 

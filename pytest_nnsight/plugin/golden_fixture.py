@@ -63,7 +63,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
 
 @dataclass(frozen=True, slots=True)
 class ItemHost:
-    """One test item with its model, as the golden code sees it (`golden.host.GoldenHost`)."""
+    """One test item with its model, as the golden code sees it (`golden.context.GoldenHost`)."""
 
     item: pytest.Item
     loaded_model: LoadedModel

@@ -131,8 +131,10 @@ def _report(leaks: list[Leak], shared: SharedModel | None, request: Any, mode: s
         text += "; it is loaded again"
         _reload(shared, request)
     if mode == "warn":
-        is_distrusted = GOLDENS in item.stash and (change or worst >= Severity.DISTRUST)
-        if is_distrusted and item.stash[GOLDENS].discard_prepared():
+        is_distrusted = change or worst >= Severity.DISTRUST
+        goldens = item.stash.get(GOLDENS, None) if is_distrusted else None
+        if goldens is not None and goldens.prepared:
+            goldens.prepared.clear()
             text += "; its goldens are not written"
         warnings.warn(f"{item.nodeid} {text}", stacklevel=1)
     elif PASSED in item.stash:

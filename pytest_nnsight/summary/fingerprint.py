@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 import xxhash
@@ -22,27 +22,19 @@ def weights_fingerprint(parameters: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class SavedTensors(Mapping[str, torch.Tensor]):
+class SavedTensors(UserDict[str, torch.Tensor]):
     """Tensors by name; an offloaded one is read from accelerate when it is looked up."""
 
-    tensors: Mapping[str, torch.Tensor]
-    offloaded: Mapping[str, Mapping[str, torch.Tensor]]
+    def __init__(
+        self, tensors: dict[str, torch.Tensor], offloaded: Mapping[str, Mapping[str, torch.Tensor]]
+    ) -> None:
+        self.data, self.offloaded = tensors, offloaded
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        tensor = self.tensors[name]
+        tensor = self.data[name]
         if tensor.device.type != "meta" or name not in self.offloaded:
             return tensor
         return self.offloaded[name][name.rpartition(".")[2]]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
 
 
 def saved_tensors(model: torch.nn.Module) -> SavedTensors:

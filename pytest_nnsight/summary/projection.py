@@ -32,8 +32,12 @@ def project(values: torch.Tensor) -> torch.Tensor:
     """Return the projections ``[..., tokens, numbers]`` of ``values [..., tokens, width]``."""
     tokens, width = values.shape[-2:]
     numbers = numbers_per_token(tokens)
+    if numbers == BUCKETS:
+        return _fold(values)
     if numbers > 1:
-        return _mix(_fold(values), numbers)
+        mixing = _mixing(tokens, numbers, values.dtype, values.device)
+        mixed = torch.matmul(_fold(values)[..., None, :], mixing.mT)[..., 0, :]
+        return mixed.mul_(numbers**-0.5)
     stack = values.reshape(-1, tokens, width)
     table = sign_table(tokens, width, values.dtype) if values.is_cpu else None
     if table is None:
@@ -77,15 +81,6 @@ def _fold(values: torch.Tensor) -> torch.Tensor:
     if tail:
         buckets[..., :tail] += signed[..., rows * BUCKETS :]
     return buckets
-
-
-def _mix(buckets: torch.Tensor, numbers: int) -> torch.Tensor:
-    """Mix the 61 buckets of each token into ``numbers``."""
-    if numbers == BUCKETS:
-        return buckets
-    mixing = _mixing(buckets.shape[-2], numbers, buckets.dtype, buckets.device)
-    mixed = torch.matmul(buckets[..., None, :], mixing.mT)[..., 0, :]
-    return mixed.mul_(numbers**-0.5)
 
 
 def _fold_by_product(tensor: torch.Tensor) -> torch.Tensor:

@@ -39,8 +39,7 @@ def tokens_of(tensor: torch.Tensor) -> torch.Tensor:
 def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Return the values ``[tokens, width]`` to measure, or a tensor to keep exactly, or neither.
 
-    Half types are measured in float32, complex numbers as pairs. Whole numbers, booleans and
-    float64 out of the range of float32 are kept exactly. Empty and meta tensors give neither.
+    Half types are measured in float32, complex numbers as pairs.
     """
     tensor = tensor.detach().resolve_neg()
     if tensor.device.type == "meta" or tensor.numel() == 0:

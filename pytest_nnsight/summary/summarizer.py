@@ -19,7 +19,7 @@ from itertools import repeat
 import numpy as np
 import torch
 
-from pytest_nnsight.run import Summary
+from pytest_nnsight.run import Summary, token_count
 from pytest_nnsight.summary.packing import pack
 from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure, tokens_of
 
@@ -37,7 +37,6 @@ class Measured:
 
     shape: tuple[int, ...]
     dtype: str
-    tokens: int
     indices: Sequence[int]
     numbers: torch.Tensor
 
@@ -129,8 +128,7 @@ class Summarizer:
             for start in range(0, len(waiting), group.most):
                 indices, tensors, _ = zip(*waiting[start : start + group.most], strict=True)
                 numbers = measure(group.stacks(tensors))
-                tokens = group.form[0]
-                self._measured.append(Measured(group.shape, group.dtype, tokens, indices, numbers))
+                self._measured.append(Measured(group.shape, group.dtype, indices, numbers))
 
 
 class _Group:
@@ -199,7 +197,7 @@ def summaries_of(measured: Sequence[Measured]) -> dict[int, Summary]:
     """Return the summaries by index; the numbers are on the host."""
     by_tokens: dict[int, list[Measured]] = {}
     for each in measured:
-        by_tokens.setdefault(each.tokens, []).append(each)
+        by_tokens.setdefault(token_count(each.shape), []).append(each)
     summaries: dict[int, Summary] = {}
     for tokens, alike in by_tokens.items():
         indices = [index for each in alike for index in each.indices]

@@ -188,7 +188,7 @@ def test_a_released_assertion_holds_no_run_and_refuses_to_compare(golden: Golden
     assertion = golden.assertion()
     assert is_mismatch(DRIFTED, assertion)
     assertion.release()
-    assert (assertion._findings, assertion.executions[0].asserted_data) == ({}, None)
+    assert (assertion._messages, assertion.executions[0].asserted_data) == ({}, None)
     assert is_mismatch(GOLDEN, assertion)
     with pytest.raises(GoldenError, match=r"^nnsight_golden was used after its test had ended$"):
         assertion.get_assert_diff()
