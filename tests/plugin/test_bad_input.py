@@ -128,7 +128,7 @@ def test_trace(nnsight_capture, nnsight_golden):
 """
 
 
-def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
+def test_a_damaged_newer_or_foreign_golden_is_named(project: Project) -> None:
     """The message names the golden and what to do, and ``--snapshot-update`` repairs it."""
     project.test_file(GOLDEN_TEST)
     project.write_goldens(*TINY, passed=1)

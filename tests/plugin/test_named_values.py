@@ -1,4 +1,4 @@
-"""A test's own values: which of them changed is said by its name, nested ones by their place."""
+"""A changed value of a dict is named by its key, a nested one by all its keys."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ STARTS = {
 }
 
 
-def test_a_changed_value_is_named_with_its_place(
+def test_a_changed_value_is_named_by_its_keys(
     project: Project, monkeypatch: pytest.MonkeyPatch, first_line: Callable[..., str]
 ) -> None:
     project.test_file(VALUES)

@@ -1,4 +1,4 @@
-"""Options of pytest that choose, order or import tests: goldens and exit codes are as without."""
+"""Options of pytest that select, order or import tests do not change goldens or exit codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DRIFT = "*golden drift: * of 2 calls, starts at transformer.h.1.mlp (rel *, allo
 
 @pytest.fixture
 def drifting(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with goldens of four tests, the second and fourth of which drift."""
+    """Return a project with goldens of four tests, of which the second and fourth drift."""
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=4)
     monkeypatch.setenv("FACTOR", "1.01")

@@ -1,4 +1,4 @@
-"""``--nnsight-report`` holds every test of a session, whatever became of it."""
+"""``--nnsight-report`` contains every test of a session with its outcome."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def report_of(project: Project, *arguments: str) -> tuple[pytest.RunResult, dict
     return result, read_report(project.path / "drift.json")
 
 
-@pytest.mark.parametrize("way", [(), ("-n0",)], ids=str)
-def test_what_is_the_same(project: Project, way: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("options", [(), ("-n0",)], ids=str)
+def test_goldens_that_are_the_same(project: Project, options: tuple[str, ...]) -> None:
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
-    result, report = report_of(project, *way)
+    result, report = report_of(project, *options)
     assert report["exit_code"] == result.ret == 0
     assert report["models"] == ["tiny:gpt2"]
     assert set(report["versions"]) >= {"torch", "nnsight", "transformers"}
@@ -75,7 +75,7 @@ def test_what_is_the_same(project: Project, way: tuple[str, ...]) -> None:
     assert (golden["calls"], golden["bits"]) == (31, 0)
 
 
-def test_what_is_not(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drifts_errors_hangs_and_crashes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
@@ -116,7 +116,7 @@ def test_what_is_not(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", ["drift.txt", "nowhere/drift.json"])
-def test_a_file_that_cannot_be_is_refused(project: Project, path: str) -> None:
+def test_a_wrong_report_path_is_refused(project: Project, path: str) -> None:
     project.test_file("def test_it(): pass\n")
     result = project.run(*TINY, f"--nnsight-report={path}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_is_refused(project: Project, path: str) -> None:
     )
 
 
-def test_a_report_is_json_of_one_kind(project: Project) -> None:
+def test_the_report_is_json_with_a_kind(project: Project) -> None:
     project.test_file("def test_it(): pass\n")
     report_of(project)
     text = (project.path / "drift.json").read_text()
@@ -133,7 +133,7 @@ def test_a_report_is_json_of_one_kind(project: Project) -> None:
     assert text.endswith("}\n")
 
 
-def test_an_interrupted_session_has_its_report(project: Project) -> None:
+def test_an_interrupted_session_writes_its_report(project: Project) -> None:
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
     (project.path / "conftest.py").write_text(
@@ -156,7 +156,9 @@ def test_an_interrupted_session_has_its_report(project: Project) -> None:
     assert "test_later.py::test_after" in report["not_run"]
 
 
-def test_each_service_gets_its_own(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_github_and_pytest_html_show_the_drift(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("pytest_html")
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
@@ -175,7 +177,7 @@ def test_each_service_gets_its_own(project: Project, monkeypatch: pytest.MonkeyP
     assert "golden drift: 10 of 31 calls" in (project.path / "all.html").read_text()
 
 
-def test_the_section_at_the_end_is_as_loud_as_asked(
+def test_quiet_shortens_the_section_at_the_end(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(TESTS)

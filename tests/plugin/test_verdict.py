@@ -20,11 +20,11 @@ if os.environ.get("CODE") == "values":  # before the model is built: nnsight kee
 if os.environ.get("CODE") == "container":
     forward = modeling_gpt2.GPT2Block.forward
     def other(self, *a, **k):
-        given = forward(self, *a, **k)
+        output = forward(self, *a, **k)
         if self.attn.layer_idx == 0:
-            return given
+            return output
         # up to transformers 5.2 a block gives a tuple
-        return [given[0] * 1.01] if isinstance(given, tuple) else (given * 1.01,)
+        return [output[0] * 1.01] if isinstance(output, tuple) else (output * 1.01,)
     modeling_gpt2.GPT2Block.forward = other
     final = torch.nn.LayerNorm.forward
     torch.nn.LayerNorm.forward = lambda self, x: final(self, x[0] if isinstance(x, tuple) else x)
@@ -150,7 +150,7 @@ def test_changed_code_is_named(
     code: str,
     expected: str,
 ) -> None:
-    """A container that changed is named first, and does not hide the values in it."""
+    """A changed container is named first, and the values in it are still compared."""
     project.test_file(FAULTS)
     project.run(*TINY, "--snapshot-update", "-k", "unchanged").assert_outcomes(passed=1)
     calls = project.read("test_it/test_unchanged")["calls"]
@@ -163,7 +163,7 @@ def test_changed_code_is_named(
     result.stdout.fnmatch_lines([f"*{label}: rel *e-3*"])
 
 
-def test_the_report_fits_what_pytest_shows(
+def test_pytest_does_not_truncate_the_report(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(FAULTS)
