@@ -37,7 +37,7 @@ def test_modules_pair_after_one_prefix_is_replaced_by_another() -> None:
     assert found.parameters(digests) == {"model.head.weight": "1", "scale": "2"}
 
 
-def test_modules_between_partners_pair_in_order_if_their_shapes_are_equal() -> None:
+def test_modules_between_pairs_are_paired_in_order_if_their_shapes_are_equal() -> None:
     old = run_of("embed", "block.q", "block.k", "block", "head")
     new = run_of("embed", "block.query", "block.key", "block", "head")
     assert align(old, new).names["block.key"] == "block.k"
