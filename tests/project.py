@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 TINY = ("--nnsight-model", "tiny:gpt2")
+EXAMPLES = Path(__file__).parent / "examples"
+"""Test files that are longer than 30 lines, for `Project.copy_example`."""
 
 
 class Project:
@@ -26,6 +28,10 @@ class Project:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("import os, pytest, torch\n" + source, encoding="utf-8")
+
+    def copy_example(self, example: Path) -> None:
+        """Copy a file of `EXAMPLES` as ``test_it.py``."""
+        shutil.copyfile(example, self.path / "test_it.py")
 
     def run(self, *arguments: str) -> pytest.RunResult:
         return self.pytester.runpytest_subprocess(*arguments, timeout=300)
