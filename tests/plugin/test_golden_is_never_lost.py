@@ -54,7 +54,7 @@ if "TOP" in os.environ:
 
 
 @pytest.fixture(params=["ours", "stock"])
-def is_intact(request: pytest.FixtureRequest, project: Project) -> bool:
+def keeps_goldens(request: pytest.FixtureRequest, project: Project) -> bool:
     """Write two goldens, and return whether the test must leave both of them intact."""
     project.test_file(TESTS)
     project.run(*TINY, "--snapshot-update").assert_outcomes(passed=2)
@@ -64,45 +64,45 @@ def is_intact(request: pytest.FixtureRequest, project: Project) -> bool:
 
 
 def test_a_failure_before_the_assertion_loses_no_golden(
-    project: Project, is_intact: bool, monkeypatch: pytest.MonkeyPatch
+    project: Project, keeps_goldens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = project.goldens()
     monkeypatch.setenv("FAIL", "1")
     project.run(*TINY, "--snapshot-update").assert_outcomes(failed=1, passed=1)
-    assert (project.goldens() == before) is is_intact
+    assert (project.goldens() == before) is keeps_goldens
 
 
 def test_a_failure_after_the_assertion_loses_no_golden(
-    project: Project, is_intact: bool, monkeypatch: pytest.MonkeyPatch
+    project: Project, keeps_goldens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = project.goldens()
     monkeypatch.setenv("LATE", "1")
     monkeypatch.setenv("PROMPT", "Another")
     result = project.run(*TINY, "--snapshot-update")
     result.assert_outcomes(failed=1, passed=1)
-    assert (project.goldens() == before) is is_intact
-    if is_intact:
+    assert (project.goldens() == before) is keeps_goldens
+    if keeps_goldens:
         result.stdout.fnmatch_lines(["1 snapshot failed. 1 snapshot passed."])
 
 
 def test_selecting_one_test_loses_no_golden_of_others(
-    project: Project, is_intact: bool, monkeypatch: pytest.MonkeyPatch
+    project: Project, keeps_goldens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Syrupy loses the other goldens if all of them are in one folder at the top, as ours are."""
     before = project.goldens()
     monkeypatch.setenv("TOP", "1")
     project.run(*TINY, "--snapshot-update", "test_it.py::test_two").assert_outcomes(passed=1)
-    assert (before.items() <= project.goldens().items()) is is_intact
+    assert (before.items() <= project.goldens().items()) is keeps_goldens
 
 
 def test_a_killed_worker_loses_no_golden(
-    project: Project, is_intact: bool, monkeypatch: pytest.MonkeyPatch
+    project: Project, keeps_goldens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = project.goldens()
     monkeypatch.setenv("CRASH", "1")
     result = project.run(*TINY, "--snapshot-update", "-n", "1")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert (project.goldens() == before) is is_intact
+    assert (project.goldens() == before) is keeps_goldens
 
 
 def test_two_test_files_with_one_name_have_separate_goldens(project: Project) -> None:
