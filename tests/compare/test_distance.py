@@ -44,12 +44,12 @@ def test_distance_is_symmetric(
 ) -> None:
     x = normal(1, tokens, width, seed=seed)
     y = x * scale if noise == 0 else x + noise * normal(1, tokens, width, seed=seed + 1)
-    there, back = apart(x, y), apart(y, x)
-    assert there == back
-    assert 0 <= there.rms <= there.worst * tokens**0.5 + 1e-12
+    forward, backward = apart(x, y), apart(y, x)
+    assert forward == backward
+    assert 0 <= forward.rms <= forward.worst * tokens**0.5 + 1e-12
     numbers = tokens * numbers_per_token(tokens)
-    assert there.error == 0 or there.error > 0.999 * (2 * numbers) ** -0.5
-    np.testing.assert_array_equal(there.per_token, back.per_token)
+    assert forward.error == 0 or forward.error > 0.999 * (2 * numbers) ** -0.5
+    np.testing.assert_array_equal(forward.per_token, backward.per_token)
 
 
 @quick
@@ -64,8 +64,8 @@ def test_distance_is_zero_where_bits_are_equal(
     dtype: torch.dtype, tokens: int, width: int, noise: float, seed: int
 ) -> None:
     x = (100 * normal(1, tokens, width, seed=seed, dtype=torch.float64)).to(dtype)
-    moved = x.double() + noise * normal(1, tokens, width, seed=seed + 1, dtype=torch.float64)
-    y = moved.to(dtype)
+    changed = x.double() + noise * normal(1, tokens, width, seed=seed + 1, dtype=torch.float64)
+    y = changed.to(dtype)
     found = apart(x, y)
     assert found.is_same == torch.equal(x, y)
     if found.is_same:

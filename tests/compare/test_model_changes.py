@@ -167,14 +167,16 @@ def test_parameters_are_ignored_if_the_fingerprints_of_the_models_are_equal() ->
     assert model_changes.changed_weights(model(), model(), WEIGHTS, other) == ([], "")
 
 
-@pytest.mark.parametrize("known", [(None, None), (WEIGHTS, None), (None, WEIGHTS), ({}, {})])
+@pytest.mark.parametrize("fingerprints", [(None, None), (WEIGHTS, None), (None, WEIGHTS), ({}, {})])
 def test_without_parameters_the_fingerprints_of_the_models_are_shown(
-    known: tuple[dict[str, str] | None, dict[str, str] | None],
+    fingerprints: tuple[dict[str, str] | None, dict[str, str] | None],
 ) -> None:
-    found = model_changes.changed_weights(model(), model(weights="bbbb"), *known)
+    found = model_changes.changed_weights(model(), model(weights="bbbb"), *fingerprints)
     assert found == ([], "fingerprint aaaa -> bbbb")
-    assert model_changes.changed_weights(model(weights=None), model(), *known) == ([], "")
-    assert model_changes.changed_weights(model(weights=None), model(weights=None), *known) == (
+    assert model_changes.changed_weights(model(weights=None), model(), *fingerprints) == ([], "")
+    assert model_changes.changed_weights(
+        model(weights=None), model(weights=None), *fingerprints
+    ) == (
         [],
         "",
     )

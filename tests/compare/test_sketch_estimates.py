@@ -169,8 +169,8 @@ def test_the_stated_error_is_the_standard_deviation_of_the_estimate(
     luck = torch.Generator().manual_seed(7)
     new = summarize_all([change(tensor, luck) for tensor in before])
     stated = float(np.mean([distance(a, b).error for a, b in zip(old, new, strict=True)]))
-    seen = float(ratios(change, tokens, 576).std())
-    assert 0.6 < stated / seen < 1.6
+    measured = float(ratios(change, tokens, 576).std())
+    assert 0.6 < stated / measured < 1.6
 
 
 @pytest.mark.parametrize("width", [64, 128, 256, 512, 576, 768, 1024, 2048, 4096])

@@ -51,11 +51,11 @@ def test_a_module_that_is_called_once_belongs_to_the_first_step() -> None:
 def test_all_visits_of_an_encoder_belong_to_the_first_step() -> None:
     """Even if there are as many visits as steps, as for T5's dropout with two new tokens."""
     paths = ("encoder.dropout", "encoder.dropout", "decoder", "lm_head", "decoder", "lm_head")
-    seen: Counter[str] = Counter()
+    visits: Counter[str] = Counter()
     calls = []
     for path in paths:
-        calls.append(make_call(path, visit=seen[path]))
-        seen[path] += 1
+        calls.append(make_call(path, visit=visits[path]))
+        visits[path] += 1
     run = make_generation(5, 6, calls=tuple(calls))
     assert [calls_until(run, step) for step in range(2)] == [4, 6]
 

@@ -88,12 +88,12 @@ def test_a_damaged_newer_or_foreign_golden_is_named(project: Project) -> None:
     project.test_file(GOLDEN_TEST)
     project.write_goldens(*TINY, passed=1)
     golden = project.golden("test_it/test_trace")
-    whole = golden.read_text()
-    foreign = whole.replace("transformer.", "encoder.").replace("<model>", "encoder")
+    complete = golden.read_text()
+    foreign = complete.replace("transformer.", "encoder.").replace("<model>", "encoder")
     for text, line in (
-        (whole[:5000], "golden: golden/*/test_trace.json is not whole JSON (truncated*"),
+        (complete[:5000], "golden: golden/*/test_trace.json is not whole JSON (truncated*"),
         (
-            whole.replace('"format": 1', '"format": 2', 1),
+            complete.replace('"format": 1', '"format": 2', 1),
             "golden: golden/*/test_trace.json has format 2, this version reads up to 1; upgrade *",
         ),
         (
@@ -108,7 +108,7 @@ def test_a_damaged_newer_or_foreign_golden_is_named(project: Project) -> None:
         result.stdout.fnmatch_lines([f"E*{line}"])
         assert golden.read_text() == text
     project.write_goldens(*TINY, passed=1)
-    assert golden.read_text() == whole
+    assert golden.read_text() == complete
 
 
 def test_a_golden_folder_that_cannot_be_written(project: Project) -> None:

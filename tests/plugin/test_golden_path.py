@@ -77,13 +77,13 @@ def test_two_tests_whose_names_were_changed_get_different_hashes() -> None:
 @pytest.mark.parametrize("ids", [["x/y", "x_y"], ["x::y", "x.y"], ["", "a"]])
 def test_one_model_and_several_have_the_same_paths(ids: list[str]) -> None:
     for position in (0, 1):
-        alone, among = (
+        names, names_with_model = (
             [f"test_b[f-{i}]" for i in ids],
             [f"test_b[{f'gpt2-f-{i}' if position == 0 else f'f-gpt2-{i}'}]" for i in ids],
         )
-        for one, other in zip(alone, among, strict=True):
-            path = path_of(f"test_a.py::{one}", None, *alone)
-            assert path_of(f"test_a.py::{other}", "gpt2", *among) == path
+        for one, other in zip(names, names_with_model, strict=True):
+            path = path_of(f"test_a.py::{one}", None, *names)
+            assert path_of(f"test_a.py::{other}", "gpt2", *names_with_model) == path
 
 
 MODEL = "m"
@@ -129,9 +129,9 @@ def test_different_node_ids_have_different_files(
 
 @settings(deadline=None)
 @given(NAMES, st.sampled_from(["", ".1", "[again]", "[a b]"]), st.integers(0, 170))
-def test_prune_knows_the_files_of_a_test(name: str, behind: str, longer: int) -> None:
-    test = golden_path(NodeLocation("a.py", "x" * longer + name)).rpartition("/")[2]
-    assert belongs_to(file_name(test + behind), test)
+def test_prune_knows_the_files_of_a_test(name: str, suffix: str, extra_length: int) -> None:
+    test = golden_path(NodeLocation("a.py", "x" * extra_length + name)).rpartition("/")[2]
+    assert belongs_to(file_name(test + suffix), test)
 
 
 def test_prune_distinguishes_a_name_with_a_hash_from_one_without() -> None:

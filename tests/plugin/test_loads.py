@@ -43,9 +43,9 @@ def test_each_process_loads_once(project: Project, options: tuple[str, ...], wor
     for path in project.path.glob("*.imports"):
         imports[path.name.partition("-")[0]].append(path.read_text())
     everything = "numpy torch transformers nnsight"
-    alone = {"controller": [everything]}
-    shared = {"controller": [""], "worker": [everything] * workers}
-    assert imports == (shared if workers else alone)
+    without_worker = {"controller": [everything]}
+    with_workers = {"controller": [""], "worker": [everything] * workers}
+    assert imports == (with_workers if workers else without_worker)
     assert sum("loading tiny:gpt2" in line for line in lines) == max(1, workers)
 
 

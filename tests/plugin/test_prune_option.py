@@ -57,7 +57,7 @@ def test_goldens_without_a_test_are_listed_and_removed_with_remove(written: Proj
     (written.path / "unit" / "test_unit.py").unlink()
     (written.path / FOLDER / "test_it" / ".test_two.json.x1.tmp").write_text("{")
     (written.path / FOLDER / "test_it" / "test_two.safetensors").write_text("")
-    gone = [
+    removed = [
         f"{FOLDER}/test_it/.test_two.json.x1.tmp",
         f"{FOLDER}/test_it/test_one[1].json",
         f"{FOLDER}/test_it/test_one[1][again].json",
@@ -69,13 +69,13 @@ def test_goldens_without_a_test_are_listed_and_removed_with_remove(written: Proj
     listed = written.run(*TINY, "--nnsight-prune")
     assert listed.ret == 0
     found = [line.removeprefix("has no test: ") for line in listed.outlines if "has no" in line]
-    assert sorted(found) == sorted(gone)
+    assert sorted(found) == sorted(removed)
     listed.stdout.fnmatch_lines(["9 without a test; remove them with --nnsight-prune=remove"])
     assert written.goldens() == before
     removed = written.run(*TINY, "--nnsight-prune=remove")
     removed.stdout.fnmatch_lines([f"removed: {FOLDER}/test_it/test_two.json", "9 without a test"])
-    left = {f"test_one[2]{name}.json" for name in ("", "[again]")}
-    assert {path.name for path in (written.path / FOLDER / "test_it").iterdir()} == left
+    remaining = {f"test_one[2]{name}.json" for name in ("", "[again]")}
+    assert {path.name for path in (written.path / FOLDER / "test_it").iterdir()} == remaining
     assert not (written.path / FOLDER / "unit").exists()
     assert (written.path / FOLDER / "weights.json").is_file()
 
