@@ -95,7 +95,7 @@ def make_run(
 
 
 def make_generation(*token_ids: int, margin: float = 0.0, **changes: Any) -> Run:
-    """Return a greedy run of ``generate`` whose tokens all have the same logit ``margin``."""
+    """Return a greedy ``generate`` run; all tokens have the same logit ``margin``."""
     generated = Generated(
         (token_ids,),
         ("x" * len(token_ids),),
@@ -167,18 +167,18 @@ Drift = Callable[[int, str], float]
 
 
 def no_drift(time: int, label: str) -> float:
-    """Leave every value as it is."""
+    """Return no drift for any value."""
     return 0.0
 
 
 def drift_from(start: str, size: float = 1e-2, noise: float = 0.0) -> Drift:
-    """Let every value drift by ``size`` from the one labelled ``start`` on, by ``noise`` before."""
-    begun: list[int] = []
+    """Return a drift of ``size`` from the value ``start`` on, and of ``noise`` before it."""
+    start_times: list[int] = []
 
     def drift(time: int, label: str) -> float:
         if label == start:
-            begun.append(time)
-        return size if begun and time >= begun[-1] else noise
+            start_times.append(time)
+        return size if start_times and time >= start_times[-1] else noise
 
     return drift
 
@@ -223,9 +223,9 @@ class Forward:
         )
         return output
 
-    def leaf(self, path: str, module_class: str, entering: Summary) -> Summary:
+    def leaf(self, path: str, module_class: str, hidden: Summary) -> Summary:
         """Call a module without children."""
-        return self.close(path, module_class, {"in.0": entering}, self.new(path))
+        return self.close(path, module_class, {"in.0": hidden}, self.new(path))
 
     def layer(self, path: str, hidden: Summary) -> Summary:
         """Call a decoder layer, whose own code adds to the residual stream."""
@@ -270,7 +270,7 @@ def make_pass(drift: Drift = no_drift, layers: int = 2, **changes: Any) -> Run:
 
 
 def drifted(start: str = "model.layers.0.mlp.up_proj", size: float = 1e-2, **changes: Any) -> Run:
-    """Return such a trace that drifts from one value on."""
+    """Return a trace of a small Llama that drifts from one value on."""
     return make_pass(drift_from(start, size), **changes)
 
 

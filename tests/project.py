@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 TINY = ("--nnsight-model", "tiny:gpt2")
+EXAMPLES = Path(__file__).parent / "examples"
+"""Test files that are longer than 30 lines, for `Project.copy_example`."""
 
 
 class Project:
@@ -27,26 +29,37 @@ class Project:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("import os, pytest, torch\n" + source, encoding="utf-8")
 
+    def copy_example(self, example: Path) -> None:
+        """Copy a file of `EXAMPLES` as ``test_it.py``."""
+        shutil.copyfile(example, self.path / "test_it.py")
+
     def run(self, *arguments: str) -> pytest.RunResult:
         return self.pytester.runpytest_subprocess(*arguments, timeout=300)
 
     def write_goldens(self, *arguments: str, **outcomes: int) -> None:
-        """Run with ``--snapshot-update``, whose outcomes are to be these.
+        """Run with ``--snapshot-update`` and assert the outcomes.
 
-        What the same tests have written in the same environment is copied: most tests begin so,
-        and a session of their own takes ten seconds.
+        If the same tests have run in the same environment, copy the goldens that they wrote. Most
+        tests begin like this, and a session takes ten seconds.
         """
-        kept = self.path.parent / "written" / self._key(arguments)
-        if not kept.is_dir():
+        cache = self.path.parent / "written" / self._key(arguments)
+        if not cache.is_dir():
             self.run(*arguments, "--snapshot-update").assert_outcomes(**outcomes)
-            shutil.copytree(self.path / "golden", kept, symlinks=True)
+            shutil.copytree(self.path / "golden", cache, symlinks=True)
         else:
-            shutil.copytree(kept, self.path / "golden", symlinks=True, dirs_exist_ok=True)
+            shutil.copytree(cache, self.path / "golden", symlinks=True, dirs_exist_ok=True)
 
     def _key(self, arguments: Sequence[str]) -> str:
-        """Tell apart what may change what is written: files, arguments, environment."""
-        own = ("HOME", "USERPROFILE", "TMP", "TEMP", "PYTEST_CURRENT_TEST", "PYTEST_DEBUG_TEMPROOT")
-        environ = {name: value for name, value in os.environ.items() if name not in own}
+        """Return a digest of all that may change goldens: files, arguments, environment."""
+        ignored = (
+            "HOME",
+            "USERPROFILE",
+            "TMP",
+            "TEMP",
+            "PYTEST_CURRENT_TEST",
+            "PYTEST_DEBUG_TEMPROOT",
+        )
+        environ = {name: value for name, value in os.environ.items() if name not in ignored}
         files = [
             path for path in self.path.rglob("*") if path.is_file() and ".pyc" not in path.name
         ]
@@ -54,7 +67,7 @@ class Project:
         return hashlib.sha256(repr((arguments, environ, texts)).encode()).hexdigest()[:16]
 
     def goldens(self) -> dict[str, str]:
-        """Return the text of every golden, the fingerprints of weights apart, by path."""
+        """Return the text of every golden by path, without the fingerprints of weights."""
         found = sorted((self.path / "golden").rglob("*.json"))
         return {
             str(path.relative_to(self.path / "golden")): path.read_text(encoding="utf-8")

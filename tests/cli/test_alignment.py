@@ -19,25 +19,25 @@ def run_of(*paths: str, prefix: str = "", shapes: dict[str, int] | None = None) 
 
 
 def test_modules_of_equal_trees_pair_by_name() -> None:
-    found = align(run_of(*TREE), run_of(*TREE))
-    assert found.names == {path: path for path in TREE}
-    assert (found.only_golden, found.only_received) == ((), ())
+    alignment = align(run_of(*TREE), run_of(*TREE))
+    assert alignment.names == {path: path for path in TREE}
+    assert (alignment.only_golden, alignment.only_received) == ((), ())
 
 
 def test_modules_pair_after_one_prefix_is_replaced_by_another() -> None:
     wrapped = run_of(*TREE, "lora", prefix="base_model.model.")
-    found = align(run_of(*TREE, prefix="model."), wrapped)
-    assert found.names["base_model.model.layers.0.mlp"] == "model.layers.0.mlp"
-    assert (found.only_golden, found.only_received) == ((), ("base_model.model.lora",))
-    assert [call.path for call in found.renamed(wrapped).calls][:2] == [
+    alignment = align(run_of(*TREE, prefix="model."), wrapped)
+    assert alignment.names["base_model.model.layers.0.mlp"] == "model.layers.0.mlp"
+    assert (alignment.only_golden, alignment.only_received) == ((), ("base_model.model.lora",))
+    assert [call.path for call in alignment.renamed(wrapped).calls][:2] == [
         "model.embed",
         "model.layers.0.attn.q",
     ]
     digests = {"base_model.model.head.weight": "1", "scale": "2"}
-    assert found.parameters(digests) == {"model.head.weight": "1", "scale": "2"}
+    assert alignment.parameters(digests) == {"model.head.weight": "1", "scale": "2"}
 
 
-def test_modules_between_partners_pair_in_order_if_their_shapes_are_equal() -> None:
+def test_modules_between_pairs_are_paired_in_order_if_their_shapes_are_equal() -> None:
     old = run_of("embed", "block.q", "block.k", "block", "head")
     new = run_of("embed", "block.query", "block.key", "block", "head")
     assert align(old, new).names["block.key"] == "block.k"

@@ -64,13 +64,15 @@ def test_a_call_with_two_changed_tensors_counts_once() -> None:
         ),
     ],
 )
-def test_what_may_change_numbers_is_named(changes: dict[str, Any], reason: str) -> None:
+def test_environment_changes_that_may_change_numbers_are_named(
+    changes: dict[str, Any], reason: str
+) -> None:
     assert numeric_differences(make_environment(), make_environment(**changes)) == reason
     bits = compare(run_of(0), run_of(0, environment=changes)).bits
     assert (bits.is_expected, bits.reason) == (False, reason)
 
 
-def test_settings_that_choose_kernels_may_change_numbers() -> None:
+def test_changed_kernel_settings_may_change_numbers() -> None:
     environments = [make_environment(kernels=text) for text in ("no oneDNN", "deterministic")]
     assert numeric_differences(*environments) == "kernels no oneDNN -> deterministic"
     assert numeric_differences(environments[0], environments[0]) == ""

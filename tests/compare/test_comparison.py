@@ -1,4 +1,4 @@
-"""Two runs -> drifts."""
+"""A comparison of two runs lists their drifts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_values_over_the_tolerance_fail() -> None:
     assert drift.expected != drift.received
 
 
-def test_values_under_the_tolerance_pass_and_are_noise() -> None:
+def test_values_under_the_tolerance_pass_and_count_as_noise() -> None:
     comparison = compare(make_run(), make_run(make_call(summary=make_summary(noise=3e-6))))
     assert comparison.matches
     assert comparison.drifts == ()
@@ -82,7 +82,7 @@ def test_within_replaces_the_default_tolerance() -> None:
 
 
 def test_the_tolerance_of_the_golden_is_ignored() -> None:
-    """Only the received run says how it is to be judged."""
+    """Only the received run has the tolerance of the test."""
     received = make_run(make_call(summary=make_summary(noise=1e-3)))
     assert not compare(make_run().within(0.1), received).matches
 
@@ -96,7 +96,7 @@ def test_inputs_are_compared_by_location() -> None:
 
 
 def test_inputs_that_one_run_did_not_record_are_ignored() -> None:
-    """They do not count as equal: a drift that they bring must not seem to start in the call."""
+    """They do not count as equal. Otherwise a drift in an input would seem to start in the call."""
     leaves = (Leaf("in.0", make_summary(seed=1)), Leaf("out", make_summary()))
     full = make_run(make_call(leaves=leaves, inputs="{0=tensor}"), make_call("h.1"))
     few = make_run(make_call(leaves=leaves[1:]), make_call("h.1", inputs="{}"))
@@ -128,8 +128,8 @@ def test_every_tensor_is_compared_once() -> None:
     assert all(value.is_same for value in comparison.values.values())
 
 
-def test_one_token_that_drifts_in_many_values_fails_though_all_tokens_together_pass() -> None:
-    """Each single estimate would pass too; 8 of them together fail."""
+def test_a_token_that_drifts_in_many_values_fails_within_the_tolerance_of_all_tokens() -> None:
+    """Each single estimate would pass; the average of 8 fails."""
     shape = (1, 100, 64)
 
     def run_of(size: float) -> Run:
@@ -188,7 +188,7 @@ def test_every_value_after_the_start_of_a_drift_fails() -> None:
     ],
     ids=["all", "one", "pooled", "pooled-below", "none"],
 )
-def test_the_size_of_a_drift_is_the_part_that_exceeds_the_tolerance(
+def test_the_size_of_a_drift_is_the_estimate_that_exceeds_the_tolerance(
     distance: Distance, rel: float
 ) -> None:
     assert Drift("values", "h", distance=distance, allowed=1.0).rel == rel

@@ -46,7 +46,7 @@ def test_values_inside_a_changed_container_are_still_compared() -> None:
         assert 5e-3 < drifts[1].rel < 2e-2
 
 
-def test_an_output_that_was_none_and_is_a_tensor_now_is_a_note() -> None:
+def test_a_none_output_that_became_a_tensor_is_a_note() -> None:
     golden = make_run(with_outputs("(tensor, None)", ("out[0]", make_summary())))
     both = (("out[0]", make_summary()), ("out[1]", make_summary()))
     comparison = compare(golden, make_run(with_outputs("(tensor, tensor)", *both)))
@@ -55,7 +55,7 @@ def test_an_output_that_was_none_and_is_a_tensor_now_is_a_note() -> None:
     assert (drift.kind, drift.note) == ("container", True)
 
 
-def test_an_output_that_is_none_now_fails_unless_the_attention_implementation_changed() -> None:
+def test_an_output_that_became_none_fails_unless_the_attention_implementation_changed() -> None:
     """Only eager attention returns its weights."""
     both = (("out[0]", make_summary()), ("out[1]", make_summary()))
     golden = make_run(with_outputs("(tensor, tensor)", *both))
@@ -64,7 +64,7 @@ def test_an_output_that_is_none_now_fails_unless_the_attention_implementation_ch
     assert only(compare(golden, make_run(lost, environment={"attention": "eager"}))).note is True
 
 
-def test_a_tensor_next_to_a_filled_none_is_still_compared() -> None:
+def test_a_tensor_next_to_a_none_that_became_a_tensor_is_still_compared() -> None:
     golden = make_run(with_outputs("(None, tensor)", ("out[1]", make_summary())))
     both = (("out[0]", make_summary()), ("out[1]", make_summary(noise=1e-2)))
     comparison = compare(golden, make_run(with_outputs("(tensor, tensor)", *both)))
@@ -85,7 +85,7 @@ def test_missing_and_added_calls_fail() -> None:
     assert comparison.calls == 4
 
 
-def test_a_call_that_another_attention_adds_inside_a_module_is_a_note() -> None:
+def test_a_call_added_by_another_attention_implementation_is_a_note() -> None:
     """Only GPT-2's eager attention, up to transformers 5.2, calls its dropout module."""
     sdpa = (make_call("h.0.attn"), make_call("h.0"))
     eager = (make_call("h.0.attn.attn_dropout"), *sdpa)
@@ -97,7 +97,7 @@ def test_a_call_that_another_attention_adds_inside_a_module_is_a_note() -> None:
 
 
 def test_a_missing_call_fails_if_its_parent_is_not_compared() -> None:
-    """Otherwise a test that chooses other modules would compare nothing and pass."""
+    """Otherwise a test that captures other modules would compare nothing and pass."""
     golden, received = make_run(make_call("h.0.mlp")), make_run(make_call("h.1.mlp"))
     other = make_run(make_call("h.1.mlp"), environment={"attention": "eager"})
     for run in (received, other):
@@ -118,7 +118,7 @@ def test_calls_are_aligned_by_path_and_visit() -> None:
     assert compare(make_run(*calls), make_run(*reversed(calls))).matches
 
 
-def test_another_order_of_calls_is_one_note_at_the_first_change() -> None:
+def test_reordered_calls_are_one_note_at_the_first_change() -> None:
     calls = [make_call(path, make_summary(seed=i)) for i, path in enumerate("abcd")]
     comparison = compare(make_run(*calls), make_run(calls[0], calls[2], calls[1], calls[3]))
     drift = only(comparison)

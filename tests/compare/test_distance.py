@@ -1,4 +1,4 @@
-"""Two summaries -> how far their tensors are apart."""
+"""The distance of two tensors, from their summaries."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_distance_is_symmetric(
 ) -> None:
     x = normal(1, tokens, width, seed=seed)
     y = x * scale if noise == 0 else x + noise * normal(1, tokens, width, seed=seed + 1)
-    there, back = apart(x, y), apart(y, x)
-    assert there == back
-    assert 0 <= there.rms <= there.worst * tokens**0.5 + 1e-12
+    forward, backward = apart(x, y), apart(y, x)
+    assert forward == backward
+    assert 0 <= forward.rms <= forward.worst * tokens**0.5 + 1e-12
     numbers = tokens * numbers_per_token(tokens)
-    assert there.error == 0 or there.error > 0.999 * (2 * numbers) ** -0.5
-    np.testing.assert_array_equal(there.per_token, back.per_token)
+    assert forward.error == 0 or forward.error > 0.999 * (2 * numbers) ** -0.5
+    np.testing.assert_array_equal(forward.per_token, backward.per_token)
 
 
 @quick
@@ -63,15 +63,15 @@ def test_distance_is_zero_where_bits_are_equal(
     dtype: torch.dtype, tokens: int, width: int, noise: float, seed: int
 ) -> None:
     x = (100 * normal(1, tokens, width, seed=seed, dtype=torch.float64)).to(dtype)
-    moved = x.double() + noise * normal(1, tokens, width, seed=seed + 1, dtype=torch.float64)
-    y = moved.to(dtype)
+    changed = x.double() + noise * normal(1, tokens, width, seed=seed + 1, dtype=torch.float64)
+    y = changed.to(dtype)
     found = apart(x, y)
     assert found.is_same == torch.equal(x, y)
     if found.is_same:
         assert found == SAME
 
 
-def test_equal_bits_of_another_dtype_are_near_but_not_the_same() -> None:
+def test_equal_values_of_another_dtype_are_near_but_not_the_same() -> None:
     x = normal(1, 7, 64).bfloat16()
     found = apart(x, x.float())
     assert (found.is_same, found.rms) == (False, 0.0)
@@ -113,7 +113,7 @@ def test_a_token_that_is_zero_in_one_run_has_distance_one() -> None:
 
 
 def test_error_follows_from_the_number_of_samples() -> None:
-    """61 samples of one token, 61 of seven, and 9 if one of seven tokens carries the drift."""
+    """There are 61 samples for one token or seven, but 9 if only one of seven tokens drifts."""
     assert apart(normal(1, 64), normal(1, 64, seed=1)).error == pytest.approx(
         (2 * 61) ** -0.5, rel=0.05
     )
@@ -132,7 +132,7 @@ def test_integers_are_equal_or_at_infinite_distance() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_nan_or_inf_that_appears_is_infinite_drift(value: float) -> None:
+def test_a_new_nan_or_inf_is_infinite_drift(value: float) -> None:
     x = normal(1, 7, 64)
     y = x.clone()
     y[0, 3, 5] = value
@@ -152,7 +152,7 @@ def test_drift_next_to_a_nan_is_estimated() -> None:
     assert apart(x, y).rms == pytest.approx(1e-3, rel=0.4)
 
 
-def test_nan_that_moves_to_another_token_is_seen() -> None:
+def test_a_nan_in_another_token_is_found() -> None:
     x, y = normal(1, 7, 64), normal(1, 7, 64)
     x[0, 3] = math.nan
     y[0, 4] = math.nan
@@ -166,7 +166,7 @@ def test_tensors_without_a_finite_value_differ_at_most_in_bits() -> None:
     assert apart(x, y) == Distance(is_same=False)
 
 
-def test_a_tensor_that_lost_all_finite_values_is_infinite_drift() -> None:
+def test_a_tensor_without_finite_values_any_more_is_infinite_drift() -> None:
     golden = make_summary()
     assert distance(golden, golden._replace(norms=b"", sketch=b"", digest="")) == INFINITE
 

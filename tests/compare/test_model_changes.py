@@ -46,7 +46,7 @@ def test_a_changed_value_is_written_as_short_as_possible(old: Any, new: Any, tex
     assert model_changes.changed_keys({"k": old}, {"k": new}) == [f"k {text}"]
 
 
-def test_keys_that_only_one_side_has_do_not_count() -> None:
+def test_config_keys_that_only_one_run_has_do_not_count() -> None:
     """Libraries add keys freely."""
     before, now = {"a": 1, "n": {"x": 1}}, {"b": 2, "n": {"x": 1, "y": None}}
     assert model_changes.changed_keys(before, now) == []
@@ -86,7 +86,7 @@ FIVE = {"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}, "hidden_
 def test_rotary_settings_are_compared_across_transformers_4_and_5(
     before: dict[str, Any], now: dict[str, Any], expected: list[str]
 ) -> None:
-    """Transformers 4 keeps what 5 has in ``rope_parameters`` as a key that it never reads."""
+    """Transformers 4 keeps the ``rope_parameters`` of version 5 as a key that it never reads."""
     assert model_changes.changed_keys(before, now) == expected
     assert len(model_changes.changed_keys(now, before)) == len(expected)
 
@@ -106,7 +106,7 @@ def test_keys_that_no_forward_pass_reads_do_not_count(key: str) -> None:
     assert model_changes.changed_keys({key: 1}, {key: 2}) == [f"{key} 1 -> 2"]
 
 
-def test_generation_settings_count_if_only_one_side_has_them() -> None:
+def test_generation_settings_count_if_only_one_run_has_them() -> None:
     found = model_changes.changed_generation(
         model(generation={"a": 1, "top_k": 5, "same": 0}),
         model(generation={"a": 2, "same": 0, "top_p": 0.9}),
@@ -167,14 +167,16 @@ def test_parameters_are_ignored_if_the_fingerprints_of_the_models_are_equal() ->
     assert model_changes.changed_weights(model(), model(), WEIGHTS, other) == ([], "")
 
 
-@pytest.mark.parametrize("known", [(None, None), (WEIGHTS, None), (None, WEIGHTS), ({}, {})])
+@pytest.mark.parametrize("fingerprints", [(None, None), (WEIGHTS, None), (None, WEIGHTS), ({}, {})])
 def test_without_parameters_the_fingerprints_of_the_models_are_shown(
-    known: tuple[dict[str, str] | None, dict[str, str] | None],
+    fingerprints: tuple[dict[str, str] | None, dict[str, str] | None],
 ) -> None:
-    found = model_changes.changed_weights(model(), model(weights="bbbb"), *known)
+    found = model_changes.changed_weights(model(), model(weights="bbbb"), *fingerprints)
     assert found == ([], "fingerprint aaaa -> bbbb")
-    assert model_changes.changed_weights(model(weights=None), model(), *known) == ([], "")
-    assert model_changes.changed_weights(model(weights=None), model(weights=None), *known) == (
+    assert model_changes.changed_weights(model(weights=None), model(), *fingerprints) == ([], "")
+    assert model_changes.changed_weights(
+        model(weights=None), model(weights=None), *fingerprints
+    ) == (
         [],
         "",
     )
@@ -190,7 +192,7 @@ def test_changed_versions_are_listed_in_order_of_importance() -> None:
     )
 
 
-def test_a_package_that_only_one_side_has_is_absent_on_the_other() -> None:
+def test_a_package_that_only_one_run_has_is_shown_as_absent() -> None:
     fewer = {key: value for key, value in VERSIONS.items() if key != "torch"}
     golden, received = make_run(), make_run(environment={"versions": fewer})
     assert model_changes.changed_versions(golden, received) == "torch 2.13.0 -> absent"
@@ -211,7 +213,7 @@ def test_a_package_that_only_one_side_has_is_absent_on_the_other() -> None:
     ],
     ids=str,
 )
-def test_models_are_the_same_only_if_everything_is_known_to_be_equal(
+def test_models_are_the_same_only_if_all_fields_are_equal(
     changes: dict[str, Any], is_same: bool
 ) -> None:
     like = {"config": {"eps": 1e-5}, "modules": {"Norm": {"eps=1e-05": 2}}, "weights": "ab"}
@@ -221,5 +223,5 @@ def test_models_are_the_same_only_if_everything_is_known_to_be_equal(
     assert model_changes.is_same_model(golden, received) is is_same
 
 
-def test_unknown_weights_are_not_known_to_be_the_same() -> None:
+def test_models_with_unknown_weights_are_not_the_same() -> None:
     assert not model_changes.is_same_model(model(weights=None), model(weights=None))

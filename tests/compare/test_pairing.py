@@ -1,4 +1,4 @@
-"""Two calls -> which tensors are compared, and whether their containers differ."""
+"""Pair the tensors of two calls, and compare their containers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_other_changes_of_the_container_fail(before: str, now: str) -> None:
 
 
 def test_a_tensor_replaced_by_none_is_a_note_if_the_call_may_lose_tensors() -> None:
-    """Like the attention weights under another attention implementation."""
+    """Attention weights are an example, with another attention implementation."""
     golden = call("(tensor, tensor)", "in.0", "out[0]", "out[1]")
     received = call("(tensor, None)", "in.0", "out[0]")
     assert verdict(golden, received) == "fail"

@@ -33,10 +33,10 @@ def values_of(count: int, shape: tuple[int, ...] = (1, TOKENS, 64)) -> list[Valu
 
 
 def pooled(distances: Sequence[Distance]) -> list[Distance]:
-    """Pool the distances of consecutive calls; return all of them, pooled or not."""
-    known = {(index, "out"): distance for index, distance in enumerate(distances)}
-    known |= pool(values_of(len(distances)), known)
-    return list(known.values())
+    """Pool the distances of consecutive calls; return all distances."""
+    distances_by_leaf = {(index, "out"): distance for index, distance in enumerate(distances)}
+    distances_by_leaf |= pool(values_of(len(distances)), distances_by_leaf)
+    return list(distances_by_leaf.values())
 
 
 def test_a_token_with_a_constant_drift_is_pooled_to_its_size() -> None:
@@ -95,8 +95,8 @@ def test_nan_is_pooled_as_zero_and_inf_as_one() -> None:
 def test_single_tokens_are_not_pooled() -> None:
     """A single token has 61 numbers, so its own estimate is good."""
     single = Distance(0.5, 0.5, per_token=np.array([0.5]))
-    known = {(i, "out"): single for i in range(9)}
-    assert pool(values_of(9, shape=(1, 1, 64)), known) == {}
+    distances_by_leaf = {(i, "out"): single for i in range(9)}
+    assert pool(values_of(9, shape=(1, 1, 64)), distances_by_leaf) == {}
 
 
 def test_only_values_with_the_same_number_of_tokens_are_pooled_together() -> None:
@@ -111,22 +111,22 @@ def test_only_values_with_the_same_number_of_tokens_are_pooled_together() -> Non
 
 
 def test_values_are_pooled_in_order_of_time() -> None:
-    """The input of a module comes before its children, though its call ends after them."""
+    """The input of a module is before its children in time, though its call ends after them."""
     x = [make_summary(seed=i) for i in range(9)]
     calls: list[Call] = [make_call(f"h.{i}", leaves=(Leaf("out", x[i]),)) for i in range(7)]
     calls.append(
         make_call("h", leaves=(Leaf("in.0", x[7]), Leaf("out", x[8])), inputs="{0=tensor}")
     )
     half = one_token(0.5)
-    known = dict.fromkeys([(i, "out") for i in range(7)], half)
-    known |= {(7, "in.0"): one_token(1.0), (7, "out"): half}
-    found = pool(timeline(calls), known)
+    distances_by_leaf = dict.fromkeys([(i, "out") for i in range(7)], half)
+    distances_by_leaf |= {(7, "in.0"): one_token(1.0), (7, "out"): half}
+    found = pool(timeline(calls), distances_by_leaf)
     assert list(found) == [(6, "out"), (7, "out")]
     sizes = [value.pooled**2 for value in found.values()]
     assert sizes == pytest.approx([(1 + 7 * 0.25) / 8, 0.25])
 
 
-def test_values_that_were_not_compared_are_left_out() -> None:
-    known = {(i, "out"): one_token(0.5) for i in range(12) if i not in (2, 5)}
-    found = pool(values_of(12), known)
+def test_values_that_were_not_compared_are_skipped() -> None:
+    distances_by_leaf = {(i, "out"): one_token(0.5) for i in range(12) if i not in (2, 5)}
+    found = pool(values_of(12), distances_by_leaf)
     assert sorted(found) == [(9, "out"), (10, "out"), (11, "out")]

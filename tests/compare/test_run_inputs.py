@@ -1,4 +1,4 @@
-"""Inputs of a run: its kind, prompt, masks, positions, settings."""
+"""The inputs of two runs are compared: kind, prompt, masks, positions, settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_equal_inputs_do_not_drift() -> None:
     assert list(compare_inputs(prompted(**changes), prompted(**changes))) == []
 
 
-def test_another_text_with_the_same_ids_is_not_a_drift() -> None:
+def test_a_changed_text_with_the_same_ids_is_not_a_drift() -> None:
     assert list(compare_inputs(prompted(), make_run(prompt=Prompt(None, IDS)))) == []
 
 
@@ -68,12 +68,12 @@ def test_changed_ids_are_shown_with_their_text() -> None:
     )
 
 
-def test_the_end_of_a_prompt_has_no_text() -> None:
+def test_a_missing_id_at_the_end_of_a_prompt_has_no_text() -> None:
     drift = only(prompted(pieces=(("a", "b", "c"),)), prompted(((1, 2),), pieces=(("a", "b"),)))
     assert (drift.expected, drift.received) == ("3 ids, at 2: 3 ('c')", "2 ids, at 2: end")
 
 
-def test_the_text_shown_is_that_of_the_prompt_that_differs() -> None:
+def test_the_text_of_the_prompt_that_differs_is_shown() -> None:
     golden = prompted(((1, 2), (3, 4)), pieces=(("a", "b"), ("c", "d")))
     received = prompted(((1, 2), (3, 5)), pieces=(("a", "b"), ("c", "e")))
     drift = only(golden, received)
@@ -91,7 +91,7 @@ def test_a_changed_mask_shows_the_first_difference() -> None:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_mask_that_only_one_run_has_is_a_note(turned: bool) -> None:
-    """The model may do the same without one."""
+    """The model may compute the same without a mask."""
     runs = [prompted(tensors={"attention_mask": ((1, 1, 1),)}), prompted()]
     drift = only(*(reversed(runs) if turned else runs))
     assert (drift.kind, drift.label, drift.note) == ("tensors", "attention_mask", True)
@@ -105,10 +105,10 @@ def test_a_mask_that_only_one_run_has_is_a_note(turned: bool) -> None:
         ((1, 1, 1, 0), (1, 2, 3)),
     ],
 )
-def test_ids_that_only_a_mask_hides_are_a_changed_mask(
+def test_ids_hidden_by_a_changed_mask_are_a_changed_mask(
     mask: tuple[int, ...], shown: tuple[int, ...]
 ) -> None:
-    """A run stores only the ids that its mask shows."""
+    """A run stores only the ids that its mask does not hide."""
     golden = prompted(((1, 2, 3, 4),), tensors={"attention_mask": ((1, 1, 1, 1),)})
     received = prompted((shown,), tensors={"attention_mask": (mask,)})
     for before, now in ((golden, received), (received, golden)):
@@ -129,7 +129,7 @@ def test_changed_ids_with_a_changed_mask_are_changed_ids(
     assert [drift.kind for drift in compare_inputs(golden, received)] == ["ids"]
 
 
-def test_another_number_of_prompts_is_not_a_changed_mask() -> None:
+def test_a_changed_number_of_prompts_is_not_a_changed_mask() -> None:
     golden = prompted(((1, 2),), tensors={"attention_mask": ((1, 1),)})
     received = prompted(((1, 2), (3,)), tensors={"attention_mask": ((1, 1), (0, 1))})
     assert [drift.kind for drift in compare_inputs(golden, received)] == ["ids"]
@@ -180,7 +180,7 @@ def test_changed_code_of_an_intervention_is_not_a_drift_by_itself() -> None:
     assert list(compare_inputs(golden, received)) == []
 
 
-def test_another_kind_of_run_fails() -> None:
+def test_a_changed_kind_of_run_fails() -> None:
     drift = only(make_run(), make_run(kind="tensors"))
     assert (drift.kind, drift.expected, drift.received) == ("kind", "trace", "tensors")
 

@@ -1,4 +1,4 @@
-"""Two sketches estimate how far their tensors are apart: how well, for what kinds of change."""
+"""How well two sketches estimate the distance of their tensors, by kind of change."""
 
 from __future__ import annotations
 
@@ -162,19 +162,21 @@ def test_squared_estimate_is_unbiased(change: Change, tokens: int) -> None:
 
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("change", [dense_noise, one_token])
-def test_stated_error_is_the_scatter_of_the_estimate(change: Change, tokens: int) -> None:
+def test_the_stated_error_is_the_standard_deviation_of_the_estimate(
+    change: Change, tokens: int
+) -> None:
     before, old = originals(tokens, 576)
     luck = torch.Generator().manual_seed(7)
     new = summarize_all([change(tensor, luck) for tensor in before])
     stated = float(np.mean([distance(a, b).error for a, b in zip(old, new, strict=True)]))
-    seen = float(ratios(change, tokens, 576).std())
-    assert 0.6 < stated / seen < 1.6
+    measured = float(ratios(change, tokens, 576).std())
+    assert 0.6 < stated / measured < 1.6
 
 
 @pytest.mark.parametrize("width", [64, 128, 256, 512, 576, 768, 1024, 2048, 4096])
 @pytest.mark.parametrize(("tokens", "factor"), [(1, 1.4), (8, 1.4), (60, 1.4), (61, 1.8)])
-def test_the_same_shift_of_all_channels_is_seen(tokens: int, factor: float, width: int) -> None:
-    """As in logits, where noise is often one number for all channels; many tokens average it."""
+def test_an_equal_shift_of_all_channels_is_found(tokens: int, factor: float, width: int) -> None:
+    """Noise in logits is often one number for all channels; many tokens average it out."""
     x = normal(1, tokens, width)
     y = x + 0.01
     truth = true_distance(x[0].numpy(), y[0].numpy()).rms
@@ -198,7 +200,7 @@ def test_one_massive_token_does_not_hide_the_others() -> None:
     assert distance(summarize(x), summarize(y)).rms == pytest.approx(1e-3, rel=0.4)
 
 
-def test_change_of_the_massive_token_is_seen_too() -> None:
+def test_a_change_of_the_massive_token_is_found() -> None:
     x = normal(1, 16, 576)
     x[0, 0] *= 300
     y = x.clone()
@@ -209,7 +211,7 @@ def test_change_of_the_massive_token_is_seen_too() -> None:
     assert found.rms == pytest.approx(found.worst / 4, rel=0.01)
 
 
-def test_token_near_zero_has_the_size_of_a_tenth_of_the_median() -> None:
+def test_a_token_near_zero_is_compared_with_a_tenth_of_the_median_norm() -> None:
     """Otherwise its rounding errors would be the largest drift."""
     x = normal(1, 9, 64)
     x[0, 4] *= 1e-6

@@ -1,4 +1,4 @@
-"""Calls -> their values in order of time, with the module that made them and from what."""
+"""The values of a run in order of time, with the module and the inputs that made each."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def by_label(calls: tuple[Call, ...]) -> dict[str, Value]:
     return {label(value): value for value in timeline(calls)}
 
 
-def feeding(calls: tuple[Call, ...], name: str) -> list[str]:
-    """Return the labels of what a value was made from."""
+def input_labels(calls: tuple[Call, ...], name: str) -> list[str]:
+    """Return the labels of the values that a value was computed from."""
     values = timeline(calls)
     value = next(value for value in values if label(value) == name)
     return [label(values[index]) for index in value.fed_by]
@@ -32,7 +32,7 @@ def call(path: str, inputs: dict[str, Summary], output: Summary, visit: int = 0)
     return make_call(path, visit=visit, leaves=leaves, inputs="{0=tensor}")
 
 
-def test_values_come_in_the_order_in_which_they_were_made() -> None:
+def test_values_are_in_the_order_in_which_they_were_computed() -> None:
     """The builder lists its labels in the order in which it makes the values."""
     forward = Forward()
     hidden = forward.new("model.embed_tokens")
@@ -42,7 +42,7 @@ def test_values_come_in_the_order_in_which_they_were_made() -> None:
     assert [entered, *made] == [f"{LAYER} in.0", *forward.labels[1:]]
 
 
-def test_a_tensor_is_one_value_named_by_its_first_location() -> None:
+def test_a_tensor_at_several_locations_is_one_value_named_by_the_first() -> None:
     calls = make_forward(layers=2)
     names = [label(value) for value in timeline(calls)]
     assert len(names) == len(set(names))
@@ -65,7 +65,7 @@ def test_a_tensor_is_one_value_named_by_its_first_location() -> None:
         ("lm_head", "lm_head"),
     ],
 )
-def test_a_value_is_made_by_the_module_whose_own_code_ran(name: str, where: str) -> None:
+def test_a_value_belongs_to_the_module_whose_code_computed_it(name: str, where: str) -> None:
     assert by_label(make_forward())[name].module == where
 
 
@@ -87,25 +87,23 @@ def test_a_value_is_made_by_the_module_whose_own_code_ran(name: str, where: str)
         ),
     ],
 )
-def test_a_value_is_fed_by_what_its_module_has_computed_so_far(
-    name: str, fed_by: list[str]
-) -> None:
-    assert feeding(make_forward(), name) == fed_by
+def test_a_value_depends_on_the_earlier_values_of_its_module(name: str, fed_by: list[str]) -> None:
+    assert input_labels(make_forward(), name) == fed_by
 
 
-def test_the_output_of_a_module_with_children_is_fed_by_all_values_inside_it() -> None:
-    fed = feeding(make_forward(), LAYER)
+def test_the_output_of_a_module_with_children_depends_on_all_values_inside() -> None:
+    fed = input_labels(make_forward(), LAYER)
     assert fed[0] == "model.embed_tokens"
     assert fed[1:] == [name for name in map(label, timeline(make_forward())) if LAYER in name][:-1]
 
 
-def test_inputs_of_the_model_are_fed_by_nothing() -> None:
+def test_inputs_of_the_model_depend_on_no_value() -> None:
     value = by_label(make_forward())[f"{ROOT} in.input_ids"]
     assert (value.fed_by, value.is_model_input) == ((), True)
     assert not by_label(make_forward())["lm_head"].is_model_input
 
 
-def test_nothing_is_fed_by_what_comes_later() -> None:
+def test_no_value_depends_on_a_later_one() -> None:
     for index, value in enumerate(timeline(make_forward(layers=3))):
         assert all(at < index for at in value.fed_by)
 
@@ -140,14 +138,14 @@ def test_only_the_path_itself_or_what_is_below_it_is_inside() -> None:
     assert [value.module for value in values] == [ROOT, "h.10", "h.1"]
 
 
-def test_without_inputs_a_value_is_fed_by_the_one_before_it() -> None:
+def test_without_inputs_a_value_depends_on_the_one_before_it() -> None:
     calls = tuple(
         call._replace(inputs=None, leaves=tuple(leaf for leaf in call.leaves if leaf.at == "out"))
         for call in make_forward()
     )
     norm = f"{LAYER}.post_attention_layernorm"
-    assert feeding(calls, norm) == [f"{LAYER}.self_attn.o_proj"]
-    assert f"{LAYER}.mlp.down_proj" in feeding(calls, LAYER)
+    assert input_labels(calls, norm) == [f"{LAYER}.self_attn.o_proj"]
+    assert f"{LAYER}.mlp.down_proj" in input_labels(calls, LAYER)
     assert by_label(calls)["model.embed_tokens"].fed_by == ()
 
 
@@ -182,15 +180,15 @@ def test_inputs_of_chosen_modules_come_from_a_chosen_parent() -> None:
 
 def test_a_value_knows_all_locations_where_it_is_seen() -> None:
     calls = make_forward()
-    known = by_label(calls)
+    values = by_label(calls)
     leaves = [(i, leaf.at) for i, call in enumerate(calls) for leaf in call.leaves]
-    assert sorted(at for value in known.values() for at in value.keys) == sorted(leaves)
-    assert [calls[i].label for i, _ in known["lm_head"].keys] == ["lm_head", ROOT]
-    assert known["lm_head"].keys[0] == (known["lm_head"].position, "out")
+    assert sorted(at for value in values.values() for at in value.keys) == sorted(leaves)
+    assert [calls[i].label for i, _ in values["lm_head"].keys] == ["lm_head", ROOT]
+    assert values["lm_head"].keys[0] == (values["lm_head"].position, "out")
 
 
-def test_one_tensor_that_is_two_in_the_other_run_is_two_values() -> None:
-    """The other run has changed it in between, for example by editing a module's output."""
+def test_a_tensor_that_is_two_tensors_in_the_other_run_is_two_values() -> None:
+    """The other run changed it in between, for example in an intervention."""
     x, y = make_summary(), make_summary(seed=1)
     calls = (call("h.mlp.drop", {"in.0": x}, y), call("h.mlp", {"in.0": x}, y))
     partners = {(0, "in.0"): 1, (0, "out"): 2, (1, "in.0"): 1, (1, "out"): 2}
@@ -207,7 +205,7 @@ def test_two_tensors_that_are_one_in_the_other_run_are_two_values() -> None:
     assert len(timeline(calls, {(0, "out"): 1, (1, "out"): 1})) == 2
 
 
-def test_an_input_that_was_made_before_the_call_was_not_made_inside_it() -> None:
+def test_an_earlier_value_that_enters_a_call_is_not_inside_it() -> None:
     """In a generation, an encoder runs before the model itself is called."""
     ids, hidden, encoded, decoded, logits = (make_summary(seed=seed) for seed in range(5))
     calls = (

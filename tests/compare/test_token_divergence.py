@@ -1,4 +1,4 @@
-"""The first token that two generations do not share, and whether it is a near tie."""
+"""The first token that differs between two generations, and whether it is a near tie."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def divergence_of(golden: Run, received: Run) -> TokenDivergence:
         ((), (), None),
     ],
 )
-def test_the_first_step_that_differs_in_any_prompt(
+def test_the_divergence_is_the_first_step_that_differs_in_any_prompt(
     before: tuple[tuple[int, ...], ...],
     now: tuple[tuple[int, ...], ...],
     location: tuple[int, int] | None,
@@ -130,7 +130,7 @@ def test_infinite_noise_does_not_make_an_unknown_margin_a_near_tie() -> None:
 
 
 def test_noise_is_how_far_the_drift_of_all_logits_moves_one_logit() -> None:
-    """An even drift moves each of n logits by its norm / sqrt(n); the noise is 4.5 times that."""
+    """A drift moves each of n logits by about norm / sqrt(n); the noise is 4.5 times that."""
     golden, received = make_greedy(5, 6), make_greedy(5, 7, noise=1e-4)
     comparison = compare(golden, received)
     norm = read_norms(make_summary(shape=(1, 1, 64), seed=1).norms)[0]
@@ -172,7 +172,7 @@ def test_logits_are_those_of_the_head_or_the_model(path: str) -> None:
     assert divergence.noise > 0
 
 
-def test_other_tensors_are_not_taken_for_logits() -> None:
+def test_other_tensors_are_not_used_as_logits() -> None:
     calls = (
         make_call("mlp", make_summary(shape=(1, 1, 64), seed=0)),
         make_call(
@@ -207,7 +207,7 @@ def test_noise_is_that_of_the_last_token_of_the_prompt() -> None:
     assert divergence.noise == pytest.approx(4.5e-3 * norms[9] / 8)
 
 
-def test_tokens_that_may_be_close_pass_in_a_near_tie() -> None:
+def test_with_tokens_close_a_near_tie_passes() -> None:
     golden = make_greedy(5, 6, 7, margin=1e-5)
     near = {"noise": 3e-6, "margin": 1e-5, "tokens": "close"}
     comparison = compare(golden, make_greedy(5, 8, 9, **near))
@@ -217,7 +217,7 @@ def test_tokens_that_may_be_close_pass_in_a_near_tie() -> None:
     assert comparison.divergence.is_near_tie
 
 
-def test_tokens_that_may_be_close_fail_if_the_choice_was_clear() -> None:
+def test_with_tokens_close_a_clear_margin_fails() -> None:
     clear = make_greedy(5, 8, 9, noise=3e-6, margin=0.5, tokens="close")
     assert not compare(make_greedy(5, 6, 7, margin=0.5), clear).matches
 

@@ -1,4 +1,4 @@
-"""Which calls belong to the steps up to a divergence, and are compared."""
+"""Only the calls of the steps up to a divergence are compared."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def test_a_module_that_is_called_twice_a_step_counts_two_visits() -> None:
     assert [calls_until(run, step) for step in range(3)] == [3, 6, 9]
 
 
-def test_a_last_module_that_is_called_twice_a_step_ends_it_the_second_time() -> None:
+def test_a_step_ends_with_the_second_call_of_a_module_called_twice() -> None:
     calls = tuple(make_call("norm", visit=visit) for visit in range(6))
     run = make_generation(5, 6, 7, calls=calls)
     assert [calls_until(run, step) for step in range(3)] == [2, 4, 6]
 
 
-def test_no_step_and_no_calls() -> None:
+def test_without_steps_or_calls_there_are_no_calls() -> None:
     assert calls_until(make_greedy(5, 6, 7), -1) == 0
     assert calls_until(make_generation(5, 6, calls=()), 1) == 0
     assert calls_until(make_generation(calls=make_steps(2)), 0) == 2
 
 
 def test_a_module_that_is_called_once_belongs_to_the_first_step() -> None:
-    """Like an encoder; the end of the step is found by the other modules."""
+    """An encoder is an example; the other modules show where the step ends."""
     calls = (make_call("encoder"), *make_steps(3))
     assert calls_until(make_generation(5, 6, 7, calls=calls), 0) == 2
 
@@ -51,11 +51,11 @@ def test_a_module_that_is_called_once_belongs_to_the_first_step() -> None:
 def test_all_visits_of_an_encoder_belong_to_the_first_step() -> None:
     """Even if there are as many visits as steps, as for T5's dropout with two new tokens."""
     paths = ("encoder.dropout", "encoder.dropout", "decoder", "lm_head", "decoder", "lm_head")
-    seen: Counter[str] = Counter()
+    visits: Counter[str] = Counter()
     calls = []
     for path in paths:
-        calls.append(make_call(path, visit=seen[path]))
-        seen[path] += 1
+        calls.append(make_call(path, visit=visits[path]))
+        visits[path] += 1
     run = make_generation(5, 6, calls=tuple(calls))
     assert [calls_until(run, step) for step in range(2)] == [4, 6]
 
@@ -70,7 +70,7 @@ def test_a_shared_embedding_belongs_to_the_step_it_is_called_in() -> None:
 
 
 def test_calls_after_the_divergence_are_not_compared() -> None:
-    """They continue another text, so it is no drift that they differ."""
+    """They continue another text, so they must differ."""
     golden = make_generation(5, 6, 7, 8, calls=make_steps(4))
     drifting = make_steps(2) + tuple(
         make_call("lm_head", make_summary(shape=(1, 1, 64), seed=step + 50), visit=step)
@@ -103,6 +103,6 @@ def test_a_drift_before_the_divergence_still_fails() -> None:
 def test_a_generation_of_another_length_has_no_missing_calls(
     before: tuple[int, ...], now: tuple[int, ...]
 ) -> None:
-    """Steps that only one run has follow from the other token, like all steps after it."""
+    """Steps that only one run has are a result of the different token."""
     found = compare(make_greedy(*before), make_greedy(*now)).failures
     assert [(drift.kind, drift.label) for drift in found] == [("ids", "generated")]

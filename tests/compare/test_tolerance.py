@@ -79,7 +79,7 @@ def test_within_does_not_change_the_run() -> None:
     ("dtype", "floor"),
     [("float64", 1e-6), ("float32", 1e-5), ("float16", 5e-4), ("bfloat16", 4e-3), ("odd", 1e-1)],
 )
-def test_measured_noise_lowers_what_half_types_are_allowed(dtype: str, floor: float) -> None:
+def test_measured_noise_lowers_the_tolerance_of_half_types(dtype: str, floor: float) -> None:
     found = of_dtypes(dtype, dtype, "2 threads")
     assert found.floor == floor
     assert found.allowed_for(SEVEN) == floor
@@ -95,7 +95,7 @@ def test_the_tolerance_of_the_test_overrides_measured_noise() -> None:
     assert explicit.allowed_for(SEVEN._replace(noise=0.1)) == 1e-4
 
 
-def test_the_drift_of_all_tokens_may_be_as_large_as_is_allowed() -> None:
+def test_the_drift_of_all_tokens_may_equal_the_tolerance() -> None:
     tolerance = Tolerance(1e-3, is_explicit=True)
     assert not tolerance.is_exceeded(Distance(rms=1e-3), SEVEN)
     assert tolerance.is_exceeded(Distance(rms=1.001e-3), SEVEN)
@@ -109,7 +109,7 @@ def test_the_drift_of_all_tokens_may_be_as_large_as_is_allowed() -> None:
 def test_a_token_with_fewer_numbers_may_drift_further(
     summary: Summary, tokens: int, numbers: int
 ) -> None:
-    """The limit is that of the largest of many normal estimates."""
+    """The limit is the expected maximum of many normal estimates."""
     tolerance = Tolerance(1e-3, is_explicit=True)
     limit = 1e-3 * (1 + math.sqrt(2 * math.log(50 * tokens) / numbers))
     assert not tolerance.is_exceeded(Distance(worst=0.999 * limit), summary)
@@ -145,12 +145,12 @@ def test_single_tokens_of_half_types_may_drift_three_times_as_far() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [Tolerance(0.99, is_explicit=True), Tolerance(1e-5)])
-def test_nan_that_appears_is_never_allowed(tolerance: Tolerance) -> None:
+def test_a_new_nan_is_never_allowed(tolerance: Tolerance) -> None:
     assert tolerance.is_exceeded(INFINITE, SEVEN)
     assert not tolerance.is_exceeded(SAME, SEVEN)
 
 
-def test_tolerance_zero_passes_equal_bits_alone() -> None:
+def test_tolerance_zero_allows_only_equal_bits() -> None:
     assert compare(make_run(), make_run().within(0)).matches
     received = make_run(make_call(summary=make_summary(noise=1e-6)))
     assert not compare(make_run(), received.within(0)).matches
@@ -218,7 +218,7 @@ def test_the_onset_of_a_drift_in_the_same_model_may_be_rounding() -> None:
 
 
 def test_one_token_of_float32_fails_at_the_onset_of_a_drift() -> None:
-    """An estimate from one number scatters, but at the onset no noise has gathered yet."""
+    """An estimate from one number scatters, but at the onset there is no noise yet."""
 
     def run(noise: float, **environment: object) -> Run:
         drift = drift_from("lm_head", noise) if noise else no_drift
@@ -241,8 +241,10 @@ def test_values_after_the_onset_in_a_half_type_are_judged_by_size() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "times"), [(1, 3.0), (2, 2.0), (8, 1.25), (200, 1.01)])
-def test_few_tokens_of_a_half_type_may_all_be_the_worst(tokens: int, times: float) -> None:
-    """The single token of a step drifts as far as the worst of many tokens."""
+def test_with_few_tokens_of_a_half_type_each_may_drift_like_the_worst(
+    tokens: int, times: float
+) -> None:
+    """The only token of a step may drift as far as the worst of many tokens."""
     summary = make_summary(shape=(1, tokens, 64))
     tolerance = tolerance_for(half_run({}), half_run({}), False)
     assert not tolerance.is_exceeded(Distance(rms=0.99 * times * 6e-2), summary)
@@ -270,13 +272,13 @@ def test_onsets_of_dtypes() -> None:
 
 def test_onsets_apply_to_drifts_with_equal_inputs() -> None:
     values = timeline(make_forward())
-    known = {(v.position, v.leaf.at): Distance(rms=1e-3) for v in values}
-    assert Tolerance(1e-5).onsets(values, known) == {}
-    assert Tolerance(1e-5, onset=1e-6).onsets(values, known) == {}  # each fails anyway
-    one_token = dict.fromkeys(known, Distance(rms=1e-6, worst=8e-6))
+    distances = {(v.position, v.leaf.at): Distance(rms=1e-3) for v in values}
+    assert Tolerance(1e-5).onsets(values, distances) == {}
+    assert Tolerance(1e-5, onset=1e-6).onsets(values, distances) == {}  # each fails anyway
+    one_token = dict.fromkeys(distances, Distance(rms=1e-6, worst=8e-6))
     assert Tolerance(1e-5, onset=5e-6).onsets(values, one_token)
     assert not Tolerance(6e-2, onset=5e-6).onsets(values, one_token)
-    found = Tolerance(1e-2, onset=1e-4).onsets(values, known)
+    found = Tolerance(1e-2, onset=1e-4).onsets(values, distances)
     assert [leaf_label(v.call, v.leaf) for v in values if (v.position, v.leaf.at) in found] == [
         "<model> in.input_ids"
     ]

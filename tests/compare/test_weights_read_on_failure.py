@@ -21,7 +21,7 @@ def half_run(size: float, weights: str | None = "aaaa") -> Run:
     return with_weights(half, weights)
 
 
-class Reader:
+class CountingReader:
     """Counts how often the weights are read."""
 
     def __init__(self, fingerprint: str) -> None:
@@ -34,14 +34,14 @@ class Reader:
 
 
 def test_weights_are_not_read_if_the_runs_match() -> None:
-    reader = Reader("aaaa")
+    reader = CountingReader("aaaa")
     assert compare(half_run(0), half_run(0, None), reader).matches
     assert reader.count == 0
 
 
 @pytest.mark.parametrize("weights", ["aaaa", "other"])
 @pytest.mark.parametrize("size", [3e-3, 9e-3, 0.5])
-def test_a_failure_is_judged_as_if_the_weights_had_been_known_from_the_start(
+def test_a_failure_is_judged_with_the_weights(
     size: float, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A drift of 3e-3 is rounding if the weights are the same."""
@@ -51,7 +51,7 @@ def test_a_failure_is_judged_as_if_the_weights_had_been_known_from_the_start(
         measured.append(received)
         return measure(golden, received)
 
-    reader, golden = Reader(weights), half_run(0)
+    reader, golden = CountingReader(weights), half_run(0)
     expected = compare(golden, half_run(size, weights))
     monkeypatch.setattr(comparison, "measure", measure_and_count)
     assert compare(golden, half_run(size, None), reader) == expected

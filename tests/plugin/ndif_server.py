@@ -1,9 +1,9 @@
-"""A server that speaks with nnsight as NDIF is to, for one tiny model, in a process of its own.
+"""A server with the protocol of NDIF, for one tiny model, in a separate process.
 
-What runs there is the request that nnsight sent, read as nnsight's servers read it. As on NDIF, it
-may lead to no module but a few, this package not among them. ``python ndif_server.py FILE FATE``
-writes its port to FILE; the file FATE says what becomes of the next job: ``ends``, ``breaks`` (the
-connection, while it runs) or ``fails``. Bytes of requests and answers are noted in ``FILE.sizes``.
+It reads and runs the request of nnsight as nnsight's servers do. As on NDIF, a request may import
+only a few modules, and not this package. ``python ndif_server.py PORT OUTCOME`` writes its port to
+the file PORT. The file OUTCOME says how the next job ends: ``succeeds``, ``disconnects`` or
+``fails``. The sizes of requests and results, in bytes, are written to ``PORT.sizes``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ALLOWED = {
     *("torch", "numpy", "transformers", "nnsight", "cloudpickle", "copyreg", "builtins", "pickle"),
     *("collections", "dataclasses", "typing", "functools", "math", "re", "operator", "json"),
 }
-PORT, FATE = Path(sys.argv[1]), Path(sys.argv[2])
+PORT, OUTCOME = Path(sys.argv[1]), Path(sys.argv[2])
 
 
 def load_model() -> Any:
-    """Make the model, then forget this package: it is not installed on NDIF."""
+    """Build the model, then unload this package, which is not installed on NDIF."""
     import torch
 
     from pytest_nnsight import nnsight_api
@@ -37,12 +37,12 @@ def load_model() -> Any:
     model = nnsight_api.wrap(*tiny.build("gpt2", torch.float32, None))
     for name in [name for name in sys.modules if name.startswith("pytest_nnsight")]:
         del sys.modules[name]
-    sys.meta_path.insert(0, Absent())
+    sys.meta_path.insert(0, ImportBlocker())
     return model
 
 
-class Absent:
-    """Finds nothing of this package."""
+class ImportBlocker:
+    """Refuses to import this package."""
 
     def find_spec(self, name: str, *_: Any) -> None:
         if name.partition(".")[0] == "pytest_nnsight":
@@ -50,20 +50,20 @@ class Absent:
 
 
 def run(model: Any, blob: bytes) -> dict[str, Any]:
-    """Run a request; return what it saved."""
+    """Run a request and return its saved values."""
     from nnsight.intervention.serialization import CustomCloudUnpickler
     from nnsight.schema.request import RequestModel
     from nnsight.tracing import tracer as tracing
 
-    def checked(name: str) -> Any:
+    def import_allowed(name: str) -> Any:
         if name.partition(".")[0] not in ALLOWED:
             raise ImportError(f"Module {name} is not whitelisted")
         return __import__(name, fromlist=["_"])
 
     class Unpickler(CustomCloudUnpickler):
         def find_class(self, module: str, name: str) -> Any:
-            checked(module)
-            return checked if name == "subimport" else super().find_class(module, name)
+            import_allowed(module)
+            return import_allowed if name == "subimport" else super().find_class(module, name)
 
     objects = model._remoteable_persistent_objects()
     tracer = RequestModel.deserialize(blob, objects, compress=True, unpickler=Unpickler)
@@ -77,43 +77,45 @@ def run(model: Any, blob: bytes) -> dict[str, Any]:
         tracing.dec()
 
 
-def answer(model: Any, blob: bytes, send: Callable[[Any], None]) -> None:
-    """Work on one job, and tell of it as NDIF does."""
+def run_job(model: Any, blob: bytes, send: Callable[[Any], None]) -> None:
+    """Run one job and send its status and result, as NDIF does."""
     import torch
     import zstandard
     from nnsight.schema.response import ResponseModel, Status
 
-    def tell(status: Status, description: str = "", data: Any = None) -> None:
+    def send_status(status: Status, description: str = "", data: Any = None) -> None:
         send(ResponseModel(id="job-1", status=status, description=description, data=data))
 
-    tell(Status.QUEUED, "you are number 3")
-    tell(Status.RUNNING)
-    fate = FATE.read_text()
-    if fate == "breaks":
+    send_status(Status.QUEUED, "you are number 3")
+    send_status(Status.RUNNING)
+    outcome = OUTCOME.read_text()
+    if outcome == "disconnects":
         send(None)
         return
     try:
-        if fate == "fails":
+        if outcome == "fails":
             raise RuntimeError("CUDA out of memory")
         buffer = io.BytesIO()
         torch.save(run(model, blob), buffer)
     except Exception as error:
-        tell(Status.ERROR, f"Traceback (most recent call last):\n{type(error).__name__}: {error}")
+        send_status(
+            Status.ERROR, f"Traceback (most recent call last):\n{type(error).__name__}: {error}"
+        )
         return
     result = zstandard.ZstdCompressor(level=6).compress(buffer.getvalue())
     with PORT.with_suffix(".sizes").open("a") as sizes:
         sizes.write(f"{len(blob)} {len(result)}\n")
-    tell(Status.COMPLETED, data=result)
+    send_status(Status.COMPLETED, data=result)
 
 
-def frame_of(response: Any) -> bytes:
-    """Write one message as a frame of a websocket: a result in binary, all else as text."""
+def encode_response(response: Any) -> bytes:
+    """Encode a message as a websocket frame: binary for a result, else text."""
     is_binary = response.data is not None
     data = response.pickle() if is_binary else response.model_dump_json().encode()
-    return framed(data, 2 if is_binary else 1)
+    return encode_frame(data, 2 if is_binary else 1)
 
 
-def framed(data: bytes, kind: int) -> bytes:
+def encode_frame(data: bytes, kind: int) -> bytes:
     size = len(data)
     if size < 126:
         return bytes([0x80 | kind, size]) + data
@@ -123,10 +125,10 @@ def framed(data: bytes, kind: int) -> bytes:
 
 
 def serve() -> None:
-    """Serve until the process is ended."""
+    """Serve requests until the process ends."""
     model = load_model()
     jobs: queue.Queue[bytes] = queue.Queue()
-    alone = threading.Lock()
+    job_lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -139,16 +141,16 @@ def serve() -> None:
             self.send_header("Connection", "Upgrade")
             self.send_header("Sec-WebSocket-Accept", accept)
             self.end_headers()
-            self.wfile.write(framed(b'{"session_id": "one"}', 1))
+            self.wfile.write(encode_frame(b'{"session_id": "one"}', 1))
             self.close_connection = True
-            with alone:
-                answer(model, jobs.get(timeout=60), self.tell)
+            with job_lock:
+                run_job(model, jobs.get(timeout=60), self.send_message)
 
-        def tell(self, response: Any) -> None:
+        def send_message(self, response: Any) -> None:
             if response is None:
                 self.connection.close()
             else:
-                self.wfile.write(frame_of(response))
+                self.wfile.write(encode_response(response))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -5,61 +5,15 @@ from __future__ import annotations
 import os
 
 import pytest
-from project import TINY, Project
+from project import EXAMPLES, TINY, Project
 
 pytestmark = pytest.mark.usefixtures("warm")
 
-WRONG = """
-def test_glob(nnsight_capture):
-    nnsight_capture.trace("Hello", modules="transformer.g.*")
-
-def test_keep(nnsight_capture):
-    nnsight_capture.trace("Hello", modules="transformer.wte", keep="transformer.wtf")
-
-def test_empty(nnsight_capture):
-    nnsight_capture.trace("")
-
-def test_empty_in_list(nnsight_capture):
-    nnsight_capture.trace(["Hello", ""])
-
-def test_no_ids(nnsight_capture):
-    nnsight_capture.trace([])
-
-def test_number(nnsight_capture):
-    nnsight_capture.trace(3.5)
-
-def test_too_long(nnsight_capture):
-    nnsight_capture.trace("a" * 600)
-
-def test_too_long_to_generate(nnsight_capture):
-    nnsight_capture.generate("a" * 500, max_new_tokens=20)
-
-def test_no_new_tokens(nnsight_capture):
-    nnsight_capture.generate("Hello", max_new_tokens=0)
-
-def test_not_kept(nnsight_capture):
-    nnsight_capture.trace("Hello")["transformer.wte"].output
-
-def test_not_called(nnsight_capture):
-    nnsight_capture.trace("Hello")["transformer.wtf"]
-
-def test_no_text(nnsight_capture):
-    nnsight_capture.trace("Hello").text
-
-@pytest.mark.nnsight(tolerence=1e-3)
-def test_marker(nnsight_model):
-    pass
-
-def test_compare_list(nnsight_golden):
-    assert [1] == nnsight_golden
-
-def test_compare_object(nnsight_golden):
-    assert {"name": [object()]} == nnsight_golden
-"""
+WRONG = EXAMPLES / "wrong_arguments.py"
 LINES = {
-    "glob": "modules='transformer.g.*' matches no module; nearest: transformer.h*(test_it.py:4)",
+    "glob": "modules='transformer.g.*' matches no module; nearest: transformer.h*(test_it.py:7)",
     "keep": "keep='transformer.wtf' matches no module; nearest: transformer.wt*",
-    "empty": "prompt is empty; give at least one character, or token ids (test_it.py:10)",
+    "empty": "prompt is empty; give at least one character, or token ids (test_it.py:15)",
     "empty_in_list": "prompt 1 is empty; give at least one character, or token ids *",
     "no_ids": "prompt is empty; give at least one token id *",
     "number": "a prompt is text, a list of texts, chat messages, token ids *, got float *",
@@ -75,8 +29,9 @@ LINES = {
 
 
 def test_each_wrong_argument_in_a_test_prints_one_line(project: Project) -> None:
-    source = WRONG.replace("tolerence", "tolerance")
-    project.test_file(source)
+    project.copy_example(WRONG)
+    path = project.path / "test_it.py"
+    path.write_text(path.read_text().replace("tolerence", "tolerance"))
     result = project.run(*TINY, "-rf")
     result.assert_outcomes(failed=14, passed=1)
     text = "\n".join(result.outlines)
@@ -87,7 +42,7 @@ def test_each_wrong_argument_in_a_test_prints_one_line(project: Project) -> None
 
 
 def test_a_wrong_marker_names_the_nearest(project: Project) -> None:
-    project.test_file(WRONG)
+    project.copy_example(WRONG)
     result = project.run(*TINY)
     result.stdout.fnmatch_lines(
         ["@pytest.mark.nnsight has no argument 'tolerence'; nearest: tolerance*"]
@@ -128,17 +83,17 @@ def test_trace(nnsight_capture, nnsight_golden):
 """
 
 
-def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
+def test_a_damaged_newer_or_foreign_golden_is_named(project: Project) -> None:
     """The message names the golden and what to do, and ``--snapshot-update`` repairs it."""
     project.test_file(GOLDEN_TEST)
     project.write_goldens(*TINY, passed=1)
     golden = project.golden("test_it/test_trace")
-    whole = golden.read_text()
-    foreign = whole.replace("transformer.", "encoder.").replace("<model>", "encoder")
+    complete = golden.read_text()
+    foreign = complete.replace("transformer.", "encoder.").replace("<model>", "encoder")
     for text, line in (
-        (whole[:5000], "golden: golden/*/test_trace.json is not whole JSON (truncated*"),
+        (complete[:5000], "golden: golden/*/test_trace.json is not whole JSON (truncated*"),
         (
-            whole.replace('"format": 1', '"format": 2', 1),
+            complete.replace('"format": 1', '"format": 2', 1),
             "golden: golden/*/test_trace.json has format 2, this version reads up to 1; upgrade *",
         ),
         (
@@ -153,7 +108,7 @@ def test_damaged_newer_and_foreign_goldens(project: Project) -> None:
         result.stdout.fnmatch_lines([f"E*{line}"])
         assert golden.read_text() == text
     project.write_goldens(*TINY, passed=1)
-    assert golden.read_text() == whole
+    assert golden.read_text() == complete
 
 
 def test_a_golden_folder_that_cannot_be_written(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""``--nnsight-calibrate`` measures the noise of this machine and keeps it in the golden."""
+"""``--nnsight-calibrate`` measures the noise of this machine and writes it to the golden."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def noise_of(project: Project, variant: str = "cpu-float32") -> list[float]:
     return [tensor["noise"] for tensor in tensors if "noise" in tensor]
 
 
-def test_calibrating_keeps_noise_in_a_golden(project: Project) -> None:
+def test_calibrate_writes_noise_to_a_golden(project: Project) -> None:
     project.test_file(TEST)
     project.write_goldens(*TINY, passed=1)
     assert noise_of(project) == []
@@ -49,7 +49,7 @@ def test_calibrating_keeps_noise_in_a_golden(project: Project) -> None:
     assert project.goldens() == before, "measured again, it is the same to the byte"
 
 
-def test_an_update_keeps_the_noise_that_was_measured(
+def test_an_update_does_not_remove_measured_noise(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(TEST)
@@ -61,10 +61,10 @@ def test_an_update_keeps_the_noise_that_was_measured(
     assert noise_of(project) == noise
 
 
-def test_noise_decides_what_is_allowed_in_bfloat16(
+def test_measured_noise_sets_the_limit_in_bfloat16(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under other kernels, where equal bits cannot be expected, 5 times the noise is the line."""
+    """The limit is 5 times the noise with other kernels, where bits need not be equal."""
     project.test_file(TEST)
     monkeypatch.setenv("THREADS", "1")
     bfloat16 = (*TINY, "--nnsight-dtype", "bfloat16")

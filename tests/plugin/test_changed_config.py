@@ -1,4 +1,4 @@
-"""A key of ``config.json`` that changes what the model is given is named as the cause."""
+"""A changed key of ``config.json`` that changes the model's inputs is named as the cause."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_generated(nnsight_capture, nnsight_golden):
 """
 
 
-def test_another_start_token_in_config_is_not_the_prompt(
+def test_a_changed_start_token_has_the_cause_config(
     project: Project, first_line: Callable[..., str]
 ) -> None:
     model, tokenizer = tiny.build("t5", torch.float32, None)

@@ -94,7 +94,7 @@ def golden_files(project: Project) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("options", [(), ("-n2", "--dist=load")], ids=["one", "two"])
 @pytest.mark.parametrize("way", WAYS)
-def test_changed_weights_never_reach_a_golden(
+def test_no_golden_is_written_from_changed_weights(
     project: Project, way: str, options: tuple[str, ...]
 ) -> None:
     write_project(project, "pass")

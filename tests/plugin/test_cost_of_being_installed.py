@@ -18,7 +18,7 @@ def pytest_unconfigure():
 
 @pytest.mark.parametrize("model", [(), TINY], ids=["unused", "configured"])
 def test_collecting_imports_nothing_heavy(project: Project, model: tuple[str, ...]) -> None:
-    """Without the plugin of hypothesis, which imports numpy if it is installed."""
+    """Hypothesis' plugin is off, because it imports numpy if numpy is installed."""
     (project.path / "spy.py").write_text(SPY)
     (project.path / "test_it.py").write_text(
         "def test_plain(): pass\ndef test_model(nnsight_capture, nnsight_golden): pass\n"
@@ -64,7 +64,7 @@ IMPORTED = [
 def test_the_plugin_adds_less_than_6_percent_of_function_calls(project: Project) -> None:
     """A quarter of the calls are importlib's: it parses the metadata with the README in it.
 
-    Each dataclass more adds 0.1 percent.
+    Each additional dataclass adds 0.1 percent.
     """
     project.pytester._monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     (project.path / "count.py").write_text(COUNT)

@@ -1,4 +1,4 @@
-"""Bits that differ are said; ``--nnsight-exact`` makes them fail where they should be equal."""
+"""Differing bits are listed; ``--nnsight-exact`` fails on them where they should be equal."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def written(project: Project) -> Project:
     return project
 
 
-def test_equal_bits_are_not_worth_a_word(written: Project) -> None:
+def test_equal_bits_are_not_mentioned(written: Project) -> None:
     result = written.run(*TINY, "--nnsight-exact")
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("*bits differ*")
 
 
-def test_a_change_below_the_tolerance_is_named_and_passes(
+def test_a_change_below_the_tolerance_passes_and_is_listed(
     written: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHANGE", "1e-6")
@@ -61,14 +61,16 @@ def test_a_change_below_the_tolerance_is_named_and_passes(
     assert record["differ"].startswith(NAMED)
 
 
-def test_it_comes_through_from_a_worker(written: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differing_bits_in_a_worker_are_listed(
+    written: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CHANGE", "1e-6")
     result = written.run(*TINY, "-n", "1")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines([f"  test_it.py::test_exact: {NAMED} *"])
 
 
-def test_exact_makes_it_fail(
+def test_exact_fails_on_differing_bits(
     written: Project, monkeypatch: pytest.MonkeyPatch, first_line: Callable[..., str]
 ) -> None:
     monkeypatch.setenv("CHANGE", "1e-6")
@@ -81,7 +83,7 @@ def test_exact_makes_it_fail(
     assert line.endswith(f"allowed 0); cause: weights (1 of 28 parameters differ: {PATH}.weight)")
 
 
-def test_exactness_is_not_asked_of_another_number_of_threads(
+def test_exact_allows_differing_bits_with_another_number_of_threads(
     written: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THREADS", "2")

@@ -1,4 +1,4 @@
-"""A test that fails by one of nnsight's usual mistakes is told which, below its failure."""
+"""A common mistake with nnsight is explained below the failure of its test."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_after_it(nnsight_capture):
 """
 
 
-def test_the_mistake_stands_below_the_failure(project: Project) -> None:
+def test_a_mistake_is_explained_below_the_failure(project: Project) -> None:
     project.test_file(TESTS)
     result = project.run(*TINY, "--nnsight-report=drift.json")
     result.assert_outcomes(failed=3, passed=1)

@@ -1,4 +1,4 @@
-"""The examples of ``docs/features`` and of the README run as they stand."""
+"""The examples of ``docs/features`` and of the README run without changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_example_writes_its_golden_and_passes(project: Project) -> None:
 
 
 @pytest.mark.parametrize("page", [page.name for page in PAGES if page.name != "README.md"])
-def test_every_page_has_an_example_and_stands_in_the_index(page: str) -> None:
+def test_every_page_has_an_example_and_is_in_the_index(page: str) -> None:
     folder = ROOT / "docs" / "features"
     assert f"({page})" in (folder / "README.md").read_text(encoding="utf-8")
     assert "```" in (folder / page).read_text(encoding="utf-8")

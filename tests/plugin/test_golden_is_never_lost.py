@@ -1,7 +1,7 @@
-"""The ways in which a snapshot plugin loses a golden, each shut.
+"""No golden is lost in any of the ways in which a snapshot plugin can lose one.
 
-Each test runs twice: as it is, and with `syrupy`'s own behaviour put back (``STOCK``), where the
-golden must be lost or damaged, so that the test is known to be able to fail.
+Each test runs twice: with this plugin, and with the default behaviour of syrupy (``STOCK``). There
+the golden must be lost or damaged, which proves that the test can fail.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ if "TOP" in os.environ:
 
 
 @pytest.fixture(params=["ours", "stock"])
-def keeps(request: pytest.FixtureRequest, project: Project) -> bool:
-    """Two goldens are written; whether they should still be whole after what the test does."""
+def keeps_goldens(request: pytest.FixtureRequest, project: Project) -> bool:
+    """Write two goldens, and return whether the test must leave both of them intact."""
     project.test_file(TESTS)
     project.run(*TINY, "--snapshot-update").assert_outcomes(passed=2)
     if request.param == "stock":
@@ -63,49 +63,49 @@ def keeps(request: pytest.FixtureRequest, project: Project) -> bool:
     return request.param == "ours"
 
 
-def test_a_failure_before_the_assertion(
-    project: Project, keeps: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_failure_before_the_assertion_loses_no_golden(
+    project: Project, keeps_goldens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = project.goldens()
     monkeypatch.setenv("FAIL", "1")
     project.run(*TINY, "--snapshot-update").assert_outcomes(failed=1, passed=1)
-    assert (project.goldens() == before) is keeps
+    assert (project.goldens() == before) is keeps_goldens
 
 
-def test_a_failure_after_the_assertion(
-    project: Project, keeps: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_failure_after_the_assertion_loses_no_golden(
+    project: Project, keeps_goldens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = project.goldens()
     monkeypatch.setenv("LATE", "1")
     monkeypatch.setenv("PROMPT", "Another")
     result = project.run(*TINY, "--snapshot-update")
     result.assert_outcomes(failed=1, passed=1)
-    assert (project.goldens() == before) is keeps
-    if keeps:
+    assert (project.goldens() == before) is keeps_goldens
+    if keeps_goldens:
         result.stdout.fnmatch_lines(["1 snapshot failed. 1 snapshot passed."])
 
 
-def test_a_test_selected_alone(
-    project: Project, keeps: bool, monkeypatch: pytest.MonkeyPatch
+def test_selecting_one_test_loses_no_golden_of_others(
+    project: Project, keeps_goldens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stock loses its siblings where all goldens lie in one folder at the top, as ours do."""
+    """Syrupy loses the other goldens if all of them are in one folder at the top, as ours are."""
     before = project.goldens()
     monkeypatch.setenv("TOP", "1")
     project.run(*TINY, "--snapshot-update", "test_it.py::test_two").assert_outcomes(passed=1)
-    assert (before.items() <= project.goldens().items()) is keeps
+    assert (before.items() <= project.goldens().items()) is keeps_goldens
 
 
-def test_a_worker_that_is_killed(
-    project: Project, keeps: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_worker_loses_no_golden(
+    project: Project, keeps_goldens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = project.goldens()
     monkeypatch.setenv("CRASH", "1")
     result = project.run(*TINY, "--snapshot-update", "-n", "1")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert (project.goldens() == before) is keeps
+    assert (project.goldens() == before) is keeps_goldens
 
 
-def test_two_test_files_of_one_name_have_goldens_of_their_own(project: Project) -> None:
+def test_two_test_files_with_one_name_have_separate_goldens(project: Project) -> None:
     for folder in ("left", "right"):
         project.test_file(
             "def test_it(nnsight_capture, nnsight_golden):\n"
@@ -139,8 +139,8 @@ def test_an_update_is_refused_in_ci_unless_forced(
     assert len(project.goldens()) == 2
 
 
-def test_the_users_own_snapshots_keep_syrupys_ways(project: Project) -> None:
-    """Unused snapshots of a plain ``snapshot`` fixture are still found, beside our goldens."""
+def test_snapshots_of_syrupy_work_as_without_the_plugin(project: Project) -> None:
+    """Unused snapshots of syrupy's ``snapshot`` fixture are still found, next to our goldens."""
     project.test_file(TESTS + "\ndef test_plain(snapshot):\n    assert 1 == snapshot\n")
     project.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
     project.test_file(TESTS + "\ndef test_plain(snapshot):\n    pass\n")
@@ -166,10 +166,10 @@ def test_many(nnsight_capture, nnsight_golden, number):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGKILL, -9)], ids=str)
-def test_a_run_that_is_ended_in_the_middle(
+def test_an_interrupted_run_loses_no_golden(
     project: Project, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    """With all of its workers, as Ctrl-C does, and the machine's end."""
+    """All of its workers end too, as after Ctrl-C or a shutdown."""
     project.test_file(MANY)
     project.run(*TINY, "--snapshot-update", "-n2").assert_outcomes(passed=40)
     old = project.goldens()
@@ -193,7 +193,7 @@ def test_a_run_that_is_ended_in_the_middle(
         assert decode(now[path], path).prompt.text.startswith("Two")
 
 
-def test_a_disk_that_is_full_in_one_test(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_no_golden(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.test_file(
         TESTS
         + """
@@ -220,7 +220,7 @@ def disk():
 def test_a_full_disk_counts_no_golden_as_generated(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A golden is counted once it is written; the one that was there stays."""
+    """A golden counts only after it is written; the old one is not changed."""
     project.test_file(TESTS)
     disk = project.path / "golden"
     disk.mkdir()
@@ -248,7 +248,9 @@ def test_a_full_disk_counts_no_golden_as_generated(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_two_runs_at_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_simultaneous_runs_lose_no_golden(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.test_file(TESTS)
     command = [sys.executable, "-m", "pytest", *TINY, "--snapshot-update", "-n0"]
     runs = [
@@ -258,7 +260,7 @@ def test_two_runs_at_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> 
     project.run(*TINY).assert_outcomes(passed=2)
 
 
-def test_a_link_that_leaves_the_goldens_is_not_followed(project: Project) -> None:
+def test_a_link_out_of_the_golden_folder_is_not_followed(project: Project) -> None:
     project.test_file(TESTS)
     outside = project.path / "outside"
     outside.mkdir()
@@ -272,7 +274,7 @@ def test_a_link_that_leaves_the_goldens_is_not_followed(project: Project) -> Non
     assert [*outside.iterdir()] == []
 
 
-def test_a_teardown_that_fails_changes_no_golden(
+def test_a_failing_teardown_changes_no_golden(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(

@@ -1,4 +1,4 @@
-"""Each test has goldens of its own, wherever it lies and whichever tests a run selects."""
+"""Each test has separate goldens, wherever its file is and whichever tests a run selects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def names(project: Project) -> list[str]:
     return sorted(Path(path).stem for path in project.goldens())
 
 
-def test_two_tests_with_one_file_name_have_goldens_of_their_own(
+def test_two_tests_with_one_golden_name_have_separate_goldens(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(SLASHES.format(ids=["x/y", "x_y", "z/y"]))
@@ -57,7 +57,7 @@ def test_two_tests_with_one_file_name_have_goldens_of_their_own(
     assert project.goldens() == before
 
 
-def test_prune_tells_tests_with_one_file_name_apart(project: Project) -> None:
+def test_prune_distinguishes_tests_with_one_golden_name(project: Project) -> None:
     project.test_file(SLASHES.format(ids=["x/y", "x_y"]))
     project.write_goldens(*TINY, passed=2)
     project.run(*TINY, "--nnsight-prune").stdout.fnmatch_lines(["0 without a test"])
@@ -69,7 +69,7 @@ def test_prune_tells_tests_with_one_file_name_apart(project: Project) -> None:
     project.run(*TINY).assert_outcomes(passed=1)
 
 
-def test_the_golden_of_a_lone_test_keeps_its_name(project: Project) -> None:
+def test_a_name_that_no_other_test_has_gets_no_hash(project: Project) -> None:
     project.test_file(SLASHES.format(ids=["x/y"]))
     project.write_goldens(*TINY, passed=1)
     assert names(project) == ["test_slash[x_y]"]
@@ -87,7 +87,7 @@ def test_one_model_and_several_share_goldens(project: Project) -> None:
 
 @pytest.fixture
 def outside(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Two test files of one name, in folders beside the root folder."""
+    """Write two test files with one name, in folders next to the root folder."""
     for name in ("left", "right"):
         project.test_file(PLAIN.format(text=name), f"tests/{name}/test_it.py")
     (project.path / "root").mkdir()
@@ -99,7 +99,7 @@ ROOT = (*TINY, "--rootdir=root", "--import-mode=importlib")
 LEFT, RIGHT = "tests/left/test_it.py", "tests/right/test_it.py"
 
 
-def test_rootdir_elsewhere_keeps_goldens_apart(
+def test_files_outside_the_root_have_separate_goldens(
     outside: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for file in (LEFT, RIGHT):
@@ -117,7 +117,7 @@ def test_rootdir_elsewhere_keeps_goldens_apart(
     assert outside.goldens() == before
 
 
-def test_rootdir_elsewhere_reports_each_test_and_how_to_run_it(
+def test_reports_say_how_to_run_a_test_outside_the_root(
     outside: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside.run(*ROOT, "tests", "--snapshot-update").assert_outcomes(passed=2)
@@ -132,7 +132,7 @@ def test_rootdir_elsewhere_reports_each_test_and_how_to_run_it(
     outside.run(*ROOT, "tests").assert_outcomes(passed=1, failed=1)
 
 
-def test_a_test_whose_code_lies_elsewhere_is_reported_by_its_own_file(
+def test_an_inherited_test_is_reported_with_the_file_of_its_class(
     outside: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside.test_file(

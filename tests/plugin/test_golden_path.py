@@ -1,4 +1,4 @@
-"""A test's node id -> where its golden lies."""
+"""The path of a golden, from the node id of its test."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def class_of(name: str) -> str:
         ("docs/guide.rst::guide.rst", None, "docs/guide/guide.rst"),
     ],
 )
-def test_a_test_alone_has_a_path_like_its_node_id(
-    nodeid: str, model: str | None, path: str
-) -> None:
+def test_a_path_is_like_the_node_id(nodeid: str, model: str | None, path: str) -> None:
     assert path_of(nodeid, model) == path
 
 
@@ -63,13 +61,13 @@ def test_a_hash_is_added_where_another_test_could_have_the_path(nodeid: str, pat
     assert path_of(nodeid) == path
 
 
-def test_of_two_tests_with_one_path_the_changed_one_gets_a_hash() -> None:
+def test_the_test_whose_name_was_changed_gets_a_hash() -> None:
     names = ["test_b[x/y]", "test_b[x_y]", "test_b[z/y]"]
     paths = [path_of(f"test_a.py::{name}", None, *names) for name in names]
     assert paths == ["test_a/test_b[x_y]-f589cdf4", "test_a/test_b[x_y]", "test_a/test_b[z_y]"]
 
 
-def test_of_two_changed_tests_with_one_path_both_get_a_hash() -> None:
+def test_two_tests_whose_names_were_changed_get_different_hashes() -> None:
     names = ["test_b[x/y_z]", "test_b[x_y/z]"]
     paths = {path_of(f"test_a.py::{name}", None, *names) for name in names}
     assert len(paths) == 2
@@ -79,13 +77,13 @@ def test_of_two_changed_tests_with_one_path_both_get_a_hash() -> None:
 @pytest.mark.parametrize("ids", [["x/y", "x_y"], ["x::y", "x.y"], ["", "a"]])
 def test_one_model_and_several_have_the_same_paths(ids: list[str]) -> None:
     for position in (0, 1):
-        alone, among = (
+        names, names_with_model = (
             [f"test_b[f-{i}]" for i in ids],
             [f"test_b[{f'gpt2-f-{i}' if position == 0 else f'f-gpt2-{i}'}]" for i in ids],
         )
-        for one, other in zip(alone, among, strict=True):
-            path = path_of(f"test_a.py::{one}", None, *alone)
-            assert path_of(f"test_a.py::{other}", "gpt2", *among) == path
+        for one, other in zip(names, names_with_model, strict=True):
+            path = path_of(f"test_a.py::{one}", None, *names)
+            assert path_of(f"test_a.py::{other}", "gpt2", *names_with_model) == path
 
 
 MODEL = "m"
@@ -131,12 +129,12 @@ def test_different_node_ids_have_different_files(
 
 @settings(deadline=None)
 @given(NAMES, st.sampled_from(["", ".1", "[again]", "[a b]"]), st.integers(0, 170))
-def test_prune_knows_the_files_of_a_test(name: str, behind: str, longer: int) -> None:
-    test = golden_path(NodeLocation("a.py", "x" * longer + name)).rpartition("/")[2]
-    assert belongs_to(file_name(test + behind), test)
+def test_prune_knows_the_files_of_a_test(name: str, suffix: str, extra_length: int) -> None:
+    test = golden_path(NodeLocation("a.py", "x" * extra_length + name)).rpartition("/")[2]
+    assert belongs_to(file_name(test + suffix), test)
 
 
-def test_prune_tells_a_changed_test_from_the_one_that_is_written_so() -> None:
+def test_prune_distinguishes_a_name_with_a_hash_from_one_without() -> None:
     assert not belongs_to("test_b[x_y]-f589cdf4", "test_b[x_y]")
     assert not belongs_to("test_b[x_y]", "test_b[x_y]-f589cdf4")
     assert belongs_to("test_b[x_y]-f589cdf4", "test_b[x_y]-f589cdf4")

@@ -1,4 +1,4 @@
-"""In half types a drift fails where it begins, unless the same model rounds otherwise."""
+"""In half types a drift fails where it begins, unless the same model only rounds differently."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def written(project: Project) -> Project:
     return project
 
 
-def test_other_sums_of_the_same_weights_pass(
+def test_the_same_weights_summed_in_another_order_pass(
     written: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in tensor parallel layers: each part is rounded. The bits are named."""
+    """As in tensor parallel layers, each partial sum is rounded. Differing bits are listed."""
     monkeypatch.setenv("CHANGE", "two sums")
     result = written.run(*LLAMA)
     result.assert_outcomes(passed=1)
     result.stdout.re_match_lines([rf".*test_half: \d+ of \d+ calls, from {PATH} on \(largest .*"])
 
 
-def test_as_small_a_change_of_a_weight_fails(
+def test_an_equally_small_change_of_a_weight_fails(
     written: Project, monkeypatch: pytest.MonkeyPatch, first_line: Callable[..., str]
 ) -> None:
     monkeypatch.setenv("CHANGE", "weights")

@@ -34,7 +34,7 @@ LIMITS = ("--nnsight-timeout=2", "--nnsight-load-timeout=60")
 
 @pytest.fixture
 def light(project: Project) -> Project:
-    """A project whose files do not import torch, so that workers are replaced quickly."""
+    """Return a project whose files do not import torch, so that workers are replaced quickly."""
 
     def write(source: str, name: str = "test_it.py") -> None:
         (project.path / name).write_text(f"import pytest\n{source}", encoding="utf-8")
@@ -336,7 +336,7 @@ def test_without_a_worker_a_soft_limit_lets_the_others_run(light: Project) -> No
 def test_a_thread_that_keeps_running_ends_the_worker_and_fails_no_other_test(
     light: Project, is_last: bool
 ) -> None:
-    """Before nnsight 0.8, the body of a trace is such a thread."""
+    """Before nnsight 0.8, the body of a trace runs in such a thread."""
     hangs = """
 def test_hangs():
     thread = threading.Thread(target=time.sleep, args=(60,))

@@ -1,4 +1,4 @@
-"""The controller kills a worker that its own timers cannot end: stopped, or without timers."""
+"""The controller kills a worker that is stopped or that has no timers."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_stops_for_a_while():
 
 
 def test_suspending_the_terminal_kills_no_worker(project: Project) -> None:
-    """After Ctrl-Z: the time in which all processes were stopped does not count."""
+    """After Ctrl-Z, the time during which all processes are stopped does not count."""
     write(
         project,
         "import pathlib, time\n"

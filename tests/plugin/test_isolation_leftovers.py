@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, and ends proc
 
 @pytest.fixture
 def write(project: Project) -> Path:
-    """The path of the test file, which does not import torch."""
+    """Return the path of the test file, which does not import torch."""
     return project.path / "test_it.py"
 
 
@@ -127,7 +127,7 @@ def test_a_full_temporary_folder_is_one_clear_line(project: Project, write: Path
 
 
 def test_a_worker_may_take_13_seconds_to_end(project: Project, write: Path) -> None:
-    """As on a busy machine; xdist alone would kill it after 10 seconds."""
+    """It may on a busy machine; xdist alone would kill it after 10 seconds."""
     write.write_text("import atexit, time\ndef test_it(): atexit.register(time.sleep, 13)\n")
     result = project.run(*TINY)
     assert result.ret == 0

@@ -12,7 +12,7 @@ LIVES = "def test_lives(): pass\n"
 
 @pytest.fixture
 def write(project: Project) -> Path:
-    """The path of the test file, which does not import torch."""
+    """Return the path of the test file, which does not import torch."""
     return project.path / "test_it.py"
 
 

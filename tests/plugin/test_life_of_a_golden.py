@@ -1,4 +1,4 @@
-"""Missing, created, passing, changed, refreshed: the life of one golden."""
+"""The life cycle of a golden: missing, created, passing, changed, updated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_trace(nnsight_model, nnsight_capture, nnsight_golden):
 """
 
 
-def test_a_golden_is_missing_created_passing_drifted_and_refreshed(
+def test_a_golden_is_missing_created_passing_drifted_and_updated(
     project: Project, monkeypatch: pytest.MonkeyPatch, first_line: Callable[..., str]
 ) -> None:
     project.test_file(TRACE)
@@ -54,7 +54,7 @@ def test_a_golden_is_missing_created_passing_drifted_and_refreshed(
     project.run(*TINY).assert_outcomes(passed=1)
 
 
-def test_within_tolerance_nothing_is_rewritten_unless_rebaselined(
+def test_only_rebaseline_rewrites_goldens_within_tolerance(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(TRACE)

@@ -1,4 +1,4 @@
-"""A model, and the libraries under it, are loaded once in each process that runs tests."""
+"""The model and its libraries are loaded once in each process that runs tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_model(nnsight_model):
     ids=["own worker", "two workers", "no worker"],
 )
 def test_each_process_loads_once(project: Project, options: tuple[str, ...], workers: int) -> None:
-    """The process that hands out tests, to a worker of ours or the user's, loads nothing."""
+    """The controller loads nothing, with our worker or with those of ``-n``."""
     (project.path / "spy.py").write_text(SPY)
     for number in range(4):
         (project.path / f"test_{number}.py").write_text(TEST)
@@ -43,14 +43,14 @@ def test_each_process_loads_once(project: Project, options: tuple[str, ...], wor
     for path in project.path.glob("*.imports"):
         imports[path.name.partition("-")[0]].append(path.read_text())
     everything = "numpy torch transformers nnsight"
-    alone = {"controller": [everything]}
-    shared = {"controller": [""], "worker": [everything] * workers}
-    assert imports == (shared if workers else alone)
+    without_worker = {"controller": [everything]}
+    with_workers = {"controller": [""], "worker": [everything] * workers}
+    assert imports == (with_workers if workers else without_worker)
     assert sum("loading tiny:gpt2" in line for line in lines) == max(1, workers)
 
 
 def test_a_test_may_import_nnsight_first(project: Project) -> None:
-    """What nnsight 0.8 puts on every object keeps a part of anyio from being imported behind it."""
+    """nnsight 0.8 adds attributes to every object, after which a part of anyio fails to import."""
     (project.path / "test_it.py").write_text(f"import nnsight\n{TEST}", encoding="utf-8")
     result = project.run(*TINY, "-p", "no:anyio", "-p", "no:hypothesispytest", "--snapshot-update")
     result.assert_outcomes(passed=2)
@@ -72,8 +72,8 @@ def pytest_fixture_setup(fixturedef):
 """
 
 
-def test_the_collector_waits_until_a_model_is_loaded(project: Project) -> None:
-    """It would be set off a thousand times, for a quarter of the time that loading takes."""
+def test_garbage_collection_is_paused_while_a_model_is_loaded(project: Project) -> None:
+    """Otherwise it runs a thousand times and takes a quarter of the loading time."""
     (project.path / "conftest.py").write_text(COUNTING)
     (project.path / "test_it.py").write_text("def test_model(nnsight_model): pass\n")
     project.run(*TINY).assert_outcomes(passed=1)

@@ -1,4 +1,4 @@
-"""``--nnsight-model``: every kind of spec, loaded once, with what can go wrong."""
+"""``--nnsight-model``: every kind of spec is loaded once, and every error is one line."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_model_is_loaded_once_with_progress_and_a_folder_is_named_after_it(
     assert str(saved_gpt2.parent) not in project.goldens()[path]
 
 
-def test_a_path_that_pytest_takes_for_the_root_is_refused(
+def test_a_model_path_that_pytest_uses_as_root_is_refused(
     project: Project, saved_gpt2: Path
 ) -> None:
     project.test_file(COUNT)
@@ -64,7 +64,7 @@ def test_a_path_that_pytest_takes_for_the_root_is_refused(
 
 
 def test_two_models_run_each_test_on_both(project: Project) -> None:
-    """Node ids are plain for one model and carry the model's name for two."""
+    """Node ids contain the name of the model only if there are several."""
     project.test_file(COUNT + RELEASED)
     both = (*TINY, "--nnsight-model", "mine=tiny:llama")
     result = project.run(*both, "--snapshot-update", "-v")
@@ -79,8 +79,10 @@ def test_two_models_run_each_test_on_both(project: Project) -> None:
     single.stdout.fnmatch_lines(["*PASSED test_it.py::test_golden *"])
 
 
-def test_a_hub_id_from_an_offline_cache(project: Project, saved_gpt2: Path, hub: Path) -> None:
-    """``--nnsight-model gpt2``, laid out as the hub's cache lays it out, with no network."""
+def test_a_hub_id_is_loaded_from_the_cache_without_a_network(
+    project: Project, saved_gpt2: Path, hub: Path
+) -> None:
+    """``--nnsight-model gpt2`` without a network, from a folder like the hub's cache."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(saved_gpt2, hub / "models--gpt2" / "snapshots" / commit)
     refs = hub / "models--gpt2" / "refs"
@@ -108,7 +110,7 @@ _http.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: Non
 """
 
 
-def test_no_network_and_damaged_files_are_one_line(
+def test_a_missing_network_or_a_damaged_file_is_one_line(
     project: Project, saved_gpt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.test_file(COUNT)
@@ -144,8 +146,8 @@ def test_a_configuration_of_another_kind_is_one_line(project: Project, saved_gpt
     assert "Traceback" not in "\n".join(result.outlines)
 
 
-def test_a_device_that_is_not_there_is_one_line(project: Project, saved_gpt2: Path) -> None:
-    """Also where transformers tells of the error only in the middle of another one."""
+def test_a_missing_device_is_one_line(project: Project, saved_gpt2: Path) -> None:
+    """Also if transformers puts the error in the middle of another one."""
     project.test_file("def test_load(nnsight_model): pass\n")
     for model in (f"--nnsight-model={saved_gpt2}", "--nnsight-model=tiny:gpt2"):
         result = project.run(model, "--nnsight-device-map", "gpu")
@@ -182,7 +184,7 @@ def test_marker(nnsight_model):
     project.run().assert_outcomes(passed=2)
 
 
-def test_another_variants_golden_is_named_and_can_be_compared_with(project: Project) -> None:
+def test_the_golden_of_another_variant_is_named_and_can_be_used(project: Project) -> None:
     project.test_file(COUNT)
     project.run(*TINY, "--snapshot-update", "-k", "golden").assert_outcomes(passed=1)
     half = (*TINY, "--nnsight-dtype", "bfloat16", "-k", "golden")
@@ -203,7 +205,7 @@ def test_without_a_model_tests_are_skipped_with_a_reason(project: Project) -> No
     result.stdout.fnmatch_lines(["SKIPPED*needs a model: add --nnsight-model gpt2, or tiny:gpt2*"])
 
 
-def test_a_users_own_model_fixture(project: Project) -> None:
+def test_a_model_fixture_of_the_user_replaces_ours(project: Project) -> None:
     """A fixture of the same name replaces ours; goldens are named after the model's class."""
     project.pytester.makeconftest(
         """
@@ -222,7 +224,7 @@ def nnsight_model():
 
 
 @pytest.mark.usefixtures("hub")  # it keeps a copy of such code
-def test_code_that_comes_with_a_model_runs_only_where_allowed(
+def test_code_of_a_model_runs_only_with_trust_remote_code(
     project: Project, saved_gpt2: Path
 ) -> None:
     own = project.path / "own"
@@ -276,7 +278,7 @@ def test_a_marker_names_the_model_of_its_test(project: Project) -> None:
     project.run().assert_outcomes(passed=3, skipped=1)
 
 
-def test_a_wrong_model_of_a_marker_is_one_line(project: Project) -> None:
+def test_a_wrong_model_in_a_marker_is_one_line(project: Project) -> None:
     project.test_file(MARKED.replace("tiny:bert", "tiny:brt"))
     result = project.run(*TINY)
     result.stdout.fnmatch_lines(["*there is no built-in model 'tiny:brt'; nearest: tiny:bert*"])

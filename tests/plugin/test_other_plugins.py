@@ -1,6 +1,6 @@
-"""Other plugins and options of pytest beside ours: goldens are written, checked, and seen to drift.
+"""With other pytest plugins, goldens are written and checked, and drift is found.
 
-The plugins lie in ``.venv/other-plugins``, where pytest finds them in these tests alone.
+The plugins are in ``.venv/other-plugins``, where only these tests let pytest find them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Drift = Callable[[], None]
 
 @pytest.fixture
 def use(project: Project, monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Return the options of a run with some of the other plugins, and no other of them."""
+    """Return the options that load some of the other plugins, and none of the rest."""
     if not FOLDER.is_dir():
         pytest.fail(f"{FOLDER.parent.name}/{FOLDER.name} is missing; run make", pytrace=False)
     path = [str(FOLDER), os.environ.get("PYTHONPATH", "")]
@@ -71,7 +71,7 @@ def use(project: Project, monkeypatch: pytest.MonkeyPatch) -> Use:
 
 @pytest.fixture
 def drift(monkeypatch: pytest.MonkeyPatch) -> Drift:
-    """Let `test_two` compute something else than its golden from now on."""
+    """Change what `test_two` computes, so that it drifts from its golden."""
     return lambda: monkeypatch.setenv("FACTOR", "1.01")
 
 
@@ -165,7 +165,7 @@ def test_randomly(project: Project, use: Use, drift: Drift) -> None:
 def test_rerunfailures(
     project: Project, use: Use, drift: Drift, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A drift fails as often as it is run; a test that passes at last writes its golden."""
+    """A drift fails in every attempt; a test that passes in the last one writes its golden."""
     options = (*use("rerunfailures"), "--reruns=2")
     check_life(project, options, drift)
     assert project.run(*options).parseoutcomes()["rerun"] == 2
@@ -215,7 +215,7 @@ def test_asyncio(project: Project, use: Use, drift: Drift) -> None:
 
 
 def test_repeat(project: Project, use: Use, drift: Drift) -> None:
-    """Each repetition is a test of its own, with a golden of its own."""
+    """Each repetition is a separate test with a separate golden."""
     options = (*use("repeat"), "--count=2")
     project.run(*options, "--snapshot-update").assert_outcomes(passed=6)
     assert len(project.goldens()) == 6

@@ -1,4 +1,4 @@
-"""Options of pytest that choose, order or import tests: goldens and exit codes are as without."""
+"""Options of pytest that select, order or import tests do not change goldens or exit codes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ DRIFT = "*golden drift: * of 2 calls, starts at transformer.h.1.mlp (rel *, allo
 
 @pytest.fixture
 def drifting(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with goldens of four tests, the second and fourth of which drift."""
+    """Return a project with goldens of four tests, of which the second and fourth drift."""
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=4)
     monkeypatch.setenv("FACTOR", "1.01")
     return project
 
 
-def ran(result: pytest.RunResult) -> list[str]:
+def reported_tests(result: pytest.RunResult) -> list[str]:
     """Return the parameters of the tests that were reported, in order."""
     words = ("PASSED", "FAILED")
     lines = [line for line in result.outlines if line.startswith("[gw") and "%]" in line]
@@ -50,7 +50,7 @@ def test_import_mode_importlib(drifting: Project, monkeypatch: pytest.MonkeyPatc
     assert drifting.run(*TINY, "--import-mode=importlib").ret == 0
 
 
-def test_lf_runs_and_updates_what_drifted(
+def test_last_failed_runs_and_updates_drifted_tests(
     drifting: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = drifting.goldens()
@@ -59,7 +59,7 @@ def test_lf_runs_and_updates_what_drifted(
     assert again.ret == pytest.ExitCode.TESTS_FAILED
     again.assert_outcomes(failed=2)
     again.stdout.fnmatch_lines([DRIFT])
-    assert ran(again) == ["Two", "Four"]
+    assert reported_tests(again) == ["Two", "Four"]
     drifting.run(*TINY, "--lf", "--snapshot-update").assert_outcomes(passed=2)
     after = drifting.goldens()
     assert after.keys() == before.keys()
@@ -79,7 +79,7 @@ def test_lf_runs_and_updates_what_drifted(
         ("--maxfail=2", ["One", "Two", "Three", "Four"], 2),
     ],
 )
-def test_a_run_that_stops_early(
+def test_a_run_that_stops_early_changes_no_golden(
     drifting: Project, option: str, tests: list[str], failed: int
 ) -> None:
     before = drifting.goldens()
@@ -87,5 +87,5 @@ def test_a_run_that_stops_early(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=len(tests) - failed, failed=failed)
     result.stdout.fnmatch_lines([DRIFT, f"*stopping after {failed} failures*"])
-    assert ran(result) == tests
+    assert reported_tests(result) == tests
     assert drifting.goldens() == before

@@ -1,4 +1,4 @@
-"""``--nnsight-remote``: what is sent, what comes back, what is said where nothing does."""
+"""``--nnsight-remote`` on a local server: sizes, goldens, and messages if a run fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [
         nnsight_api.version() < (0, 8), reason="nnsight 0.7 and before: --nnsight-remote is refused"
     ),
 ]
-AWAY = ("--nnsight-model", "tiny-gpt2=gpt2", "--nnsight-remote")
+REMOTE = ("--nnsight-model", "tiny-gpt2=gpt2", "--nnsight-remote")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TESTS = """
 def test_trace(nnsight_capture, nnsight_golden):
@@ -43,8 +43,8 @@ def test_generation(nnsight_capture, nnsight_golden):
     assert len(run.token_ids) == 4
     assert run == nnsight_golden
 """
-# The name of a model for NDIF is asked of the model hub, which no test may reach.
-NAMED = """
+# nnsight asks the model hub for the name of a model, which no test may reach.
+CONFTEST = """
 import pytest
 
 @pytest.fixture(autouse=True)
@@ -55,26 +55,26 @@ def hub(nnsight_model):
 
 
 class Server:
-    """The server of `ndif_server`, with what becomes of its jobs and the sizes that it sends."""
+    """The process of `ndif_server`; `set_outcome` chooses how its next jobs end."""
 
     def __init__(self, folder: Path) -> None:
-        self._port, self._fate = folder / "port", folder / "fate"
+        self._port, self._outcome_file = folder / "port", folder / "outcome"
         self.sizes = folder / "port.sizes"
-        self.become("ends")
+        self.set_outcome("succeeds")
         command = [sys.executable, str(Path(__file__).with_name("ndif_server.py"))]
-        self.process = subprocess.Popen([*command, str(self._port), str(self._fate)])
+        self.process = subprocess.Popen([*command, str(self._port), str(self._outcome_file)])
         while not self._port.exists():
             assert self.process.poll() is None
             time.sleep(0.05)
         self.url = f"http://127.0.0.1:{self._port.read_text()}"
 
-    def become(self, fate: str) -> None:
-        self._fate.write_text(fate)
+    def set_outcome(self, outcome: str) -> None:
+        self._outcome_file.write_text(outcome)
         self.sizes.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
     yield server
     server.process.terminate()
@@ -82,18 +82,20 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(started: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The server, where the runs of a project find it; its jobs end as they should."""
-    monkeypatch.setenv("NDIF_HOST", started.url)
-    started.become("ends")
-    return started
+def server(server_process: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Return the server, set as the host of the project; its jobs succeed."""
+    monkeypatch.setenv("NDIF_HOST", server_process.url)
+    server_process.set_outcome("succeeds")
+    return server_process
 
 
 @pytest.fixture
-def away(project: Project, saved_gpt2: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project whose model is known by its config and tokenizer, and has no weights here."""
+def remote_project(
+    project: Project, saved_gpt2: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> Project:
+    """Return a project whose model has a config and a tokenizer, but no weights."""
     project.test_file(TESTS)
-    (project.path / "conftest.py").write_text(NAMED)
+    (project.path / "conftest.py").write_text(CONFTEST)
     home = hub / "models--gpt2"
     shutil.copytree(saved_gpt2, home / "snapshots" / COMMIT)
     (home / "snapshots" / COMMIT / "model.safetensors").unlink()
@@ -104,7 +106,7 @@ def away(project: Project, saved_gpt2: Path, hub: Path, monkeypatch: pytest.Monk
     return project
 
 
-def test_a_rehearsal_meets_the_goldens_of_a_run_here_bit_by_bit(project: Project) -> None:
+def test_a_local_remote_run_equals_the_goldens_bit_by_bit(project: Project) -> None:
     project.test_file(TESTS)
     project.write_goldens(*TINY, passed=3)
     before = project.goldens()
@@ -114,11 +116,13 @@ def test_a_rehearsal_meets_the_goldens_of_a_run_here_bit_by_bit(project: Project
     assert project.goldens() == before
 
 
-def test_runs_on_a_server_meet_the_goldens_of_a_run_here(away: Project, server: Server) -> None:
-    away.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
-    first = away.run(*AWAY, "--snapshot-update")
+def test_runs_on_a_server_equal_the_goldens_of_local_runs(
+    remote_project: Project, server: Server
+) -> None:
+    remote_project.run(*TINY, "--snapshot-update").assert_outcomes(passed=3)
+    first = remote_project.run(*REMOTE, "--snapshot-update")
     first.assert_outcomes(passed=3)
-    compared = away.run(*AWAY, "--nnsight-golden-from=cpu-float32")
+    compared = remote_project.run(*REMOTE, "--nnsight-golden-from=cpu-float32")
     compared.assert_outcomes(passed=3)
     requests, answers = zip(
         *(map(int, line.split()) for line in server.sizes.read_text().splitlines()), strict=True
@@ -131,41 +135,48 @@ def test_runs_on_a_server_meet_the_goldens_of_a_run_here(away: Project, server: 
         assert len(re.findall(word, shown)) == 3
     compared.stdout.fnmatch_lines(["3 goldens: * the same bit by bit*"])
 
-    written = away.goldens()
+    written = remote_project.goldens()
     assert [path for path in written if "ndif" in path] == [
         f"tiny-gpt2/ndif-float32/test_it/test_{name}.json"
         for name in ("generation", "intervention", "trace")
     ]
-    golden = json.loads(away.golden("test_it/test_trace", variant="ndif-float32").read_text())
+    golden = json.loads(
+        remote_project.golden("test_it/test_trace", variant="ndif-float32").read_text()
+    )
     assert golden["model"]["weights"] is None
     assert golden["environment"]["device"] == "ndif"
-    assert not (away.path / "golden" / "tiny-gpt2" / "ndif-float32" / "weights.json").exists()
+    assert not (
+        remote_project.path / "golden" / "tiny-gpt2" / "ndif-float32" / "weights.json"
+    ).exists()
 
 
-def test_a_run_that_is_lost_is_one_line_and_changes_no_golden(
-    away: Project, server: Server
+def test_a_failed_remote_run_is_one_line_and_changes_no_golden(
+    remote_project: Project, server: Server
 ) -> None:
-    away.run(*AWAY, "--snapshot-update", "-k", "trace").assert_outcomes(passed=1)
-    before = away.goldens()
+    remote_project.run(*REMOTE, "--snapshot-update", "-k", "trace").assert_outcomes(passed=1)
+    before = remote_project.goldens()
     assert len(before) == 1
-    for fate, line in (
-        ("breaks", "the connection to http://127.0.0.1:* failed (WebSocket*lost*); check the *"),
+    for outcome, line in (
+        (
+            "disconnects",
+            "the connection to http://127.0.0.1:* failed (WebSocket*lost*); check the *",
+        ),
         ("fails", "the run failed on http://127.0.0.1:* (RuntimeError: CUDA out of memory); no *"),
     ):
-        server.become(fate)
-        result = away.run(*AWAY, "--snapshot-update", "--nnsight-rebaseline")
+        server.set_outcome(outcome)
+        result = remote_project.run(*REMOTE, "--snapshot-update", "--nnsight-rebaseline")
         result.assert_outcomes(failed=3)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.stdout.fnmatch_lines([line])
         assert "Traceback" not in "\n".join(result.outlines)
-        assert away.goldens() == before
+        assert remote_project.goldens() == before
 
 
 def test_a_closed_port_and_a_wrong_key_are_one_line(
-    away: Project, server: Server, monkeypatch: pytest.MonkeyPatch
+    remote_project: Project, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NDIF_HOST", "http://127.0.0.1:9")
-    closed = away.run(*AWAY, "--snapshot-update", "-k", "trace")
+    closed = remote_project.run(*REMOTE, "--snapshot-update", "-k", "trace")
     closed.assert_outcomes(failed=1)
     assert closed.ret == pytest.ExitCode.TESTS_FAILED
     closed.stdout.fnmatch_lines(
@@ -177,7 +188,7 @@ def test_a_closed_port_and_a_wrong_key_are_one_line(
     )
     monkeypatch.setenv("NDIF_HOST", server.url)
     monkeypatch.setenv("NDIF_API_KEY", "another")
-    refused = away.run(*AWAY, "--snapshot-update", "-k", "trace")
+    refused = remote_project.run(*REMOTE, "--snapshot-update", "-k", "trace")
     refused.assert_outcomes(failed=1)
     refused.stdout.fnmatch_lines(
         [
@@ -185,7 +196,7 @@ def test_a_closed_port_and_a_wrong_key_are_one_line(
             "set the key with NDIF_API_KEY, *"
         ]
     )
-    assert away.goldens() == {}
+    assert remote_project.goldens() == {}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``--nnsight-report`` holds every test of a session, whatever became of it."""
+"""``--nnsight-report`` contains every test of a session with its outcome."""
 
 from __future__ import annotations
 
@@ -6,44 +6,12 @@ import json
 from typing import Any
 
 import pytest
-from project import TINY, Project
+from project import EXAMPLES, TINY, Project
 
 from pytest_nnsight.report.outcomes import read_report, verdict_of
 
 pytestmark = pytest.mark.usefixtures("warm")
-TESTS = """
-import ctypes, time
-
-@pytest.fixture(scope="session", autouse=True)
-def changes(nnsight_model):
-    if "CHANGE" in os.environ:
-        nnsight_model._module.transformer.h[1].mlp.c_fc.weight.data[3, 5] += 0.01
-    yield
-    if "CHANGE" in os.environ:
-        nnsight_model._module.transformer.h[1].mlp.c_fc.weight.data[3, 5] -= 0.01
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_golden(nnsight_capture, nnsight_golden, number):
-    assert nnsight_capture.trace([number]) == nnsight_golden
-
-def test_new(nnsight_capture, nnsight_golden):
-    if "NEW" in os.environ:
-        assert nnsight_capture.trace([5]) == nnsight_golden
-
-def test_plain():
-    assert "CHANGE" not in os.environ, "plainly"
-
-def test_skipped():
-    pytest.skip("not today")
-
-def test_hangs():
-    if "CHANGE" in os.environ:
-        time.sleep(50)
-
-def test_crashes():
-    if "CHANGE" in os.environ:
-        ctypes.string_at(0)
-"""
+TESTS = EXAMPLES / "all_outcomes.py"
 
 
 def report_of(project: Project, *arguments: str) -> tuple[pytest.RunResult, dict[str, Any]]:
@@ -52,11 +20,11 @@ def report_of(project: Project, *arguments: str) -> tuple[pytest.RunResult, dict
     return result, read_report(project.path / "drift.json")
 
 
-@pytest.mark.parametrize("way", [(), ("-n0",)], ids=str)
-def test_what_is_the_same(project: Project, way: tuple[str, ...]) -> None:
-    project.test_file(TESTS)
+@pytest.mark.parametrize("options", [(), ("-n0",)], ids=str)
+def test_goldens_that_are_the_same(project: Project, options: tuple[str, ...]) -> None:
+    project.copy_example(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
-    result, report = report_of(project, *way)
+    result, report = report_of(project, *options)
     assert report["exit_code"] == result.ret == 0
     assert report["models"] == ["tiny:gpt2"]
     assert set(report["versions"]) >= {"torch", "nnsight", "transformers"}
@@ -75,9 +43,9 @@ def test_what_is_the_same(project: Project, way: tuple[str, ...]) -> None:
     assert (golden["calls"], golden["bits"]) == (31, 0)
 
 
-def test_what_is_not(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drifts_errors_hangs_and_crashes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
-    project.test_file(TESTS)
+    project.copy_example(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
     monkeypatch.setenv("CHANGE", "1")
     monkeypatch.setenv("NEW", "1")
@@ -116,7 +84,7 @@ def test_what_is_not(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", ["drift.txt", "nowhere/drift.json"])
-def test_a_file_that_cannot_be_is_refused(project: Project, path: str) -> None:
+def test_a_wrong_report_path_is_refused(project: Project, path: str) -> None:
     project.test_file("def test_it(): pass\n")
     result = project.run(*TINY, f"--nnsight-report={path}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -125,7 +93,7 @@ def test_a_file_that_cannot_be_is_refused(project: Project, path: str) -> None:
     )
 
 
-def test_a_report_is_json_of_one_kind(project: Project) -> None:
+def test_the_report_is_json_with_a_kind(project: Project) -> None:
     project.test_file("def test_it(): pass\n")
     report_of(project)
     text = (project.path / "drift.json").read_text()
@@ -133,8 +101,8 @@ def test_a_report_is_json_of_one_kind(project: Project) -> None:
     assert text.endswith("}\n")
 
 
-def test_an_interrupted_session_has_its_report(project: Project) -> None:
-    project.test_file(TESTS)
+def test_an_interrupted_session_writes_its_report(project: Project) -> None:
+    project.copy_example(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
     (project.path / "conftest.py").write_text(
         "import os\n"
@@ -156,9 +124,11 @@ def test_an_interrupted_session_has_its_report(project: Project) -> None:
     assert "test_later.py::test_after" in report["not_run"]
 
 
-def test_each_service_gets_its_own(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_github_and_pytest_html_show_the_drift(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("pytest_html")
-    project.test_file(TESTS)
+    project.copy_example(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
     monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
     monkeypatch.setenv("CHANGE", "1")
@@ -167,7 +137,7 @@ def test_each_service_gets_its_own(project: Project, monkeypatch: pytest.MonkeyP
     html = ("--html=all.html", "--self-contained-html")
     result = project.run(*TINY, "-k", "golden", *html)
     result.stdout.fnmatch_lines(
-        ["::error file=test_it.py,line=13,title=drift%3A test_golden[[]1[]]::golden drift: 10 of *"]
+        ["::error file=test_it.py,line=19,title=drift%3A test_golden[[]1[]]::golden drift: 10 of *"]
     )
     summary = (project.path / "summary.md").read_text()
     assert summary.startswith("### nnsight: 2 goldens: 2 drift\n")
@@ -175,10 +145,10 @@ def test_each_service_gets_its_own(project: Project, monkeypatch: pytest.MonkeyP
     assert "golden drift: 10 of 31 calls" in (project.path / "all.html").read_text()
 
 
-def test_the_section_at_the_end_is_as_loud_as_asked(
+def test_quiet_shortens_the_section_at_the_end(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.test_file(TESTS)
+    project.copy_example(TESTS)
     project.write_goldens(*TINY, passed=6, skipped=1)
     monkeypatch.setenv("PYTEST_NNSIGHT_LEAKS", "off")
     monkeypatch.setenv("CHANGE", "1")

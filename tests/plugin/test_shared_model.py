@@ -116,7 +116,7 @@ def test_a_leak_fails_its_test_and_the_next_test_has_a_clean_model(project: Proj
     assert len(loads) == 4  # the first, and one after each of three leaks that cannot be restored
 
 
-def test_what_nnsight_sets_for_source_is_not_a_leak(project: Project) -> None:
+def test_attributes_that_nnsight_sets_for_source_are_not_a_leak(project: Project) -> None:
     project.test_file(
         """
 def test_reads(nnsight_model):

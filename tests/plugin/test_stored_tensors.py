@@ -1,4 +1,4 @@
-"""``keep=`` with ``--nnsight-store-tensors``: whole tensors beside the golden, exact numbers."""
+"""``keep=`` with ``--nnsight-store-tensors`` stores tensors, so that drift is measured exactly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stored(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def test_the_tensors_lie_beside_the_golden(stored: Project) -> None:
+def test_the_tensors_are_in_a_file_next_to_the_golden(stored: Project) -> None:
     import torch
 
     tensors = load_file(stored.golden("test_it/test_kept").with_suffix(".safetensors"))
@@ -41,7 +41,7 @@ def test_the_tensors_lie_beside_the_golden(stored: Project) -> None:
     assert torch.equal(tensors[PATH], torch.load(stored.path / "tensor.pt")[0])
 
 
-def test_a_failure_quotes_the_exact_drift(stored: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_shows_the_exact_drift(stored: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     before = torch.load(stored.path / "tensor.pt")[0].double()
@@ -67,7 +67,7 @@ def test_without_the_option_nothing_is_stored(project: Project) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"not safetensors at all"])
-def test_a_damaged_file_costs_the_exact_numbers_alone(
+def test_a_damaged_file_only_hides_the_exact_drift(
     stored: Project, monkeypatch: pytest.MonkeyPatch, damage: bytes
 ) -> None:
     stored.golden("test_it/test_kept").with_suffix(".safetensors").write_bytes(damage)
@@ -79,7 +79,7 @@ def test_a_damaged_file_costs_the_exact_numbers_alone(
     result.stdout.fnmatch_lines(["*no exact numbers: test_kept.safetensors is damaged *"])
 
 
-def test_tensors_of_an_earlier_golden_are_not_quoted(
+def test_tensors_of_an_older_golden_are_not_used(
     stored: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHANGE", "0.01")

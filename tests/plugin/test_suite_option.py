@@ -1,4 +1,4 @@
-"""``--nnsight-suite``: ordinary tests, without a test file."""
+"""``--nnsight-suite`` runs ordinary tests without a test file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_the_suite_on_two_models_and_two_workers(project: Project) -> None:
     project.run(*BOTH).assert_outcomes(passed=9, skipped=1)
 
 
-def test_the_suite_does_not_move_the_import_path(project: Project) -> None:
-    """What lies beside the installed package came first: `upgrade` ran with what is below."""
+def test_the_suite_does_not_change_the_import_path(project: Project) -> None:
+    """Otherwise `upgrade` imports packages from the folder of the plugin before those installed."""
     project.pytester.makeconftest(
         """
         import sys
@@ -37,7 +37,7 @@ def test_the_suite_does_not_move_the_import_path(project: Project) -> None:
 
 
 def test_the_suite_is_selected_deselected_and_collected(project: Project) -> None:
-    """Alone it is all that runs; with a path it comes besides."""
+    """Without a test path only the suite runs; with one, both run."""
     project.test_file("def test_mine(): pass\n")
     listed = project.run(*TINY, "--nnsight-suite", "--collect-only", "-q")
     assert [line for line in listed.outlines if "::" in line] == [

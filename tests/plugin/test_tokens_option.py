@@ -1,4 +1,4 @@
-"""``tokens="close"`` lets a near tie fall the other way, and nothing else."""
+"""``tokens="close"`` accepts another token in a near tie, and no other change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def written(project: Project) -> Project:
     return project
 
 
-def test_a_near_tie_is_called_one(
+def test_another_token_in_a_near_tie_has_the_cause_sampling(
     written: Project, monkeypatch: pytest.MonkeyPatch, first_line: Callable[..., str]
 ) -> None:
     monkeypatch.setenv("TWIN", "3e-6")
@@ -48,9 +48,7 @@ def test_a_near_tie_is_called_one(
     assert "margin" in line
 
 
-def test_close_tokens_let_a_near_tie_pass(
-    written: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_accepts_a_near_tie(written: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWIN", "3e-6")
     result = written.run(*TINY, "--nnsight-tokens", "close")
     result.assert_outcomes(passed=1)
@@ -62,7 +60,7 @@ def test_close_tokens_let_a_near_tie_pass(
     )
 
 
-def test_close_tokens_do_not_hide_a_real_change(
+def test_close_does_not_hide_a_changed_model(
     written: Project, monkeypatch: pytest.MonkeyPatch, first_line: Callable[..., str]
 ) -> None:
     monkeypatch.setenv("TWIN", "0.5")
@@ -71,7 +69,9 @@ def test_close_tokens_do_not_hide_a_real_change(
     assert "starts at lm_head (rel " in first_line(result)
 
 
-def test_the_marker_decides_for_one_test(written: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_marker_sets_the_rule_of_one_test(
+    written: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marked = TEST.replace(
         "def test_tokens", '@pytest.mark.nnsight(tokens="close")\ndef test_tokens'
     )

@@ -1,4 +1,4 @@
-"""A model whose layers change values in place is found out once a session, and then copied."""
+"""A model that changes outputs in place is detected once a session; then outputs are copied."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_run(number, nnsight_capture, nnsight_golden):
 """
 
 
-def test_the_first_run_of_such_a_model_is_taken_twice(project: Project) -> None:
-    """What its first layer gave has negative values, which the activation takes away."""
+def test_only_the_first_capture_of_such_a_model_runs_twice(project: Project) -> None:
+    """The first layer's output has negative values, which the in-place activation sets to zero."""
     (project.path / "conftest.py").write_text(CONFTEST)
     (project.path / "test_it.py").write_text(TESTS)
     options = ("-s", "--nnsight-isolation=off")

@@ -6,98 +6,10 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import pytest
-from project import TINY, Project
+from project import EXAMPLES, TINY, Project
 
 pytestmark = pytest.mark.usefixtures("warm")
-FAULTS = """
-from transformers.models.gpt2 import modeling_gpt2
-
-PROMPT = "The quick brown fox"
-
-if os.environ.get("CODE") == "values":  # before the model is built: nnsight keeps each forward
-    forward = modeling_gpt2.GPT2MLP.forward
-    modeling_gpt2.GPT2MLP.forward = lambda self, x: forward(self, x) * 1.01
-if os.environ.get("CODE") == "container":
-    forward = modeling_gpt2.GPT2Block.forward
-    def other(self, *a, **k):
-        given = forward(self, *a, **k)
-        if self.attn.layer_idx == 0:
-            return given
-        # up to transformers 5.2 a block gives a tuple
-        return [given[0] * 1.01] if isinstance(given, tuple) else (given * 1.01,)
-    modeling_gpt2.GPT2Block.forward = other
-    final = torch.nn.LayerNorm.forward
-    torch.nn.LayerNorm.forward = lambda self, x: final(self, x[0] if isinstance(x, tuple) else x)
-
-@pytest.fixture(autouse=True)
-def planted(request):
-    if "FAULTS" not in os.environ:
-        yield
-        return
-    model = request.getfixturevalue("nnsight_model")
-    module, undo = model._module, []
-    fault = request.node.originalname.removeprefix("test_")
-    with torch.no_grad():
-        if fault == "weight":
-            weight = module.transformer.h[1].attn.c_proj.weight
-            weight[3, 5] += 0.01
-            undo.append(lambda: weight.__setitem__((3, 5), weight[3, 5] - 0.01))
-        elif fault == "two_matrices":
-            one, two = (module.transformer.h[i].mlp.c_proj.weight for i in (0, 1))
-            old = one.clone(), two.clone()
-            one.copy_(old[1]), two.copy_(old[0])
-            undo.append(lambda: (one.copy_(old[0]), two.copy_(old[1])))
-        elif fault == "epsilon":
-            norms = [m for m in module.modules() if isinstance(m, torch.nn.LayerNorm)]
-            for norm in norms:
-                norm.eps = 1e-3
-            module.config.layer_norm_epsilon = 1e-3
-            undo += [lambda: setattr(module.config, "layer_norm_epsilon", 1e-5)]
-            undo += [lambda norm=norm: setattr(norm, "eps", 1e-5) for norm in norms]
-        elif fault == "tokenizer":
-            tokenizer = model.tokenizer
-            plain = type(tokenizer)._encode_plus
-            def add_bos(self, *a, **k):
-                encoding = plain(self, *a, **k)
-                for key, value in (("input_ids", 1), ("attention_mask", 1)):
-                    ids = encoding[key]
-                    if isinstance(ids, torch.Tensor):
-                        encoding[key] = torch.cat([torch.full((1, 1), value), ids], 1)
-                    elif isinstance(ids[0], list):
-                        encoding[key] = [[value, *row] for row in ids]
-                    else:
-                        encoding[key] = [value, *ids]
-                return encoding
-            type(tokenizer)._encode_plus = add_bos
-            undo.append(lambda: setattr(type(tokenizer), "_encode_plus", plain))
-        yield
-        for action in undo:
-            action()
-
-def check(nnsight_capture, nnsight_golden):
-    assert nnsight_capture.trace(PROMPT) == nnsight_golden
-
-def test_weight(nnsight_capture, nnsight_golden): check(nnsight_capture, nnsight_golden)
-def test_two_matrices(nnsight_capture, nnsight_golden): check(nnsight_capture, nnsight_golden)
-def test_epsilon(nnsight_capture, nnsight_golden): check(nnsight_capture, nnsight_golden)
-def test_tokenizer(nnsight_capture, nnsight_golden): check(nnsight_capture, nnsight_golden)
-
-def test_prompt(nnsight_capture, nnsight_golden):
-    prompt = "Another prompt" if "FAULTS" in os.environ else PROMPT
-    assert nnsight_capture.trace(prompt) == nnsight_golden
-
-def test_settings(nnsight_capture, nnsight_golden):
-    new = 3 if "FAULTS" in os.environ else 2
-    assert nnsight_capture.generate(PROMPT, max_new_tokens=new) == nnsight_golden
-
-def test_intervention(nnsight_capture, nnsight_golden):
-    def ablate(model):
-        model.transformer.h[1].mlp.output[:] = 0
-    intervene = None if "FAULTS" in os.environ else ablate
-    assert nnsight_capture.trace(PROMPT, intervene=intervene) == nnsight_golden
-
-def test_unchanged(nnsight_capture, nnsight_golden): check(nnsight_capture, nnsight_golden)
-"""
+FAULTS = EXAMPLES / "planted_faults.py"
 EXPECTED = {
     "weight": "golden drift: 14 of 31 calls, starts at transformer.h.1.attn.c_proj (rel *, "
     "allowed 1e-5); cause: weights (1 of 28 parameters differ: transformer.h.1.attn.c_proj.weight)",
@@ -117,7 +29,7 @@ EXPECTED = {
 def test_each_fault_is_named_in_the_first_line(
     project: Project, monkeypatch: pytest.MonkeyPatch, first_line: Callable[..., str]
 ) -> None:
-    project.test_file(FAULTS)
+    project.copy_example(FAULTS)
     project.write_goldens(*TINY, passed=8)
     monkeypatch.setenv("FAULTS", "1")
     result = project.run(*TINY, "--nnsight-tolerance=1e-5")
@@ -150,8 +62,8 @@ def test_changed_code_is_named(
     code: str,
     expected: str,
 ) -> None:
-    """A container that changed is named first, and does not hide the values in it."""
-    project.test_file(FAULTS)
+    """A changed container is named first, and the values in it are still compared."""
+    project.copy_example(FAULTS)
     project.run(*TINY, "--snapshot-update", "-k", "unchanged").assert_outcomes(passed=1)
     calls = project.read("test_it/test_unchanged")["calls"]
     block = next(call["out"] for call in calls if call["path"] == "transformer.h.1")
@@ -163,10 +75,10 @@ def test_changed_code_is_named(
     result.stdout.fnmatch_lines([f"*{label}: rel *e-3*"])
 
 
-def test_the_report_fits_what_pytest_shows(
+def test_pytest_does_not_truncate_the_report(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.test_file(FAULTS)
+    project.copy_example(FAULTS)
     project.run(*TINY, "--snapshot-update", "-k", "epsilon").assert_outcomes(passed=1)
     monkeypatch.setenv("FAULTS", "1")
     result = project.run(*TINY, "-k", "epsilon")

@@ -1,6 +1,6 @@
 """Fixtures and traces in classes, parametrized and async tests, doctests, unittest, and workers.
 
-The same test is written in each place, passes there, and fails there with the same verdict.
+Each place has the same test; there it passes, and fails with the same message.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ FAIL = (
 DRIFT = "*golden drift: * of *, starts at * (rel *, allowed 1e-5); *cause: *"
 
 
-def test_goldens_are_kept_and_checked_wherever_tests_live(
+def test_goldens_are_written_and_checked_in_every_place(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, source in PLACES.items():
@@ -167,7 +167,7 @@ def test_with_several_models_fixtures_must_be_arguments(project: Project) -> Non
     )
 
 
-def test_what_a_test_leaves_is_named_where_it_asks_for_the_model_as_it_runs(
+def test_a_leak_through_getfixturevalue_is_named(
     project: Project,
 ) -> None:
     project.test_file(
