@@ -42,7 +42,7 @@ def golden_assertion(loaded_model: LoadedModel, request: pytest.FixtureRequest) 
     context = GoldenContext(
         root=config.rootpath,
         folder=root / loaded_model.name / loaded_model.identify()[1].variant,
-        test=path_of(item, loaded_model.name),
+        test=path_of(item, loaded_model.name if len(settings.model) > 1 else None),
         host=ItemHost(item, loaded_model),
         settings=settings,
         read_from=_other_variant(root / loaded_model.name, settings),

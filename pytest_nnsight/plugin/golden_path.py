@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import pytest
 
-from pytest_nnsight.plugin.items import settings_of
 from pytest_nnsight.plugin.keys import COLLECTED, SUITE_NODE
 
 _TEXT_FILES = (".md", ".rst", ".txt")  # whose doctests are named like their file
@@ -33,10 +32,12 @@ class NodeLocation(NamedTuple):
 _ALIKE = pytest.StashKey[dict[str | None, dict[tuple[str, str], list[str]]]]()
 
 
-def path_of(item: pytest.Item, model: str) -> str:
-    """Return the path of a test's golden for one model; call it once every test is collected."""
+def path_of(item: pytest.Item, model_in_id: str | None) -> str:
+    """Return the path of a test's golden; call it once every test is collected.
+
+    ``model_in_id`` is the name of its model if the test runs with several, see `golden_path`.
+    """
     config = item.config
-    model_in_id = model if len(settings_of(item).model) > 1 else None
     location = location_of(item.nodeid, item.path, config.rootpath)
     readable = _readable(_without_model(location.name, model_in_id))
     alike = _names_by_readable_name(config, model_in_id).get((location.file, readable), ())

@@ -40,9 +40,10 @@ class Pruner:
 
         self._tests = {parse_spec(text).name: set() for text in self._settings.model}
         for item in items:
-            for text in settings_of(item).model:
-                name = parse_spec(text).name
-                self._tests.setdefault(name, set()).add(path_of(item, name))
+            names = [parse_spec(text).name for text in settings_of(item).model]
+            for name in names:
+                path = path_of(item, name if len(names) > 1 else None)
+                self._tests.setdefault(name, set()).add(path)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
