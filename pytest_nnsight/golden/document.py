@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pytest_nnsight.errors import GoldenError
 from pytest_nnsight.golden.encoding import READERS, encode_ranges, from_base64, shortest, to_base64
-from pytest_nnsight.golden.storage import HOW_TO_RESTORE
+from pytest_nnsight.golden.storage import HOW_TO_RESTORE, LARGEST_FILE
 from pytest_nnsight.run import (
     Call,
     Environment,
@@ -120,6 +120,8 @@ def decode(text: str | bytes, name: str) -> Run:
     ``name`` is the file as a message should call it. Raise `GoldenError` with it if the text is not
     a whole golden of a format that this version reads.
     """
+    if len(text) > LARGEST_FILE:
+        raise GoldenError(f"{name} is larger than {LARGEST_FILE >> 20} MB; that is not a golden")
     try:
         document = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
