@@ -24,9 +24,7 @@ def test_batch_equals_single_prompts(
         assert run == golden
 
 
-@pytest.mark.feature(
-    "batching", "a prompt equals its run alone in an encoder, padded on the right"
-)
+@pytest.mark.feature("batching", "a prompt equals its run alone in an encoder, padded on the right")
 @pytest.mark.nnsight(model="tiny:bert")
 def test_batch_of_an_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
     for number, run in enumerate(nnsight_capture.trace_each(PROMPTS)):
