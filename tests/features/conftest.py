@@ -1,7 +1,7 @@
-"""What nnsight can do, feature by feature: each test says which, and what came of it is noted.
+"""Record for each test which feature of nnsight it covers, and its outcome.
 
-``--coverage-to FOLDER`` leaves ``nnsight-VERSION.json`` there; ``table.py`` makes
-``docs/coverage.md`` of several (``make coverage``).
+``--coverage-to FOLDER`` writes ``nnsight-VERSION.json`` there. ``table.py`` turns several of these
+files into ``docs/coverage.md`` (``make coverage``).
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ VERSION = tuple(int(part) for part in NNSIGHT.split(".")[:2])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--coverage-to", metavar="FOLDER", help="note what came of each feature")
+    parser.addoption(
+        "--coverage-to", metavar="FOLDER", help="write the outcome of each feature's tests"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     folder = config.getoption("coverage_to")
     if folder and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Notes(config.rootpath / folder))
+        config.pluginmanager.register(_FeatureOutcomes(config.rootpath / folder))
 
 
-class _Notes:
-    """Collects, in the controller, what every test of a feature came to."""
+class _FeatureOutcomes:
+    """Collects the outcome of each test of a feature, in the controller."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -49,8 +51,8 @@ class _Notes:
 
 
 @pytest.fixture(autouse=True)
-def _noted(request: pytest.FixtureRequest, record_property: Any) -> None:
-    """Say of each test which feature it shows, and on which model."""
+def _record_feature(request: pytest.FixtureRequest, record_property: Any) -> None:
+    """Record which feature a test covers, and with which model."""
     feature, what = request.node.get_closest_marker("feature").args
     uses_model = "nnsight_model" in request.fixturenames
     model = request.getfixturevalue("_nnsight_loaded").name if uses_model else ""
@@ -59,7 +61,7 @@ def _noted(request: pytest.FixtureRequest, record_property: Any) -> None:
 
 @pytest.fixture
 def since_nnsight() -> Any:
-    """Return a function that skips a test below a version of nnsight, and says what is missing."""
+    """Return a function that skips a test on older nnsight; the reason says what is missing."""
 
     def since_nnsight(minor: int, what: str) -> None:
         if (0, minor) > VERSION:

@@ -1,4 +1,4 @@
-"""The notes of several runs of ``tests/features`` -> ``docs/coverage.md``."""
+"""Write ``docs/coverage.md`` from the outcomes of several runs of ``tests/features``."""
 
 from __future__ import annotations
 
@@ -15,48 +15,51 @@ assertion, on every supported nnsight. If a version cannot do something, the rea
 table. Failures are bold.
 
 """
-Notes = dict[str, dict[str, dict[str, Any]]]
+Outcomes = dict[str, dict[str, dict[str, Any]]]
 
 
 def main(source: Path, target: Path) -> None:
-    """Write the table of all notes in a folder."""
-    notes: Notes = {}
+    """Write the table of all outcomes in a folder."""
+    outcomes: Outcomes = {}
     for path in sorted(source.glob("nnsight-*.json")):
         version = path.stem.removeprefix("nnsight-")
-        notes[version] = {row["test"]: row for row in json.loads(path.read_text())}
-    target.write_text(HEAD + _counts(notes) + table(notes), encoding="utf-8")
+        outcomes[version] = {row["test"]: row for row in json.loads(path.read_text())}
+    target.write_text(HEAD + _counts(outcomes) + table(outcomes), encoding="utf-8")
 
 
-def table(notes: Notes) -> str:
-    """Return one line for each thing shown, a column for each version, and the reasons below.
+def table(outcomes: Outcomes) -> str:
+    """Return a row for each feature, with a column for each version, and the reasons below.
 
-    Tests of one thing on one model, as those of several parameters, are one line.
+    Tests of one feature on one model, such as those of several parameters, are one row.
     """
     named: dict[tuple[str, str, str], list[str]] = {}
-    for rows in notes.values():
+    for rows in outcomes.values():
         for test, row in sorted(rows.items()):
             tests = named.setdefault((row["feature"], row["what"], row["model"]), [])
             tests += [] if test in tests else [test]
-    lines = [f"| feature | what | model | {' | '.join(notes)} |", "|---" * (3 + len(notes)) + "|"]
+    lines = [
+        f"| feature | what | model | {' | '.join(outcomes)} |",
+        "|---" * (3 + len(outcomes)) + "|",
+    ]
     reasons: list[str] = []
     before = ""
     for (feature, what, model), tests in sorted(named.items(), key=lambda item: item[0][0]):
-        cells = [_cells([rows.get(t) for t in tests], reasons) for rows in notes.values()]
+        cells = [_cells([rows.get(t) for t in tests], reasons) for rows in outcomes.values()]
         shown = "" if feature == before else feature
         lines.append(f"| {shown} | {what} | {model} | {' | '.join(cells)} |")
         before = feature
-    told = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
-    return "\n".join([*lines, "", *told]) + "\n"
+    footnotes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", *footnotes]) + "\n"
 
 
-def _counts(notes: Notes) -> str:
-    """Return how many tests each version passed, left out and failed."""
-    counts = {v: Counter(row["outcome"] for row in rows.values()) for v, rows in notes.items()}
-    told = [
+def _counts(outcomes: Outcomes) -> str:
+    """Return how many tests passed, were skipped and failed on each version."""
+    counts = {v: Counter(row["outcome"] for row in rows.values()) for v, rows in outcomes.items()}
+    parts = [
         f"nnsight {v}: {c['passed']} passed, {c['skipped']} left out, {c['failed']} failed"
         for v, c in counts.items()
     ]
-    return "; ".join(told) + ".\n\n"
+    return "; ".join(parts) + ".\n\n"
 
 
 def _cells(rows: list[dict[str, Any] | None], reasons: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""LoRA adapters of peft, through a session fixture of one's own."""
+"""LoRA adapters of peft, in a session fixture of the user."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pytest_nnsight.nnsight_api.version import import_nnsight
 from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 CITY = "The Eiffel Tower is in the city of"
-# peft 0.21 asks for what transformers 5.23 calls otherwise.
+# peft 0.21 uses a name that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is dep:FutureWarning")
 QUERY = "base_model.model.model.layers.1.self_attn.q_proj"
 
 
 @pytest.fixture(scope="session")
 def nnsight_model() -> Any:
-    """A Llama with an adapter that has learned something: peft's own is zero."""
+    """Return a Llama with an adapter that is not zero, unlike a new adapter of peft."""
     peft = pytest.importorskip("peft", reason="needs the package peft (it is in the extra dev)")
     nnsight = import_nnsight()
     llama, tokenizer = tiny.build("llama", torch.float32, None)
@@ -57,13 +57,13 @@ def test_adapter_generates(nnsight_capture: Any, nnsight_golden: Any) -> None:
 
 
 @pytest.mark.feature("models", "adapter: without it the model equals its base model")
-def test_without_the_adapter_it_is_the_model_below(
+def test_without_the_adapter_the_model_equals_its_base_model(
     nnsight_model: Any, nnsight_capture: Any
 ) -> None:
-    below, tokenizer = tiny.build("llama", torch.float32, None)
+    base, tokenizer = tiny.build("llama", torch.float32, None)
     ids = tokenizer(CITY, return_tensors="pt")
     with torch.no_grad():
-        logits = below(**ids).logits
+        logits = base(**ids).logits
     with nnsight_model._module.disable_adapter():
         off = nnsight_capture.trace(CITY, keep="**.lm_head")
     on = nnsight_capture.trace(CITY, keep="**.lm_head")
@@ -83,14 +83,14 @@ def test_a_change_of_the_adapter_is_named(nnsight_model: Any, nnsight_capture: A
         parameter.mul_(1.1)
         now, changed = nnsight_capture.trace(CITY), fingerprint_parameters(module)
         parameter.copy_(saved)
-    found = diagnose(before, now, compare(before, now), weights, changed)
-    assert (found.where, found.cause) == (name.removesuffix(".weight"), "weights")
-    assert found.evidence == f"1 of {len(weights)} parameters differ: {name}"
+    diagnosis = diagnose(before, now, compare(before, now), weights, changed)
+    assert (diagnosis.where, diagnosis.cause) == (name.removesuffix(".weight"), "weights")
+    assert diagnosis.evidence == f"1 of {len(weights)} parameters differ: {name}"
 
     lora, layer = module.peft_config["default"], module.get_submodule(QUERY)
     lora.lora_alpha, layer.scaling["default"] = 16, 4.0
     now = nnsight_capture.trace(CITY)
     lora.lora_alpha, layer.scaling["default"] = 8, 2.0
-    found = diagnose(before, now, compare(before, now), weights, weights)
-    assert (found.where, found.cause) == (QUERY, "config")
-    assert found.evidence == "adapters.default.lora_alpha 8 -> 16"
+    diagnosis = diagnose(before, now, compare(before, now), weights, weights)
+    assert (diagnosis.where, diagnosis.cause) == (QUERY, "config")
+    assert diagnosis.evidence == "adapters.default.lora_alpha 8 -> 16"

@@ -1,4 +1,4 @@
-"""Gradients under a golden, and what a backward pass leaves behind: nothing."""
+"""Goldens of gradients, and of a backward pass of the user."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_gradient_under_an_intervention(nnsight_capture: Any, nnsight_golden: An
 
 @pytest.mark.feature("gradients", "a user's backward leaves gradients; the guard drops them")
 @pytest.mark.nnsight(model="tiny:gpt2", leaks="warn")
-def test_own_backward(nnsight_model: Any, nnsight_golden: Any) -> None:
+def test_backward_in_a_trace(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.trace("Hello"):
         hidden = nnsight_model.transformer.h[1].output
         hidden.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Several prompts in one run: each has its own rows, and no padding."""
+"""Several prompts in one batch: each gets a separate run without padding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_POSITIONS = "no positions are passed for padding, so a padded prompt has othe
 @pytest.mark.feature(
     "batching", "a prompt of a padded batch equals the golden of that prompt alone"
 )
-def test_rows_equal_prompts_alone(
+def test_batch_equals_single_prompts(
     since_nnsight: Any, nnsight_capture: Any, nnsight_golden: Any
 ) -> None:
     since_nnsight(8, NO_POSITIONS)
@@ -26,7 +26,7 @@ def test_rows_equal_prompts_alone(
 
 @pytest.mark.feature("batching", "a prompt equals its run alone in an encoder, padded on the right")
 @pytest.mark.nnsight(model="tiny:bert")
-def test_rows_of_an_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
+def test_batch_of_an_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
     for number, run in enumerate(nnsight_capture.trace_each(PROMPTS)):
         assert run.prompt.text == PROMPTS[number]
         assert run == nnsight_golden(name=f"prompt {number}")
@@ -37,17 +37,17 @@ def test_rows_of_an_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
     "batching", "a prompt equals its run alone in an encoder-decoder that generates"
 )
 @pytest.mark.nnsight(model="tiny:t5")
-def test_rows_of_an_encoder_decoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
+def test_batch_of_an_encoder_decoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
     runs = nnsight_capture.generate_each(PROMPTS[:2], max_new_tokens=3, modules="**.block.*")
     for number, run in enumerate(runs):
-        alone = nnsight_capture.generate(PROMPTS[number], max_new_tokens=3, modules="**.block.*")
+        single = nnsight_capture.generate(PROMPTS[number], max_new_tokens=3, modules="**.block.*")
         assert run == nnsight_golden(name=f"prompt {number}")
-        assert alone == nnsight_golden(name=f"prompt {number}")
+        assert single == nnsight_golden(name=f"prompt {number}")
 
 
 @pytest.mark.feature("batching", "an intervention for one prompt of an encoder-decoder")
 @pytest.mark.nnsight(model="tiny:t5")
-def test_own_intervention_of_an_encoder_decoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
+def test_intervention_on_one_prompt(nnsight_capture: Any, nnsight_golden: Any) -> None:
     def zero(model: Any) -> None:
         model.encoder.block[1].layer[1].output[:] = 0
 
@@ -55,16 +55,14 @@ def test_own_intervention_of_an_encoder_decoder(nnsight_capture: Any, nnsight_go
     runs = nnsight_capture.generate_each(PROMPTS[:2], intervene=[None, zero], **settings)
     first = [next(leaf for leaf in run.calls[0].leaves if leaf.at == "out[0]") for run in runs]
     assert [leaf.summary.shape for leaf in first] == [(1, 34, 64), (1, 14, 64)]
-    alone = nnsight_capture.generate(PROMPTS[1], intervene=zero, **settings)
-    assert runs[1].token_ids == alone.token_ids
+    single = nnsight_capture.generate(PROMPTS[1], intervene=zero, **settings)
+    assert runs[1].token_ids == single.token_ids
     assert runs[0].prompt.generation["beside"] == f"['{PROMPTS[1]}']"
     assert runs[1] == nnsight_golden
 
 
 @pytest.mark.feature("batching", "generation, each prompt to its own end")
-def test_rows_of_a_generation(
-    nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any
-) -> None:
+def test_batch_generation(nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any) -> None:
     stop = nnsight_model.tokenizer(".")["input_ids"]
     runs = nnsight_capture.generate_each(
         PROMPTS, max_new_tokens=6, modules=["model.norm", "lm_head"], eos_token_id=stop
@@ -72,15 +70,15 @@ def test_rows_of_a_generation(
     lengths = [len(run.token_ids) for run in runs]
     assert len(set(lengths)) > 1
     for number, run in enumerate(runs):
-        alone = nnsight_capture.generate(
+        single = nnsight_capture.generate(
             PROMPTS[number],
             max_new_tokens=6,
             modules=["model.norm", "lm_head"],
             eos_token_id=stop,
         )
-        assert run.token_ids == alone.token_ids
+        assert run.token_ids == single.token_ids
         assert run == nnsight_golden(name=f"prompt {number}")
-        assert alone == nnsight_golden(name=f"prompt {number}")
+        assert single == nnsight_golden(name=f"prompt {number}")
 
 
 @pytest.mark.feature(
@@ -99,8 +97,8 @@ def test_intervention_on_the_batch(nnsight_capture: Any, nnsight_golden: Any) ->
     assert shapes == [(2, 8, 64)]
     for prompt, run in zip(same, runs, strict=True):
         assert run == nnsight_golden(name=prompt)
-        alone = nnsight_capture.trace(prompt, modules="transformer.h.*", intervene=zero)
-        assert alone == nnsight_golden(name=prompt)
+        single = nnsight_capture.trace(prompt, modules="transformer.h.*", intervene=zero)
+        assert single == nnsight_golden(name=prompt)
 
 
 @pytest.mark.feature("batching", "a user's invoke without a prompt sees the whole batch")

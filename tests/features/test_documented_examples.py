@@ -1,7 +1,7 @@
-"""What nnsight's own documentation shows, as a user writes it in tests: one feature at a time.
+"""Examples of nnsight's documentation as tests, one feature each.
 
-Their values are compared with goldens as plain dicts of tensors. Experiments that are made of
-these are in ``test_documented_experiments``.
+Values are compared with goldens as plain dicts of tensors. Experiments that combine several
+features are in ``test_documented_experiments``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def test_every_layer(nnsight_model: Any, nnsight_golden: Any) -> None:
 
 
 @pytest.mark.feature("documented examples", "trace: branch on a value")
-def test_decision(nnsight_model: Any, nnsight_golden: Any) -> None:
+def test_branch_on_a_value(nnsight_model: Any, nnsight_golden: Any) -> None:
     with nnsight_model.trace(CITY):
         hidden = nnsight_model.model.layers[15].output
         if hidden.abs().max() > 1000:  # the first token's is a hundred times all others
@@ -72,7 +72,7 @@ def test_iteration(nnsight_model: Any, nnsight_golden: Any, since_nnsight: Any) 
 
 @pytest.mark.filterwarnings("ignore:.*tracer.iter")
 @pytest.mark.feature("documented examples", "iteration: steps as a with block")
-def test_iteration_as_block(nnsight_model: Any, nnsight_golden: Any) -> None:
+def test_iteration_in_a_with_block(nnsight_model: Any, nnsight_golden: Any) -> None:
     logits = []
     with nnsight_model.generate(CITY, max_new_tokens=4, do_sample=False) as tracer:  # noqa: SIM117  # nnsight reads blocks, not items
         with tracer.iter[1:3]:

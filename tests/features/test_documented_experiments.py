@@ -1,6 +1,6 @@
-"""The experiments of nnsight's own documentation on a trained model, each short, with a golden.
+"""Experiments of nnsight's documentation on a trained model, each short, with a golden.
 
-What a model of this size knows is asserted too: a golden alone would keep nonsense just as well.
+Each test also asserts something that the model knows, since a golden accepts any values.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def test_ablation(nnsight_model: Any, nnsight_golden: Any, id_of: Any) -> None:
 @pytest.mark.feature("documented examples", "mean ablation: a module returns its mean")
 def test_mean_ablation(nnsight_model: Any, nnsight_golden: Any) -> None:
     with torch.no_grad(), nnsight_model.trace(CITY):
-        given = nnsight_model.model.layers[4].mlp.output
-        nnsight_model.model.layers[4].mlp.output = given.mean(1, keepdim=True).expand_as(given)
+        output = nnsight_model.model.layers[4].mlp.output
+        nnsight_model.model.layers[4].mlp.output = output.mean(1, keepdim=True).expand_as(output)
         after = nnsight_model.model.layers[4].output.save()
         logits = nnsight_model.lm_head.output[:, -1].save()
     assert {"after": after, "logits": logits} == nnsight_golden
@@ -122,7 +122,7 @@ def test_attribution_patching(nnsight_model: Any, nnsight_golden: Any, id_of: An
 
 @pytest.fixture
 def dislike(nnsight_model: Any) -> Any:
-    """The direction from praise to dislike in the residual stream behind layer 16."""
+    """Return the direction from praise to dislike in the residual stream after layer 16."""
     ends = []
     for prompt in ("I love this, it is wonderful", "I hate this, it is terrible"):
         with torch.no_grad(), nnsight_model.trace(prompt):

@@ -1,4 +1,4 @@
-"""Generation under a golden: which steps, how it ends, how tokens are chosen."""
+"""Goldens of generations: which steps, how they end, how tokens are selected."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_early_end(nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any
 
 
 @pytest.mark.feature("generation", "an intervention at a step that never comes is an error")
-def test_intervention_that_never_ran(nnsight_capture: Any) -> None:
+def test_intervention_at_a_step_that_did_not_run(nnsight_capture: Any) -> None:
     def zero(model: Any) -> None:
         model.model.layers[5].mlp.output[:] = 0
 
@@ -112,7 +112,7 @@ def test_logits_and_margins(nnsight_capture: Any, nnsight_golden: Any) -> None:
 @pytest.mark.feature("generation", "a near tie is distinguished from a real change of a token")
 @pytest.mark.parametrize("by", [1e-5, 5.0], ids=["near tie", "real change"])
 def test_near_tie(nnsight_capture: Any, nnsight_golden: Any, by: float) -> None:
-    """The golden's run chose the first of two tokens by a hair; now it is the second."""
+    """The golden has the first of two tokens by a tiny margin, the run the second."""
     from pytest_nnsight.compare.comparison import compare
 
     lead = {"value": min(by, 1e-5)}

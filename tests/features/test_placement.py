@@ -54,10 +54,10 @@ ON_DISK = "device map: nothing can compute if all modules are on disk; place one
 @pytest.mark.nnsight(device_map=SPREAD)
 @pytest.mark.feature("placement", "every other layer on disk")
 def test_layers_on_disk(nnsight_model: Any, nnsight_capture: Any, nnsight_golden: Any) -> None:
-    """The golden was written by the whole model in memory."""
+    """The golden was written with the whole model in memory."""
     module = nnsight_api.torch_module(nnsight_model)
-    put_off = {name.split(".")[2] for name, p in module.named_parameters() if p.is_meta}
-    assert put_off == {str(layer) for layer in range(1, 30, 2)}
+    offloaded = {name.split(".")[2] for name, p in module.named_parameters() if p.is_meta}
+    assert offloaded == {str(layer) for layer in range(1, 30, 2)}
     run = nnsight_capture.trace(CITY, modules=FEW, inputs=False)
     assert run == nnsight_golden
 
@@ -82,7 +82,7 @@ def test_layers_on_disk_generate(nnsight_capture: Any, nnsight_golden: Any) -> N
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama as ``save_pretrained`` leaves it."""
+    """Save a small Llama with ``save_pretrained``."""
     path = tmp_path_factory.mktemp("models") / "llama"
     module, tokenizer = tiny.build("llama", torch.float32, None)
     module.save_pretrained(path)
@@ -90,39 +90,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def opened(source: str, placed: str, dtype: str = "auto") -> Capture:
-    model = load(parse_spec(source), LoadOptions(placed, dtype), lambda text: None)
+def capture_of(source: str, device_map: str, dtype: str = "auto") -> Capture:
+    model = load(parse_spec(source), LoadOptions(device_map, dtype), lambda text: None)
     return Capture(model, lambda: identify(model, None))
 
 
 @pytest.mark.parametrize("kind", ["folder", "built-in"])
 @pytest.mark.feature("placement", "offloaded and in memory are equal bit by bit; causes are found")
-def test_offloaded_is_the_same(kind: str, folder: Path) -> None:
+def test_offloading_changes_no_bit(kind: str, folder: Path) -> None:
     source = str(folder) if kind == "folder" else "tiny:llama"
-    whole, spread = opened(source, "cpu"), opened(source, SMALL)
-    module = nnsight_api.torch_module(spread.model)
+    in_memory, offloaded = capture_of(source, "cpu"), capture_of(source, SMALL)
+    module = nnsight_api.torch_module(offloaded.model)
     assert sum(p.is_meta for p in module.parameters()) == 11
-    before, now = whole.trace(CITY), spread.trace(CITY)
+    before, now = in_memory.trace(CITY), offloaded.trace(CITY)
     comparison = compare(before, now)
     assert comparison.matches
     assert comparison.bits.count == 0
-    weights = fingerprint_parameters(nnsight_api.torch_module(whole.model))
+    weights = fingerprint_parameters(nnsight_api.torch_module(in_memory.model))
     assert fingerprint_parameters(module) == weights  # those on disk are read there
 
     with torch.no_grad():
         module.model.layers[0].mlp.up_proj.weight.mul_(1.01)
-    now = spread.trace(CITY)
-    found = diagnose(before, now, compare(before, now), weights, fingerprint_parameters(module))
-    assert (found.where, found.cause) == ("model.layers.0.mlp.up_proj", "weights")
-    assert found.evidence == "1 of 21 parameters differ: model.layers.0.mlp.up_proj.weight"
+    now = offloaded.trace(CITY)
+    diagnosis = diagnose(before, now, compare(before, now), weights, fingerprint_parameters(module))
+    assert (diagnosis.where, diagnosis.cause) == ("model.layers.0.mlp.up_proj", "weights")
+    assert diagnosis.evidence == "1 of 21 parameters differ: model.layers.0.mlp.up_proj.weight"
 
 
 @pytest.mark.usefixtures("warm")
 @pytest.mark.feature("placement", "a golden of the whole model holds with --nnsight-device-map")
-def test_a_golden_of_the_whole_model_holds(
+def test_a_golden_of_the_whole_model_matches_with_offloading(
     folder: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a user runs it: nothing but the option is added."""
+    """Only the option is added to the command."""
     for name in [name for name in os.environ if name.startswith("PYTEST_")] + ["CI"]:
         monkeypatch.delenv(name, raising=False)
     options = ["--nnsight-suite", "--nnsight-isolation=off", f"--nnsight-model=llama={folder}"]
@@ -136,7 +136,7 @@ def test_a_golden_of_the_whole_model_holds(
 
 
 @pytest.mark.parametrize(
-    ("placed", "line"),
+    ("device_map", "line"),
     [
         ('{"model": "cpu", "lm_head": "cup"}', NO_DEVICE),
         ('{"": "cpu", "model.layer.1": "cpu"}', NO_MODULE),
@@ -148,23 +148,23 @@ def test_a_golden_of_the_whole_model_holds(
     ],
 )
 @pytest.mark.feature("placement", "an invalid device map is one line")
-def test_a_map_that_cannot_be(placed: str, line: str, folder: Path) -> None:
-    with pytest.raises(UsageError) as told:
-        opened(str(folder), placed)
-    assert str(told.value).startswith(line)
+def test_an_invalid_device_map_is_one_line(device_map: str, line: str, folder: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        capture_of(str(folder), device_map)
+    assert str(error.value).startswith(line)
 
 
 @pytest.mark.feature("placement", "a device map that leaves out a part is one line")
-def test_a_map_that_leaves_out_a_part() -> None:
+def test_an_incomplete_device_map_is_one_line() -> None:
     with pytest.raises(LoadError, match=r"^cannot load tiny:llama: ValueError: The device_map "):
-        opened("tiny:llama", '{"model.embed_tokens": "cpu"}')
+        capture_of("tiny:llama", '{"model.embed_tokens": "cpu"}')
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.feature("placement", "half types on one thread and two are within tolerance")
-def test_a_half_type_holds_its_tolerance(dtype: str, folder: Path) -> None:
-    """Another order of summing is what moves numbers in real life."""
-    capture, threads = opened(str(folder), "cpu", dtype), torch.get_num_threads()
+def test_half_types_are_within_tolerance_with_other_threads(dtype: str, folder: Path) -> None:
+    """Another number of threads sums in another order, the most common source of noise."""
+    capture, threads = capture_of(str(folder), "cpu", dtype), torch.get_num_threads()
     before = capture.trace(CITY)
     torch.set_num_threads(threads % 2 + 1)
     try:
@@ -174,7 +174,7 @@ def test_a_half_type_holds_its_tolerance(dtype: str, folder: Path) -> None:
     comparison = compare(before, now)
     assert comparison.matches
     assert before.environment.variant == f"cpu-{dtype}"
-    exact = compare(opened(str(folder), "cpu").trace(CITY), before)
+    exact = compare(capture_of(str(folder), "cpu").trace(CITY), before)
     assert TOLERANCES[dtype] / 8 < exact.noise < TOLERANCES[dtype], "it is a rounding, no change"
 
 
@@ -199,6 +199,6 @@ def test_float16(nnsight_capture: Any, nnsight_golden: Any) -> None:
 @pytest.mark.nnsight(model=f"smollm2={GGUF}" if GGUF else "tiny:llama")
 @pytest.mark.feature("placement", "a GGUF file, whose weights have 4 to 8 bits")
 def test_gguf(nnsight_capture: Any, nnsight_golden: Any) -> None:
-    """The golden was written by the folder that was made of it."""
+    """The golden was written with a folder that was converted from the file."""
     run = nnsight_capture.trace(CITY, modules=["model.layers.*", "lm_head"], inputs=False)
     assert run == nnsight_golden

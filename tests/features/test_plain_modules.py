@@ -1,4 +1,4 @@
-"""Any torch module through nnsight's ``NNsight``, by a session fixture of one's own."""
+"""A plain torch module in nnsight's ``NNsight``, in a session fixture of the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 
 class Weather(nn.Module):
-    """A small network with a name for each thing it takes; nothing of transformers in it."""
+    """A small network with named inputs and nothing of transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,31 +72,34 @@ def test_an_intervention(nnsight_capture: Any, nnsight_golden: Any) -> None:
 
 
 @pytest.mark.feature("models", "plain module: a changed weight, and another input, are named")
-def test_a_change_is_named(nnsight_model: Any, nnsight_capture: Any) -> None:
+def test_a_changed_weight_or_input_is_named(nnsight_model: Any, nnsight_capture: Any) -> None:
     module, prompt = nnsight_model._module, {"days": DAYS, "station": STATIONS}
     before, weights = nnsight_capture.trace(prompt), fingerprint_parameters(module)
     with torch.no_grad():
         module.rain[0].weight.mul_(1.01)
         now, changed = nnsight_capture.trace(prompt), fingerprint_parameters(module)
-        module.rain[0].weight.copy_(torch.from_numpy(_as_filled(module.rain[0].weight)))
-    found = diagnose(before, now, compare(before, now), weights, changed)
-    assert (found.where, found.cause) == ("rain.0", "weights")
-    assert found.evidence == "1 of 9 parameters differ: rain.0.weight"
+        module.rain[0].weight.copy_(torch.from_numpy(_initial_weight(module.rain[0].weight)))
+    diagnosis = diagnose(before, now, compare(before, now), weights, changed)
+    assert (diagnosis.where, diagnosis.cause) == ("rain.0", "weights")
+    assert diagnosis.evidence == "1 of 9 parameters differ: rain.0.weight"
 
     for name, other in (("days", DAYS * 1.01), ("station", STATIONS.flip(0))):
         now = nnsight_capture.trace({**prompt, name: other})
-        found = diagnose(before, now, compare(before, now), weights, weights)
-        assert (found.cause, found.evidence) == ("prompt", f"the model is given other {name}")
+        diagnosis = diagnose(before, now, compare(before, now), weights, weights)
+        assert (diagnosis.cause, diagnosis.evidence) == (
+            "prompt",
+            f"the model is given other {name}",
+        )
 
 
-def _as_filled(weight: torch.Tensor) -> Any:
-    again = Weather()
-    fill(again)
-    return again.rain[0].weight.detach().numpy().reshape(tuple(weight.shape))
+def _initial_weight(weight: torch.Tensor) -> Any:
+    fresh = Weather()
+    fill(fresh)
+    return fresh.rain[0].weight.detach().numpy().reshape(tuple(weight.shape))
 
 
 @pytest.mark.feature("models", "plain module: an input that it does not take is one line")
-def test_what_it_does_not_take(nnsight_capture: Any) -> None:
+def test_inputs_that_the_module_does_not_take_are_refused(nnsight_capture: Any) -> None:
     takes = r"^Weather takes days, station, not text; give a dict of tensors$"
     for prompt in ("rain tomorrow?", [1, 2, 3]):
         with pytest.raises(UsageError, match=takes):

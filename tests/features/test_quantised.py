@@ -1,4 +1,4 @@
-"""Weights in eight bits by torch's own quantisation, through a session fixture of one's own."""
+"""Weights in eight bits by torch's quantisation, in a session fixture of the user."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pytest_nnsight.models.identity import identify
 from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 CITY = "The Eiffel Tower is in the city of"
-# torch means to leave this to a package of its own, torchao.
+# torch is moving quantisation to a separate package, torchao.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
-    # A value on the edge between two of 256 steps falls either way: a rounding of its own.
+    # A value between two of the 256 steps may be rounded either way.
     pytest.mark.nnsight(tolerance=0.01),
 ]
 
@@ -66,10 +66,10 @@ def test_a_changed_packed_weight_is_named(nnsight_model: Any, nnsight_capture: A
         changed.model.layers[1].mlp.up_proj.weight.mul_(1.1)
     other = nnsight_api.wrap(quantised(changed), tokenizer)
     now = Capture(other, lambda: identify(other, None)).trace(CITY)
-    found = diagnose(
+    diagnosis = diagnose(
         before, now, compare(before, now), weights, fingerprint_parameters(other._module)
     )
     place = "model.layers.1.mlp.up_proj"
-    assert (found.where, found.cause) == (place, "weights")
+    assert (diagnosis.where, diagnosis.cause) == (place, "weights")
     packed = f"{place}._packed_params._packed_params[0]"
-    assert found.evidence == f"1 of {len(weights)} parameters differ: {packed}"
+    assert diagnosis.evidence == f"1 of {len(weights)} parameters differ: {packed}"

@@ -1,4 +1,4 @@
-"""Operations inside of a forward, by names that survive nnsight's numbering."""
+"""Operations inside a forward, by names without nnsight's numbers."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import torch
 from pytest_nnsight.errors import UsageError
 
 CITY = "The Eiffel Tower is in the city of"
-# Goldens come from a processor with AVX2. With AVX-512 a token of a model that lacks a part is
-# 1.9e-5 apart, where a whole one stays within 1e-5.
+# The goldens are from a processor with AVX2. With AVX-512 a token of a model without a part drifts
+# by 1.9e-5, and one of the whole model by less than 1e-5.
 OTHER_KERNELS = 5e-5
 MINOR = int(metadata.version("nnsight").split(".")[1])
 ENDS = ("model.layers.0", "model.layers.10", "model.layers.11", "model.layers.29", "lm_head")
@@ -24,9 +24,9 @@ def test_skipped_layer(nnsight_capture: Any, nnsight_golden: Any) -> None:
         model.model.layers[11].skip(model.model.layers[10].output)
 
     run = nnsight_capture.trace(CITY, modules=ENDS, keep="model.layers.1?", intervene=skip)
-    given = run["model.layers.11"]
-    assert torch.equal(given.output, run["model.layers.10"].output)
-    assert given.call.inputs == run["model.layers.10"].call.inputs
+    skipped = run["model.layers.11"]
+    assert torch.equal(skipped.output, run["model.layers.10"].output)
+    assert skipped.call.inputs == run["model.layers.10"].call.inputs
     assert run == nnsight_golden
 
 
@@ -98,7 +98,7 @@ def test_stopped_generation(nnsight_capture: Any, nnsight_golden: Any) -> None:
 
 
 @pytest.mark.feature("stop", "before anything is captured: an error")
-def test_stopped_too_soon(nnsight_capture: Any) -> None:
+def test_stop_before_any_capture_is_an_error(nnsight_capture: Any) -> None:
     def stop(model: Any, tracer: Any) -> None:
         assert model.model.layers[0].input is not None
         tracer.stop()
@@ -155,7 +155,7 @@ def test_edited_in_place(nnsight_model: Any, nnsight_capture: Any, nnsight_golde
 
 @pytest.fixture
 def edited(nnsight_model: Any) -> Any:
-    """A copy of the model without the first layer's MLP."""
+    """Return a copy of the model without the first layer's MLP."""
     with nnsight_model.edit() as edited:
         nnsight_model.model.layers[0].mlp.output[:] = 0
     return edited[1] if MINOR >= 8 else edited  # 0.8 gives the tracer as well
@@ -172,7 +172,7 @@ def test_edited_copy(nnsight_capture: Any, nnsight_golden: Any, edited: Any) -> 
 
 
 @pytest.mark.feature("edit", "not a copy of the model: an error")
-def test_of_what_is_no_copy(nnsight_model: Any, nnsight_capture: Any) -> None:
+def test_a_model_that_is_no_copy_is_refused(nnsight_model: Any, nnsight_capture: Any) -> None:
     for other in (nnsight_model.model, nnsight_model._module, None):
         with pytest.raises(
             UsageError, match=r"of takes a copy of the model of this test, got \w+;"
@@ -188,7 +188,7 @@ def test_generation_of_edited_copy(nnsight_capture: Any, nnsight_golden: Any, ed
 
 
 class TestRenamed:
-    """A user's own model whose modules have names of the user's besides."""
+    """A model of the user whose modules have additional names."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -215,7 +215,7 @@ class TestRenamed:
         assert run == nnsight_golden
 
     @pytest.mark.feature("rename", "the user's own trace")
-    def test_own_trace(self, nnsight_model: Any, nnsight_golden: Any) -> None:
+    def test_trace_with_new_names(self, nnsight_model: Any, nnsight_golden: Any) -> None:
         with nnsight_model.trace(CITY):
             hidden = nnsight_model.blocks[1].feed_forward.output.save()
         assert {"hidden": hidden} == nnsight_golden

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,12 +24,20 @@ def test_generated(nnsight_capture, nnsight_golden):
 """
 
 
-def test_a_changed_start_token_has_the_cause_config(
-    project: Project, first_line: Callable[..., str]
-) -> None:
+@pytest.fixture(scope="module")
+def saved_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a tiny T5 before ``pytester`` starts, which unloads modules that a test imports."""
+    folder = tmp_path_factory.mktemp("models") / "t5"
     model, tokenizer = tiny.build("t5", torch.float32, None)
-    model.save_pretrained(project.path / "t5")
-    tokenizer.save_pretrained(project.path / "t5")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_changed_start_token_has_the_cause_config(
+    saved_t5: Path, project: Project, first_line: Callable[..., str]
+) -> None:
+    shutil.copytree(saved_t5, project.path / "t5")
     project.test_file(TESTS)
     options = ("--nnsight-model", "./t5")
     project.run(*options, "--snapshot-update").assert_outcomes(passed=2)
