@@ -35,7 +35,8 @@ class Limits:
     """Set the timers of this process, and write its state to ``heartbeat`` if it has a controller.
 
     Stacks go to the descriptor ``stacks``. A controller ends the process after a hard limit.
-    Without one, the process writes what hangs to ``stacks`` and exits with code 1.
+    Without one, the process writes what hangs to ``stacks`` and exits with code 1; ``pending`` are
+    the node ids of the tests that it then names as not run.
     """
 
     def __init__(self, stacks: int, heartbeat: Heartbeat | None = None) -> None:
@@ -44,6 +45,7 @@ class Limits:
         self._running: list[WorkerState] = []
         self._timer = threading.Timer(0.0, self._end_process)
         self._module = ""
+        self.pending: dict[str, None] = {}
 
     def _state(self) -> WorkerState:
         state = self._running[-1] if self._running else WorkerState("idle")
@@ -103,7 +105,10 @@ class Limits:
     def _end_process(self) -> None:
         state = self._state()
         test = f" ({state.name})" if state.phase in ("setup", "call", "teardown") else ""
-        os.write(self._stacks, f"\nnnsight: {hung_title(state)}{test}\n".encode(errors="replace"))
+        lines = [f"\nnnsight: {hung_title(state)}{test}"]
+        if self.pending:
+            lines += [f"{len(self.pending)} tests did not run:", *self.pending]
+        os.write(self._stacks, ("\n  ".join(lines) + "\n").encode(errors="replace"))
         faulthandler.dump_traceback(self._stacks)
         os._exit(1)
 

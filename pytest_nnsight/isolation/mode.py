@@ -52,7 +52,15 @@ def isolate(config: pytest.Config, settings: Settings) -> str:
                 f"--dist {option.dist} never ends after a worker has crashed "
                 f"(pytest-xdist {version}); use --dist load or worksteal"
             )
-        return "" if settings.isolation == "off" else "user"
+        if settings.isolation == "off":
+            return ""
+        far = next((spec for spec in option.tx if "popen" not in spec.partition("//")[0]), None)
+        if far is not None:
+            raise UsageError(
+                f"--tx {far} runs tests on another machine, where a hang cannot be ended; "
+                "use popen workers, or --nnsight-isolation=off"
+            )
+        return "user"
     conflict = _conflict(config, option, settings) or _late_conflict(config)
     if settings.isolation == "off" or (conflict and settings.isolation == "auto"):
         return ""

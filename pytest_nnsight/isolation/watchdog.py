@@ -121,6 +121,11 @@ class Watchdog:
                 text = collector.repr_failure(pytest.ExceptionInfo.from_exception(error))
                 return pytest.CollectReport(collector.nodeid, "failed", text, [])
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Remember which tests will run."""
+        self._limits.pending = {item.nodeid: None for item in session.items}
+
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any]
@@ -139,6 +144,7 @@ class Watchdog:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Limit the setup of a test."""
         self._timeout = self._timeout_of(item)
+        self._limits.pending.pop(item.nodeid, None)
         with self._within("setup", item.nodeid):
             return (yield)
 

@@ -316,12 +316,24 @@ def test_swallows():
             CAUSES["loop"]()
         except BaseException:
             pass
+
+def test_last():
+    pass
 """
     )
     result = light.run(*TINY, *LIMITS, option)
     assert result.ret == 1
+    title = "nnsight: HUNG after 2 s (test_it.py::test_swallows)"
+    not_run = ["  1 tests did not run:", "  test_it.py::test_last"]
+    result.stderr.fnmatch_lines([title, *not_run, "*in test_swallows*"])
+
+
+def test_workers_on_another_machine_are_refused(light: Project) -> None:
+    light.test_file("def test_a(): pass\n")
+    result = light.run(*TINY, "--dist=load", "--tx=socket=localhost:8888")
+    assert result.ret == 4
     result.stderr.fnmatch_lines(
-        ["nnsight: HUNG after 2 s (test_it.py::test_swallows)", "*in test_swallows*"]
+        ["ERROR: --tx socket=localhost:8888 runs tests on another machine,*"]
     )
 
 
