@@ -4,4 +4,8 @@ Importing this package imports no torch, transformers, nnsight or numpy: pytest 
 every project of the environment.
 """
 
+from pytest_nnsight.errors import NnsightLeakWarning
+
+__all__ = ["NnsightLeakWarning"]
+
 __version__ = "0.1.0"

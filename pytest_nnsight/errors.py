@@ -26,6 +26,10 @@ class LeakError(NnsightPluginError):
     """A test changed the shared model, or its weights are not those that were loaded."""
 
 
+class NnsightLeakWarning(UserWarning):
+    """A test left the shared model or torch's settings changed, and all of it was restored."""
+
+
 class RemoteError(NnsightPluginError):
     """A run on a server that returned no result."""
 

@@ -184,9 +184,10 @@ OPTIONS = (
     ),
     Option(
         "leaks",
-        "if a test leaves the shared model changed: fail, restore it and fail the test; warn, "
-        "restore it and warn; or off, neither check nor restore anything (default: fail)",
-        _one_of("fail", "warn", "off"),
+        "if a test leaves the shared model changed: warn, restore it and warn, and fail the test "
+        "only if something cannot be restored; fail, also fail the test for what was restored; or "
+        "off, neither check nor restore anything (default: warn)",
+        _one_of("warn", "fail", "off"),
         "MODE",
         in_marker=True,
     ),

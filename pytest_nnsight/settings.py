@@ -28,7 +28,7 @@ class Settings(NamedTuple):  # every pytest session imports this; a dataclass ta
     timeout: float = 600.0
     load_timeout: float = 1800.0
     isolation: str = "auto"
-    leaks: str = "fail"
+    leaks: str = "warn"
     golden_dir: str = "golden"
     golden_from: str | None = None
     suite: bool = False

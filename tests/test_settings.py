@@ -37,7 +37,7 @@ CASES: dict[str, tuple[Any, tuple[str, Any], tuple[str, Any], tuple[str, Any]]] 
         ("b.json", ("b.json",)),
         (["c.json"], ("c.json",)),
     ),
-    "leaks": ("fail", ("warn", "warn"), ("off", "off"), ("fail", "fail")),
+    "leaks": ("warn", ("fail", "fail"), ("off", "off"), ("warn", "warn")),
     "golden_dir": ("golden", ("a", "a"), ("b", "b"), ("c", "c")),
     "golden_from": (None, ("a", "a"), ("b", "b"), ("c", "c")),
     "suite": (False, ("yes", True), ("off", False), ("on", True)),

@@ -12,9 +12,9 @@ class Severity(IntEnum):
     """Say what a leak means for the test that left it."""
 
     NOTE = 0  # restored; a library may have changed it by itself, so it fails nothing
-    RESTORED = 1  # restored; the test fails
-    DISTRUST = 2  # restored, but no golden is written from what the test captured
-    LOST = 3  # not restored: the model must be loaded again
+    RESTORED = 1  # restored; a warning
+    DISTRUST = 2  # restored; a warning, and no golden is written, since numbers may have changed
+    LOST = 3  # not restored: the test fails, and the model must be loaded again
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Leak:
     """Describe one thing that a test left changed, in the words of the message."""
 
     text: str
-    severity: Severity = Severity.RESTORED
+    severity: Severity = Severity.DISTRUST
 
 
 Snapshot = Callable[[Any], Iterator[Leak | None]]

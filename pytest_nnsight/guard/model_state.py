@@ -52,19 +52,31 @@ def snapshot_modules(model: Any) -> Iterator[Leak | None]:
 
 
 def snapshot_gradients(model: Any) -> Iterator[Leak | None]:
-    """Remember the gradient, the hooks and ``requires_grad`` of each parameter."""
+    """Remember the gradient, the hooks and ``requires_grad`` of each parameter.
+
+    Gradients that only nnsight's traces computed are not a leak.
+    """
     parameters = dict(nnsight_api.torch_module(model).named_parameters())
     gradients = {name: parameter.grad for name, parameter in parameters.items()}
     hooks = {name: _hooks(parameter, _TENSOR_HOOKS) for name, parameter in parameters.items()}
     requires = {name: parameter.requires_grad for name, parameter in parameters.items()}
     total = f"of {len(parameters)} parameters"
+    backward, is_traced = torch.autograd.backward, set()
+
+    def note_caller(*args: Any, **keywords: Any) -> None:
+        is_traced.add(nnsight_api.is_in_trace())
+        backward(*args, **keywords)
+
+    torch.autograd.backward = note_caller  # ``Tensor.backward`` calls it
     yield None
-    if left := _restore_each(partial(_restore_attribute, "grad"), parameters, gradients):
-        yield Leak(f"gradients on {len(left)} {total}, dropped")
+    torch.autograd.backward = backward
+    left = _restore_each(partial(_restore_attribute, "grad"), parameters, gradients)
+    if left and is_traced != {True}:
+        yield Leak(f"gradients on {len(left)} {total}, dropped", Severity.RESTORED)
     if hooked := _restore_each(_restore_hooks, parameters, hooks):
         yield Leak(f"hooks on parameters {listed(hooked)}, restored")
     if changed := _restore_each(partial(_restore_attribute, "requires_grad"), parameters, requires):
-        yield Leak(f"requires_grad of {len(changed)} {total}, restored")
+        yield Leak(f"requires_grad of {len(changed)} {total}, restored", Severity.RESTORED)
 
 
 def snapshot_unsaved(model: Any) -> Iterator[Leak | None]:

@@ -18,6 +18,8 @@ from pytest_nnsight.guard.leak import Leak, Severity, listed
 _Owner = type | ModuleType
 _DYNAMO = str(Path(torch.__file__).with_name("_compile.py"))
 _METHODS = (staticmethod, classmethod, property)
+# Goldens record the number of threads.
+_HARMLESS = ("grad mode", "number of threads", "anomaly detection")
 # The name of a setting, how to read it, how to set it.
 _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
@@ -41,7 +43,8 @@ def snapshot_settings(_: Any) -> Iterator[Leak | None]:
     for (name, read, write), value in zip(_SETTINGS, before, strict=True):
         if (now := read()) != value:
             write(value)
-            yield Leak(f"torch's {name} {now}, back to {value}")
+            severity = Severity.RESTORED if name in _HARMLESS else Severity.DISTRUST
+            yield Leak(f"torch's {name} {now}, back to {value}", severity)
 
 
 def snapshot_random_state(_: Any) -> Iterator[Leak | None]:
@@ -75,7 +78,7 @@ def snapshot_patches(model: Any) -> Iterator[Leak | None]:
             attention[name] = function
             patched.append(f"attention function {name!r}")
     if patched:
-        yield Leak(f"{listed(patched)} replaced for all tests, restored", Severity.DISTRUST)
+        yield Leak(f"{listed(patched)} replaced for all tests, restored")
 
 
 def _owners(model: Any) -> list[_Owner]:

@@ -21,6 +21,7 @@ modules, which can be of any type.
 
 from pytest_nnsight.nnsight_api.attachments import (
     edits,
+    is_in_trace,
     is_nnsight_code,
     is_nnsight_forward,
     is_nnsight_hook,

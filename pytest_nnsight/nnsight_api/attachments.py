@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+import torch
 
 from pytest_nnsight.nnsight_api.module_tree import torch_module
 from pytest_nnsight.nnsight_api.version import import_nnsight, version
@@ -57,9 +61,29 @@ def is_nnsight_forward(forward: Any) -> bool:
     return is_nnsight_code(forward)
 
 
+def is_in_trace() -> bool:
+    """Tell whether the body of an nnsight trace, or of its ``with loss.backward()``, is running.
+
+    nnsight's wrapper of ``Tensor.backward`` does not count: plain calls pass through it too.
+    Before 0.7 a body runs in a thread, and its code is all that there is of nnsight on the stack.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    wrapper = getattr(torch.Tensor.backward, "__code__", None)
+    while frame is not None:
+        code = frame.f_code
+        is_body = code.co_filename.startswith("<nnsight ")
+        if is_body or (code is not wrapper and _is_nnsight(code)):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def is_nnsight_code(function: Any) -> bool:
     """Tell whether the code of a Python function or method comes from nnsight's own files."""
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return _is_nnsight(getattr(getattr(function, "__func__", function), "__code__", None))
+
+
+def _is_nnsight(code: Any) -> bool:
     file = getattr(code, "co_filename", "")
     if not file or file == "<nnsight>":
         return bool(file)

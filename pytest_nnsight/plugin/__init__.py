@@ -21,6 +21,7 @@ from pytest_nnsight.plugin.keys import GOLDENS, PASSED, SHARED
 from pytest_nnsight.plugin.model_guard import pytest_fixture_setup
 from pytest_nnsight.plugin.session_setup import (
     pytest_addoption,
+    pytest_cmdline_main,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_generate_tests,

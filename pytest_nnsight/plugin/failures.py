@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nnsight.errors import NnsightPluginError
+from pytest_nnsight.errors import NnsightLeakWarning, NnsightPluginError
 from pytest_nnsight.plugin.keys import DETAIL_TEXTS, DETAILS, FIXTURE, GOLDEN_ASSERTION, GOLDENS
 
 HINT_SECTION = "nnsight: what went wrong"
@@ -25,6 +25,8 @@ def one_line_failures(item: pytest.Item) -> Iterator[None]:
         lines = [frame.lineno for frame in frames if frame.filename == str(item.path)]
         text = f"{error} ({item.path.name}:{lines[-1]})" if lines else str(error)
         raise pytest.fail.Exception(text, pytrace=False) from None
+    except NnsightLeakWarning as warning:  # a warning filter of the project makes it an error
+        raise pytest.fail.Exception(f"NnsightLeakWarning: {warning}", pytrace=False) from None
 
 
 @pytest.hookimpl(wrapper=True)

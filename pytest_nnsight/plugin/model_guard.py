@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_nnsight.errors import LeakError
+from pytest_nnsight.errors import LeakError, NnsightLeakWarning
 from pytest_nnsight.plugin.items import settings_of
 from pytest_nnsight.plugin.keys import FIXTURE, GOLDENS, NOTE, PASSED, SETTINGS, SHARED
 from pytest_nnsight.plugin.shared_model import loading_time
@@ -65,13 +65,7 @@ def _stop_guarding(config: pytest.Config, key: int) -> None:
     """Check all weights of a model whose fixture ends."""
     shared = config.stash[SHARED].pop(key, None)
     if shared is not None and (change := shared.guard.end()):
-        _fail_or_warn(config, f"the model is not what was loaded: {change}")
-
-
-def _fail_or_warn(config: pytest.Config, text: str) -> None:
-    if config.stash[SETTINGS].leaks == "fail":
-        raise LeakError(text)
-    warnings.warn(text, stacklevel=1)
+        raise LeakError(f"the model is not what was loaded: {change}")
 
 
 def requested_model(request: pytest.FixtureRequest) -> Any:
@@ -107,10 +101,8 @@ def guarded(model: Any, request: pytest.FixtureRequest) -> Iterator[None]:
         restore = take_snapshots([snapshot_patches], models[0] if models else None)
     if shared is not None and shared.guard.change:
         change = f"the model is not what was loaded: {shared.guard.change}"
-        if mode == "fail":
-            _reload(shared, request)
-            raise LeakError(f"{change}; it is loaded again")
-        warnings.warn(change, stacklevel=1)
+        _reload(shared, request)
+        raise LeakError(f"{change}; it is loaded again")
     yield
     _report(restore(), shared, request, mode)
 
@@ -126,21 +118,26 @@ def _report(leaks: list[Leak], shared: SharedModel | None, request: Any, mode: s
     text = "; ".join(filter(None, [change, left and f"left on the model: {left}"]))
     if not text:
         return
-    worst = max((leak.severity for leak in leaks), default=Severity.NOTE)
+    worst = max((leak.severity for leak in leaks), default=Severity.LOST)
     if shared is not None and (change or worst == Severity.LOST):
         text += "; it is loaded again"
         _reload(shared, request)
-    if mode == "warn":
-        is_distrusted = change or worst >= Severity.DISTRUST
-        goldens = item.stash.get(GOLDENS, None) if is_distrusted else None
-        if goldens is not None and goldens.prepared:
-            goldens.prepared.clear()
-            text += "; its goldens are not written"
-        warnings.warn(f"{item.nodeid} {text}", stacklevel=1)
-    elif PASSED in item.stash:
+    if PASSED not in item.stash:
+        item.add_report_section("teardown", "nnsight", text)
+    elif mode == "fail" or change or worst == Severity.LOST:
         raise LeakError(text)
     else:
-        item.add_report_section("teardown", "nnsight", text)
+        _warn(item, text, is_distrusted=worst == Severity.DISTRUST)
+
+
+def _warn(item: pytest.Item, text: str, is_distrusted: bool) -> None:
+    """Warn at the place of a test; drop its goldens if its numbers may have changed."""
+    goldens = item.stash.get(GOLDENS, None)
+    if is_distrusted and goldens is not None and goldens.prepared:
+        goldens.prepared.clear()
+        text += "; its goldens are not written"
+    file, line, _ = item.location
+    warnings.warn_explicit(NnsightLeakWarning(text), None, file, (line or 0) + 1)
 
 
 def _reload(shared: SharedModel, request: Any) -> None:
@@ -154,4 +151,4 @@ def _check_teardown(request: Any, key: int, check: Iterator[str]) -> None:
     shared = request.config.stash[SHARED].get(key)
     if shared is not None and (change := next(check)):
         _reload(shared, request)
-        _fail_or_warn(request.config, f"{change}; the model is loaded again")
+        raise LeakError(f"{change}; the model is loaded again")

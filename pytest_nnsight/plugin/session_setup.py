@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -30,9 +32,6 @@ from pytest_nnsight.plugin.keys import (
 from pytest_nnsight.plugin.shared_model import check_remote, load_requests
 from pytest_nnsight.settings import Settings, golden_root, read_settings
 
-if TYPE_CHECKING:
-    from pytest_nnsight.models.spec import ModelSpec
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Define every option for the command line and as an ini key."""
@@ -51,12 +50,57 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addini(option.key, option.help, type=ini_type)
 
 
+def _join_model_paths(arguments: list[str]) -> list[str]:
+    """Write ``--nnsight-model PATH`` as ``--nnsight-model=PATH`` wherever the path exists.
+
+    Pytest finds its root folder before plugins define their options. So it takes a path after a
+    space for a test path, and would look there for the ini file and the goldens.
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined[-1:] == ["--nnsight-model"] and os.path.exists(argument.partition("::")[0]):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _corrected_arguments(config: pytest.Config) -> tuple[list[str], list[str]] | None:
+    """Return pytest's arguments and ``PYTEST_ADDOPTS`` with joined paths, if there are any."""
+    arguments = [*map(str, config.invocation_params.args)]
+    addopts = shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))
+    joined = _join_model_paths(arguments), _join_model_paths(addopts)
+    return None if joined == (arguments, addopts) else joined
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Start pytest again with joined model paths, so that it finds the right root folder."""
+    corrected = _corrected_arguments(config)
+    if corrected is None:
+        return None
+    arguments, addopts = corrected
+    wrong_paths = {*map(str, config.getini("pythonpath"))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [path for path in sys.path if path not in wrong_paths])
+        if addopts:
+            patch.setenv("PYTEST_ADDOPTS", shlex.join(addopts))
+        return pytest.main(arguments, [*(config.invocation_params.plugins or ())])
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Iterator[None]:
     """Load conftest files within ``--nnsight-load-timeout``, if a model is configured.
 
-    If one hangs, the process prints its stack and exits with code 1.
+    If one hangs, the process prints its stack and exits with code 1. Load none and drop all
+    arguments if `pytest_cmdline_main` will start pytest again.
     """
+    if _corrected_arguments(early_config) is not None:
+        args[:] = ["--noconftest", str(early_config.invocation_params.dir)]
+        early_config.known_args_namespace = parser.parse_known_args(args)
+        return (yield)
     try:
         settings = read_settings(vars(early_config.known_args_namespace), early_config.getini)
     except UsageError:  # `pytest_configure` reads them again and reports it
@@ -91,7 +135,6 @@ def _check(config: pytest.Config, settings: Settings) -> None:
             raise UsageError("--nnsight-suite needs a model; add --nnsight-model gpt2 or tiny:gpt2")
         return
     specs = [spec for spec, _ in load_requests(settings)]
-    _check_root(config, specs)
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise UsageError(
@@ -120,24 +163,6 @@ def _check_update(config: pytest.Config, settings: Settings) -> None:
         raise UsageError(
             "--nnsight-golden-from only compares, --snapshot-update writes goldens; remove one"
         )
-
-
-def _check_root(config: pytest.Config, specs: list[ModelSpec]) -> None:
-    """Refuse a model path that pytest has taken for a test path, and so for the project's root.
-
-    pytest finds its root folder before plugins define their options. So it takes the path in
-    ``--nnsight-model PATH`` for a test path, but not the one in ``--nnsight-model=PATH``.
-    """
-    arguments = [str(argument) for argument in config.invocation_params.args]
-    if any(argument.startswith(("--rootdir", "-c", "--config-file")) for argument in arguments):
-        return
-    for spec in specs:
-        is_outside = not Path(spec.source).resolve().is_relative_to(config.invocation_params.dir)
-        if spec.kind in ("directory", "gguf") and spec.source in arguments and is_outside:
-            raise UsageError(
-                f"write --nnsight-model={spec.source} with an equals sign: after a space pytest "
-                "takes the path for a test path, and looks for your ini file and goldens there"
-            )
 
 
 def _register_plugins(config: pytest.Config, settings: Settings) -> None:

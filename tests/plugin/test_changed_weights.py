@@ -107,7 +107,11 @@ def test_no_golden_is_written_from_changed_weights(
         outcomes = result.parseoutcomes()
         words = [line.split() for line in result.outlines]
         broken = {word[1] for word in words if word[1:] and word[0] in ("FAILED", "ERROR")}
-        assert broken == {f"test_{order}.py::test_changes" for order in ORDERS}
+        # A replaced parameter can be restored, so a test warns if it does not fail for its values.
+        warned = {"after", "between", "teardown", *(["fixture"] if update else [])}
+        warned = warned if way == "replaced" else set()
+        assert broken == {f"test_{order}.py::test_changes" for order in ORDERS.keys() - warned}
+        assert outcomes.get("warnings", 0) == len(warned)
         assert outcomes.get("passed", 0) >= 2 * len(ORDERS)
 
 
@@ -224,13 +228,3 @@ def test_a_thread_that_changes_weights_between_tests_is_named(project: Project) 
         ]
     )
     assert len(project.goldens()) == 2
-
-
-def test_with_leaks_as_warnings_no_golden_is_written_from_changed_weights(project: Project) -> None:
-    write_project(project, WAYS["data"])
-    result = project.run(*TINY, "--snapshot-update", "--nnsight-leaks=warn", "-Wdefault")
-    failed = {order for order in ORDERS if order not in ("fixture", "teardown")}
-    result.assert_outcomes(passed=3 * len(ORDERS) - len(failed), failed=len(failed), warnings=7)
-    names = {path.rpartition("/")[2] for path in project.goldens()}
-    assert names == {"test_next.json", "test_last.json"}
-    result.stdout.fnmatch_lines(["*; it is loaded again; its goldens are not written*"])

@@ -53,16 +53,6 @@ def test_a_model_is_loaded_once_with_progress_and_a_folder_is_named_after_it(
     assert str(saved_gpt2.parent) not in project.goldens()[path]
 
 
-def test_a_model_path_that_pytest_uses_as_root_is_refused(
-    project: Project, saved_gpt2: Path
-) -> None:
-    project.test_file(COUNT)
-    result = project.run("--nnsight-model", str(saved_gpt2), "--snapshot-update")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: write --nnsight-model={saved_gpt2} with an equals *"])
-    assert not list(saved_gpt2.parent.rglob("golden"))
-
-
 def test_two_models_run_each_test_on_both(project: Project) -> None:
     """Node ids contain the name of the model only if there are several."""
     project.test_file(COUNT + RELEASED)

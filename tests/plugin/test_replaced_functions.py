@@ -56,7 +56,7 @@ def test_a_replaced_function_is_named_and_restored(project: Project, uses: str) 
     for name, (patch, _) in PATCHES.items():
         test = f"def test_{name}_leaves({uses}):\n    {patch}\n    {compare}\n"
         project.test_file(test + NEXT.format(name=name), f"test_{name}.py")
-    result = project.run(*TINY, "--snapshot-update")
+    result = project.run(*TINY, "--snapshot-update", "--nnsight-leaks=fail")
     result.assert_outcomes(passed=2 * len(PATCHES), errors=len(PATCHES))
     assert project.goldens() == good
     for name, (_, function) in PATCHES.items():
@@ -66,14 +66,20 @@ def test_a_replaced_function_is_named_and_restored(project: Project, uses: str) 
         assert expected in [next(lines), next(lines)]
 
 
-def test_with_leaks_as_warnings_no_golden_is_written(project: Project) -> None:
+def test_no_golden_is_written_with_a_replaced_function(project: Project) -> None:
     patch = PATCHES["layer_norm"][0]
     project.test_file(
         f"def test_leaves(nnsight_capture, nnsight_golden):\n    {patch}\n"
         "    assert nnsight_capture.trace('Hello') == nnsight_golden\n" + NEXT.format(name="it")
     )
-    result = project.run(*TINY, "--snapshot-update", "--nnsight-leaks=warn", "-Wdefault")
+    result = project.run(*TINY, "--snapshot-update")
     result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*NnsightLeakWarning: left on the model: torch.nn.functional.layer_norm replaced for "
+            "all tests, restored; its goldens are not written"
+        ]
+    )
     assert [*project.goldens()] == ["tiny-gpt2/cpu-float32/test_it/test_it_next.json"]
 
 

@@ -106,7 +106,7 @@ def write_all(project: Project) -> None:
 def test_a_leak_fails_its_test_and_the_next_test_has_a_clean_model(project: Project) -> None:
     write_all(project)
     project.run(*TINY, "--snapshot-update", "-k", "next").assert_outcomes(passed=len(LEAKS))
-    result = project.run(*TINY)
+    result = project.run(*TINY, "--nnsight-leaks=fail")
     result.assert_outcomes(passed=2 * len(LEAKS), errors=len(LEAKS))
     for number, (_, message) in enumerate(LEAKS.values()):
         lines = iter(result.outlines)
@@ -131,21 +131,17 @@ def test_reads_again(nnsight_model):
     project.run(*TINY).assert_outcomes(passed=2)
 
 
-def test_leaks_may_be_warnings_or_ignored(project: Project) -> None:
+def test_leaks_may_be_ignored(project: Project) -> None:
     project.test_file(
         """
 def test_leaves(nnsight_model):
     nnsight_model._module.train()
 
 def test_next(nnsight_model):
-    assert nnsight_model._module.training is ("LEAKS_OFF" in os.environ)
+    assert nnsight_model._module.training
 """
     )
-    warned = project.run(*TINY, "--nnsight-leaks=warn", "-W", "default")
-    warned.assert_outcomes(passed=2, warnings=1)
-    warned.stdout.fnmatch_lines(["*test_it.py::test_leaves left on the model: training mode on*"])
     project.pytester.makeini("[pytest]\nnnsight_leaks = off")
-    project.pytester._monkeypatch.setenv("LEAKS_OFF", "1")
     project.run(*TINY, "-W", "error").assert_outcomes(passed=2)
 
 
