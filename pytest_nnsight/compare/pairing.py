@@ -35,12 +35,9 @@ def pair(golden: Call, received: Call, may_lose: bool) -> tuple[Pairs, str | Non
         return inputs + outputs, "note" if is_note else "fail"
     if may_lose and _is_filled(received.output, golden.output):
         return inputs + outputs, "note"
-    outputs = max(_align(_tree(old), _tree(new)), list(zip(old, new, strict=False)), key=len)
+    trees = ([(_STEP.findall(leaf.at), leaf) for leaf in side] for side in (old, new))
+    outputs = max(_align(*trees), list(zip(old, new, strict=False)), key=len)
     return inputs + outputs, "fail" if len(outputs) == len(old) else "lost"
-
-
-def _tree(outputs: list[Leaf]) -> _Tree:
-    return [(_STEP.findall(leaf.at), leaf) for leaf in outputs]
 
 
 def _align(old: _Tree, new: _Tree) -> Pairs:

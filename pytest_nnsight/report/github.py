@@ -10,17 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.outcomes import (
-    NOISE,
-    STRUCTURE,
-    STRUCTURE_ONLY,
-    is_bad,
-    structural_changes,
-    tests_worst_first,
-    worst_golden,
-)
+from pytest_nnsight.report import outcomes
+from pytest_nnsight.report.outcomes import NOISE, STRUCTURE, is_bad, tests_worst_first
 from pytest_nnsight.report.terminal import (
-    MOST_TESTS_OF_CHANGE,
     change_lines,
     change_text,
     count_line,
@@ -29,6 +21,7 @@ from pytest_nnsight.report.terminal import (
 
 _MOST_ANNOTATIONS = 10  # GitHub shows no more for one step
 _MOST_ROWS = 100
+_MOST_TESTS = 20  # of one change of the structure
 _AS_TEXT = str.maketrans(
     {"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\\{letter}" for letter in "\\|`*_[]#~"}}
 )
@@ -43,8 +36,8 @@ def annotation_lines(report: dict[str, Any]) -> Iterator[str]:
     ]
     tests = {test["test"]: test for test in report["tests"]}
     for change in _structural_failures(report):
-        text = " ".join(map(str.strip, change_lines([change], MOST_TESTS_OF_CHANGE)))
-        found.append(_annotation(tests[change["tests"][0]], STRUCTURE_ONLY, text))
+        text = " ".join(map(str.strip, change_lines([change], _MOST_TESTS)))
+        found.append(_annotation(tests[change["tests"][0]], outcomes.STRUCTURE_ONLY, text))
     yield from found[:_MOST_ANNOTATIONS]
 
 
@@ -59,7 +52,7 @@ def _failing_tests(report: dict[str, Any]) -> list[tuple[dict[str, Any], str, st
 
 
 def _structural_failures(report: dict[str, Any]) -> list[dict[str, Any]]:
-    return [x for x in structural_changes(report) if not x["is_accepted"]]
+    return [x for x in outcomes.structural_changes(report) if not x["is_accepted"]]
 
 
 def _data(text: str) -> str:
@@ -73,12 +66,12 @@ def _property(text: str) -> str:
 def step_summary(report: dict[str, Any]) -> str:
     """Return Markdown about a session: the tests that differ, and what changed around them."""
     counted = count_line(report)
-    noisy = [row for row in tests_worst_first(report) if row[1] == NOISE]
-    rows = [_cells(*row) for row in (*_failing_tests(report), *noisy)]
+    rows = [_cells(*row) for row in _failing_tests(report)]
     for change in _structural_failures(report):
-        *_, tests = change_lines([change], MOST_TESTS_OF_CHANGE)
+        *_, tests = change_lines([change], _MOST_TESTS)
         cells = ("\u274c", tests.strip(), STRUCTURE, change["start"], change["change"])
         rows.append((*cells, change["evidence"]))
+    rows += [_cells(*row) for row in tests_worst_first(report) if row[1] == NOISE]
     if counted is None and not rows:
         return ""
     lines = [f"### nnsight: {counted.text if counted is not None else 'no golden compared'}", ""]
@@ -97,7 +90,7 @@ def step_summary(report: dict[str, Any]) -> str:
 def _cells(test: dict[str, Any], verdict: str, line: str) -> Sequence[str]:
     """Return the row of a test that differs."""
     first = ("\u274c" if is_bad(verdict) else "\u2796", test["test"], verdict)
-    golden = worst_golden(test) or {}
+    golden = outcomes.worst_golden(test) or {}
     if "start" not in golden:
         return (*first, line, "", "")
     likely = "" if golden["is_certain"] else "likely "

@@ -14,7 +14,7 @@ from pytest_nnsight.report.failure import format_size
 _BARS, _PLAIN_BARS = "\u00b7\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", " .:-=+*#@"
 _SETTINGS = ("device", "dtype", "attention", "threads")
 _DECADES = 4  # of drift, which the bars show below the largest drift
-_MOST_GROUPS, _MOST_TESTS, MOST_TESTS_OF_CHANGE = 8, 3, 20
+_MOST_GROUPS, _MOST_TESTS, _MOST_TESTS_OF_CHANGE = 8, 3, 20
 _COUNTED = {
     outcomes.SAME: "the same bit by bit",
     outcomes.NOISE: "within tolerance",
@@ -63,7 +63,7 @@ def session_lines(report: dict[str, Any], verbosity: int, encoding: str) -> Iter
 
 def _structure_lines(report: dict[str, Any], verbosity: int) -> Iterator[Line]:
     """Yield the changes of the structure alone, those that fail tests before the accepted ones."""
-    most = sys.maxsize if verbosity > 1 else MOST_TESTS_OF_CHANGE
+    most = sys.maxsize if verbosity > 1 else _MOST_TESTS_OF_CHANGE
     changes = outcomes.structural_changes(report)
     for is_accepted, heading in _STRUCTURE_HEADINGS.items():
         if found := [change for change in changes if change["is_accepted"] == is_accepted]:

@@ -8,17 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.outcomes import (
-    DRIFT,
-    FORMAT,
-    MISSING,
-    NOISE,
-    STRUCTURE,
-    STRUCTURE_ONLY,
-    VERDICTS,
-    is_bad,
-    structural_changes,
-)
+from pytest_nnsight.report import outcomes
+from pytest_nnsight.report.outcomes import DRIFT, MISSING, NOISE, STRUCTURE, VERDICTS
 from pytest_nnsight.report.terminal import change_lines
 from pytest_nnsight.upgrade.upgrade_run import NOT_INSTALLED, Result, UpgradeRun
 
@@ -61,9 +52,9 @@ def result_lines(run: UpgradeRun) -> Iterator[str]:
     for result in run.results:
         if result.verdict not in (*_NOT_LISTED, STRUCTURE):
             groups.setdefault((result.verdict, result.line), []).append(result.test)
-    changes = structural_changes(run.report or {})
+    changes = outcomes.structural_changes(run.report or {})
     if changes := [change for change in changes if not change["is_accepted"]]:
-        yield f"  {STRUCTURE_ONLY}:"
+        yield f"  {outcomes.STRUCTURE_ONLY}:"
         yield from (visible(f"  {line}") for line in change_lines(changes))
     for (verdict, line), tests in groups.items():
         yield visible(f"  {verdict}: {', '.join(tests)}")
@@ -84,7 +75,7 @@ def table_json(runs: Sequence[UpgradeRun]) -> dict[str, Any]:
         }
         for run in runs
     ]
-    return {"format": FORMAT, "kind": "upgrade", "trials": trials}
+    return {"format": outcomes.FORMAT, "kind": "upgrade", "trials": trials}
 
 
 def read_upgrade_runs(document: dict[str, Any]) -> list[UpgradeRun]:
@@ -109,4 +100,4 @@ def exit_code(runs: Sequence[UpgradeRun]) -> int:
         return 3
     if STRUCTURE in verdicts and verdicts.isdisjoint((DRIFT, MISSING)):
         return 5
-    return int(any(map(is_bad, verdicts)))
+    return int(any(map(outcomes.is_bad, verdicts)))

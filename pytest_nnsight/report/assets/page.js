@@ -40,7 +40,7 @@ function listOf(session, at) {
 // Each change of the structure once, with links to its tests.
 function structureSection(changes, at) {
   return el("section", { "aria-label": "Structure" }, el("h2", {}, "Structure only, all values equal"), changes.map((change) => el("details", {},
-    el("summary", {}, `${change.change}, first at ${change.start} (${change.evidence}), ${change.tests.length} tests${change.is_accepted ? ", accepted" : ""}`),
+    el("summary", {}, `${change.change}, first at ${change.start} (${change.evidence}), ${change.tests.length} test${change.tests.length > 1 ? "s" : ""}${change.is_accepted ? ", accepted" : ""}`),
     el("ul", { class: "mono" }, change.tests.map((name) => el("li", {}, el("a", { href: linkTo(at, name) }, breakable(name))))))));
 }
 
