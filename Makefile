@@ -6,7 +6,9 @@ READY := .venv/.ready
 OTHER_PLUGINS := tests/plugin/other_plugins.txt
 TINY := --nnsight-model tiny:gpt2 --nnsight-model tiny:llama --nnsight-model tiny:bert --nnsight-model tiny:t5
 RELEASES := --with transformers==4.57.6 --with transformers==5.2.0 --with transformers==5.23.0 \
+	--with transformers==5.24.0 \
 	--with nnsight==0.5.15 --with nnsight==0.6.3 --with nnsight==0.7.0 --with nnsight==0.8.1
+TORCH := --with torch==2.14.1 --with torch==2.15.0
 BEHAVIOUR := -n 2 -m "not long" tests/capture tests/plugin
 
 # The tests must not contact a model hub.
@@ -57,7 +59,7 @@ test-isolation-old: $(READY)
 	.venv-old/bin/python -m pip install --quiet --constraint .venv-old/constraints.txt --editable '.[dev]'
 	.venv-old/bin/pytest tests/isolation/test_trace_bodies.py tests/isolation/test_matrix.py
 
-# The plugin's tests on every supported nnsight and transformers, each in a separate environment.
+# The plugin's tests on every supported nnsight, transformers and newer torch, each in a separate environment.
 # Prints one table for each library.
 test-versions: $(READY)
 	mkdir -p build
@@ -65,7 +67,8 @@ test-versions: $(READY)
 	$(BIN)/pytest-nnsight upgrade --with nnsight==0.5.15 --with nnsight==0.6.3 \
 		--with nnsight==0.7.0 --json build/versions-nnsight.json -- $(BEHAVIOUR) || failed=1; \
 	$(BIN)/pytest-nnsight upgrade --with transformers==4.57.6 --with transformers==5.2.0 \
-		--json build/versions-transformers.json -- $(BEHAVIOUR) || failed=1; \
+		--with transformers==5.24.0 --json build/versions-transformers.json -- $(BEHAVIOUR) || failed=1; \
+	$(BIN)/pytest-nnsight upgrade $(TORCH) --json build/versions-torch.json -- $(BEHAVIOUR) || failed=1; \
 	exit $$failed
 
 # 500 tests with random faults on two workers, for 20 minutes: every test must be reported.
@@ -81,6 +84,7 @@ test-page: $(READY)
 upgrade-matrix: $(READY)
 	mkdir -p build
 	-$(BIN)/pytest-nnsight upgrade $(RELEASES) --json build/upgrade-tiny.json -- --nnsight-suite $(TINY)
+	-$(BIN)/pytest-nnsight upgrade $(TORCH) --json build/upgrade-torch.json -- --nnsight-suite $(TINY)
 	-$(BIN)/pytest-nnsight upgrade $(RELEASES) --json build/upgrade-trained.json -- \
 		tests/models/test_smollm2.py --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 

@@ -149,6 +149,14 @@ OPTIONS = (
         in_marker=True,
     ),
     Option(
+        "structure",
+        "if outputs have other containers or names, or modules another class: strict, fail; or "
+        "values, accept it where all values are equal and no tensor is missing (default: strict)",
+        _one_of("strict", "values"),
+        "RULE",
+        in_marker=True,
+    ),
+    Option(
         "store_tensors",
         "with --snapshot-update, also store the tensors of keep=... in a .safetensors file next to "
         "each golden (default: no)",

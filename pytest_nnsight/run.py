@@ -187,7 +187,7 @@ class Run:
     """The result of one ``trace`` or ``generate``, or of a dict of tensors.
 
     ``calibration`` names the settings that were varied to measure the noise in the summaries.
-    ``tolerance``, ``tokens`` and ``is_exact`` say how to compare it, see `compare.comparison`.
+    ``tolerance`` to ``structure`` say how to compare it, see `compare.comparison`.
     ``tensors`` has the outputs that the test asked to keep, by path and visit; not compared.
     """
 
@@ -201,6 +201,7 @@ class Run:
     tolerance: float | None = field(default=None, compare=False)
     tokens: str = field(default="auto", compare=False)
     is_exact: bool = field(default=False, compare=False)
+    structure: str = field(default="strict", compare=False)
     tensors: Mapping[tuple[str, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def within(self, tolerance: float) -> Run:

@@ -23,6 +23,7 @@ class Settings(NamedTuple):  # every pytest session imports this; a dataclass ta
     tolerance: float | None = None
     exact: bool = False
     tokens: str = "auto"
+    structure: str = "strict"
     store_tensors: bool = False
     calibrate: bool = False
     timeout: float = 600.0

@@ -60,7 +60,8 @@ class Comparison:
     ``values`` are the distances of all tensors that were compared, by their location in the golden.
     ``calls`` counts the calls of either run. ``divergence`` is the first generated token that
     differs; calls after it are not compared, since they continue another text. ``timeline`` are the
-    golden's values in order of time.
+    golden's values in order of time. With ``accepts_structure`` another structure with equal values
+    matches.
     """
 
     drifts: tuple[Drift, ...]
@@ -70,11 +71,20 @@ class Comparison:
     values: Mapping[LeafKey, Distance] = field(default_factory=dict, repr=False)
     divergence: TokenDivergence | None = None
     timeline: tuple[Value, ...] = field(default=(), repr=False)
+    accepts_structure: bool = False
 
     @property
     def failures(self) -> tuple[Drift, ...]:
         """The drifts that make a test fail."""
+        if self.accepts_structure and self.structural_changes:
+            return ()
         return tuple(drift for drift in self.drifts if not drift.note)
+
+    @property
+    def structural_changes(self) -> tuple[Drift, ...]:
+        """Other containers, output names and classes; none if a value differs or is missing."""
+        drifts = tuple(drift for drift in self.drifts if not drift.note)
+        return drifts if all(drift.kind in ("container", "class") for drift in drifts) else ()
 
     @property
     def matches(self) -> bool:
@@ -95,7 +105,8 @@ def compare(
     ``received.tolerance`` overrides the default of the dtypes. ``received.tokens`` is ``exact``, or
     ``close`` to accept another generated token in a near tie; ``auto`` is close in half types where
     something else than the weights may move numbers. With ``received.is_exact`` every bit counts
-    that should be equal.
+    that should be equal. ``received.structure`` is ``strict``, or ``values`` to accept a change of
+    the structure alone.
 
     ``read_weights`` reads the fingerprint of the received weights. It is called once, and only if
     something fails: with weights known to be the same, more may be rounding.
@@ -166,6 +177,7 @@ def judge(measurement: Measurement, received: Run) -> Comparison:
         measurement.distances,
         measurement.divergence,
         measurement.timeline,
+        received.structure == "values",
     )
 
 

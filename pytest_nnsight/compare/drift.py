@@ -19,10 +19,10 @@ Pairs = dict[LeafKey, tuple[Leaf, Leaf]]
 class Drift:
     """One difference between golden and received.
 
-    ``kind`` is ``values``, ``container``, ``shape``, ``dtype``, ``class``, ``order``, ``missing``,
-    ``added``, ``ids``, ``tensors``, ``settings`` or ``kind``. ``position`` is the index of the
-    golden's call and ``path`` its module. For ``values``, ``distance`` is the size and ``allowed``
-    the limit. A ``note`` is shown and does not fail.
+    ``kind`` is ``values``, ``container``, ``fewer tensors``, ``shape``, ``dtype``, ``class``,
+    ``order``, ``missing``, ``added``, ``ids``, ``tensors``, ``settings`` or ``kind``. ``position``
+    is the index of the golden's call and ``path`` its module. For ``values``, ``distance`` is the
+    size and ``allowed`` the limit. A ``note`` is shown and does not fail.
     """
 
     kind: str
@@ -80,8 +80,9 @@ def _compare_calls(
         yield drift("class", expected=golden.module_class, received=received.module_class)
     leaves, container = pair(golden, received, may_lose=_changes_attention(*runs))
     if container is not None:
+        kind = "fewer tensors" if container == "lost" else "container"
         note = container == "note"
-        yield drift("container", expected=golden.output, received=received.output, note=note)
+        yield drift(kind, expected=golden.output, received=received.output, note=note)
     for old, new in leaves:
         before, now = old.summary, new.summary
         drift = partial(drift, label=leaf_label(golden, old))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
 
 from pytest_nnsight.run import Call, Leaf
 
 Pairs = list[tuple[Leaf, Leaf]]
+_Tree = list[tuple[list[str], Leaf]]  # tensors, each with the steps that lead to it
+_STEP = re.compile(r"\.[^.\[]+|\[\d+\]")
 
 
 def pair(golden: Call, received: Call, may_lose: bool) -> tuple[Pairs, str | None]:
-    """Pair the tensors of two calls; return the pairs and ``note`` or ``fail`` for the container.
+    """Pair the tensors of two calls; return the pairs, and how serious another container is.
 
-    Outputs pair by location if both calls have the same locations, otherwise in order: a tensor can
-    be compared with a tuple that holds one. An output that was ``None`` in the golden and is a
-    tensor now (eager attention returns its weights) is a note; so is the reverse if the call
-    ``may_lose`` tensors, as under another attention implementation. Inputs pair by location only.
+    That is ``note``, ``fail``, or ``lost`` if a tensor of the golden has no partner; ``None`` for
+    the same container. Outputs with other names pair in order within their container, and a tensor
+    pairs with a tuple that holds one. An output that was ``None`` in the golden and is a tensor now
+    (eager attention returns its weights) is a note; so is the reverse if the call ``may_lose``
+    tensors, as under another attention implementation. Inputs pair by location only.
     """
     locations = [[leaf.at for leaf in call.leaves] for call in (golden, received)]
     if golden.output == received.output and locations[0] == locations[1]:
@@ -31,7 +35,38 @@ def pair(golden: Call, received: Call, may_lose: bool) -> tuple[Pairs, str | Non
         return inputs + outputs, "note" if is_note else "fail"
     if may_lose and _is_filled(received.output, golden.output):
         return inputs + outputs, "note"
-    return inputs + list(zip(old, new, strict=False)), "fail"
+    trees = ([(_STEP.findall(leaf.at), leaf) for leaf in side] for side in (old, new))
+    outputs = max(_align(*trees), list(zip(old, new, strict=False)), key=len)
+    return inputs + outputs, "fail" if len(outputs) == len(old) else "lost"
+
+
+def _align(old: _Tree, new: _Tree) -> Pairs:
+    """Pair tensors whose locations begin with the same step, and renamed steps in order.
+
+    Items of tuples pair in order if there are as many: a ``None`` may have been put before them.
+    """
+    if not old or not new:
+        return []
+    if not old[0][0] or not new[0][0]:
+        return [(old[0][1], new[0][1])]
+    before, now = _by_first_step(old), _by_first_step(new)
+    if len(before) == len(now) and not any(step.startswith(".") for step in before):
+        partners = dict(zip(before, now, strict=True))
+    else:
+        names, partners = ([*before], [*now]), {}
+        for change, i, j, k, end in SequenceMatcher(None, *names, autojunk=False).get_opcodes():
+            if change == "replace":
+                partners |= zip(names[0][i:j], names[1][k:end], strict=False)
+        partners |= {step: step for step in before if step in now}
+    both = [(before[step], now[partners[step]]) for step in before if step in partners]
+    return [pair for parts in both for pair in _align(*parts)]
+
+
+def _by_first_step(tree: _Tree) -> dict[str, _Tree]:
+    parts: dict[str, _Tree] = {}
+    for (first, *rest), leaf in tree:
+        parts.setdefault(first, []).append((rest, leaf))
+    return parts
 
 
 def is_input(leaf: Leaf) -> bool:

@@ -15,7 +15,7 @@ from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.diagnose.origin import GENERATED, DriftOrigin
 from pytest_nnsight.run import Run
 
-_STRUCTURE_KINDS = ("missing", "added", "container", "class", "shape", "dtype")
+_STRUCTURE_KINDS = ("missing", "added", "container", "fewer tensors", "class", "shape", "dtype")
 _LARGEST_NOISE = 30.0  # times the tolerance: other arithmetic alone causes no larger drift
 
 

@@ -44,13 +44,17 @@ class DriftOrigin:
 
 
 def locate(golden: Run, received: Run, comparison: Comparison) -> DriftOrigin:
-    """Find where the failures of a comparison start. The comparison must have a failure."""
-    failures = [drift for drift in comparison.failures if drift.label != GENERATED]
+    """Find where the failures of a comparison start. The comparison must have a failure.
+
+    Another container explains no other failure, and is the start only where there is no other.
+    """
+    failures = [drift for drift in comparison.failures if drift.kind != "container"]
+    failures = [x for x in failures or comparison.failures if x.label != GENERATED]
     inputs = [drift for drift in failures if drift.kind in _INPUT_ORDER]
     if inputs:
         return DriftOrigin(min(inputs, key=lambda drift: _INPUT_ORDER[drift.kind]), PROMPT)
     if not failures:
-        return DriftOrigin(comparison.failures[0], GENERATED)
+        return DriftOrigin(comparison.failures[-1], GENERATED)
     values = comparison.timeline
     times = {key: time for time, value in enumerate(values) for key in value.keys}
     first = min(failures, key=lambda drift: _drift_time(drift, values, times))

@@ -134,7 +134,8 @@ class GoldenExtension(SingleFileSnapshotExtension):
         """Turn what the test asserts into a run that carries the rules to compare it by."""
         run, settings = self.context.live_host.as_run(data), self.context.settings
         tolerance = settings.tolerance if run.tolerance is None else run.tolerance
-        return replace(run, tolerance=tolerance, tokens=settings.tokens, is_exact=settings.exact)
+        run = replace(run, tolerance=tolerance, tokens=settings.tokens)
+        return replace(run, is_exact=settings.exact, structure=settings.structure)
 
     def matches(self, *, serialized_data: Any, snapshot_data: Any) -> bool:
         """Compare the received run with the golden.

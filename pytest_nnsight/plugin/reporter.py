@@ -17,7 +17,7 @@ from pytest_nnsight.errors import UsageError, hide_home, visible
 from pytest_nnsight.plugin.failures import HINT_SECTION
 from pytest_nnsight.plugin.items import command_of, test_id
 from pytest_nnsight.plugin.keys import DETAILS, NOTE, RECORD
-from pytest_nnsight.report.outcomes import FORMAT
+from pytest_nnsight.report.outcomes import FORMAT, structural_changes
 
 _PACKAGES = ("pytest-nnsight", "nnsight", "torch", "transformers", "pytest")
 _CRASH = re.compile(r"(HUNG|CRASHED|KILLED|EXITED|LOST)\b.*")
@@ -112,6 +112,7 @@ class Reporter:
             "versions": {name: metadata.version(name) for name in _PACKAGES},
             "models": [hide_home(m) for m in self._config.getoption("nnsight_model") or ()],
             "tests": [_without_details(test, detailed) for test in self._tests.values()],
+            "structure": structural_changes({"tests": self._tests.values()}),
             "errors": self._errors,
             "not_run": control.not_run if control is not None else [],
         }

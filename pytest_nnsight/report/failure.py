@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from os.path import commonprefix
 
 from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import Distance
@@ -14,6 +16,7 @@ from pytest_nnsight.run import Run
 
 MOST_ROWS = 20
 LONGEST_EVIDENCE = 200
+_LONGEST_CHANGE = 80  # characters of both containers, of which more than their difference is shown
 PYTEST_LINES, PYTEST_CHARACTERS = 8, 640
 """The size that pytest shows of an assertion without -vv; it cuts off the lines after that."""
 _HALF_TYPE_HINT = "half types drift far between kernels; --nnsight-dtype float32 is a sharper check"
@@ -88,7 +91,11 @@ def verdict_line(golden: Run, comparison: Comparison, diagnosis: Diagnosis) -> s
         for drift in comparison.failures
     )
     within = "bits differ, within tolerance: " if is_within else ""
-    count = f"golden drift: {within}{len(drifted)} of {comparison.calls} calls"
+    what = f"drift: {within}"
+    if comparison.structural_changes:
+        equal = "within tolerance" if comparison.bits.count else "equal"
+        what = f"structure changed, all values {equal}: "
+    count = f"golden {what}{len(drifted)} of {comparison.calls} calls"
     how_much = _how_much(golden, start, comparison)
     return f"{count}, starts {_where(start, diagnosis)} ({how_much}); {cause}"
 
@@ -176,5 +183,18 @@ def _difference(golden: Run, drift: Drift) -> str:
 
 
 def change_of(drift: Drift) -> str:
-    """Return what the golden has and what the run has instead: ``tensor -> absent``."""
-    return f"{drift.expected or 'absent'} -> {drift.received or 'absent'}"
+    """Return what the golden has and what the run has instead: ``tensor -> absent``.
+
+    Of containers that differ in one name, or that are long, return only the part that differs:
+    ``past_key_values -> cache``.
+    """
+    both = [drift.expected, drift.received]
+    if drift.kind == "container":
+        words = [re.findall(r"\w+|\W", text) for text in both]
+        start = len(commonprefix(words))  # noqa: RUF071  # of words, not characters
+        end = len(commonprefix([part[start:][::-1] for part in words]))  # noqa: RUF071  # as above
+        parts = ["".join(part[start : len(part) - end]).strip(", ") for part in words]
+        is_long = len(drift.expected + drift.received) > _LONGEST_CHANGE
+        are_names = all(part.isidentifier() and part not in ("None", "tensor") for part in parts)
+        both = parts if is_long or are_names else both
+    return f"{both[0] or 'absent'} -> {both[1] or 'absent'}"

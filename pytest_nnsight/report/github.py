@@ -10,23 +10,49 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.outcomes import NOISE, is_bad, tests_worst_first, worst_golden
-from pytest_nnsight.report.terminal import change_text, count_line, environment_changes
+from pytest_nnsight.report import outcomes
+from pytest_nnsight.report.outcomes import NOISE, STRUCTURE, is_bad, tests_worst_first
+from pytest_nnsight.report.terminal import (
+    change_lines,
+    change_text,
+    count_line,
+    environment_changes,
+)
 
 _MOST_ANNOTATIONS = 10  # GitHub shows no more for one step
 _MOST_ROWS = 100
+_MOST_TESTS = 20  # of one change of the structure
 _AS_TEXT = str.maketrans(
     {"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\\{letter}" for letter in "\\|`*_[]#~"}}
 )
 
 
 def annotation_lines(report: dict[str, Any]) -> Iterator[str]:
-    """Yield a workflow command for each failing test, the worst first."""
-    failing = [row for row in tests_worst_first(report) if is_bad(row[1]) and "file" in row[0]]
-    for test, verdict, line in failing[:_MOST_ANNOTATIONS]:
-        location = f"file={_property(test['file'])},line={test['line_number']}"
-        title = _property(f"{verdict}: {test['test'].rpartition('::')[2]}")
-        yield f"::error {location},title={title}::{_data(line or verdict)}"
+    """Yield a workflow command for each failing test, the worst first, and structural change."""
+    failing = [row for row in _failing_tests(report) if "file" in row[0]]
+    found = [
+        _annotation(test, f"{verdict}: {test['test'].rpartition('::')[2]}", line or verdict)
+        for test, verdict, line in failing
+    ]
+    tests = {test["test"]: test for test in report["tests"]}
+    for change in _structural_failures(report):
+        text = " ".join(map(str.strip, change_lines([change], _MOST_TESTS)))
+        found.append(_annotation(tests[change["tests"][0]], outcomes.STRUCTURE_ONLY, text))
+    yield from found[:_MOST_ANNOTATIONS]
+
+
+def _annotation(test: dict[str, Any], title: str, text: str) -> str:
+    location = f"file={_property(test['file'])},line={test['line_number']}"
+    return f"::error {location},title={_property(title)}::{_data(text)}"
+
+
+def _failing_tests(report: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+    """Return the tests that fail by more than their structure, the worst first."""
+    return [row for row in tests_worst_first(report) if is_bad(row[1]) and row[1] != STRUCTURE]
+
+
+def _structural_failures(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [x for x in outcomes.structural_changes(report) if not x["is_accepted"]]
 
 
 def _data(text: str) -> str:
@@ -40,13 +66,18 @@ def _property(text: str) -> str:
 def step_summary(report: dict[str, Any]) -> str:
     """Return Markdown about a session: the tests that differ, and what changed around them."""
     counted = count_line(report)
-    rows = [row for row in tests_worst_first(report) if row[1] == NOISE or is_bad(row[1])]
+    rows = [_cells(*row) for row in _failing_tests(report)]
+    for change in _structural_failures(report):
+        *_, tests = change_lines([change], _MOST_TESTS)
+        cells = ("\u274c", tests.strip(), STRUCTURE, change["start"], change["change"])
+        rows.append((*cells, change["evidence"]))
+    rows += [_cells(*row) for row in tests_worst_first(report) if row[1] == NOISE]
     if counted is None and not rows:
         return ""
     lines = [f"### nnsight: {counted.text if counted is not None else 'no golden compared'}", ""]
     if rows:
         heading = ["", "test", "verdict", "starts at", "size", "cause"]
-        lines += _table([heading, *(_cells(*row) for row in rows[:_MOST_ROWS])])
+        lines += _table([heading, *rows[:_MOST_ROWS]])
     if len(rows) > _MOST_ROWS:
         lines += ["", f"... and {len(rows) - _MOST_ROWS} more"]
     goldens = [golden for test in report["tests"] for golden in test["goldens"]]
@@ -59,7 +90,7 @@ def step_summary(report: dict[str, Any]) -> str:
 def _cells(test: dict[str, Any], verdict: str, line: str) -> Sequence[str]:
     """Return the row of a test that differs."""
     first = ("\u274c" if is_bad(verdict) else "\u2796", test["test"], verdict)
-    golden = worst_golden(test) or {}
+    golden = outcomes.worst_golden(test) or {}
     if "start" not in golden:
         return (*first, line, "", "")
     likely = "" if golden["is_certain"] else "likely "

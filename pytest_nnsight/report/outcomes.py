@@ -11,10 +11,11 @@ from typing import Any
 from pytest_nnsight.errors import UsageError
 
 FORMAT = 1
-SAME, NOISE, DRIFT, STRUCTURE = "same", "within noise", "drift", "structure"
+SAME, NOISE, STRUCTURE, DRIFT = "same", "within noise", "structure", "drift"
+STRUCTURE_ONLY = "structure only, all values equal"
 MISSING, ERROR, HUNG, CRASHED = "missing", "error", "hung", "crashed"
 PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "failed", "skipped", "not run"
-VERDICTS = (PASSED, SKIPPED, SAME, NOISE, DRIFT, STRUCTURE, MISSING, NOT_RUN, ERROR, HUNG, CRASHED)
+VERDICTS = (PASSED, SKIPPED, SAME, NOISE, STRUCTURE, DRIFT, MISSING, NOT_RUN, ERROR, HUNG, CRASHED)
 """The verdicts of tests, from best to worst."""
 
 
@@ -55,6 +56,20 @@ def verdict_of(test: dict[str, Any]) -> tuple[str, str]:
     if outcome == FAILED and worst and is_bad(worst["verdict"]):
         return worst["verdict"], worst["line"]
     return (ERROR if outcome == FAILED else outcome), line
+
+
+def structural_changes(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each change of the structure alone once, with the tests that have it."""
+    found: dict[tuple[str, str, bool], dict[str, Any]] = {}
+    for test in report.get("tests", ()):
+        for golden in test["goldens"]:
+            for change, start in golden.get("structure", {}).items():
+                is_accepted = golden["verdict"] != STRUCTURE
+                new = {"change": change, "start": start, "evidence": golden["evidence"]}
+                new |= {"is_accepted": is_accepted, "tests": []}
+                entry = found.setdefault((change, golden["evidence"], is_accepted), new)
+                entry["tests"] = [*dict.fromkeys([*entry["tests"], test["test"]])]
+    return list(found.values())
 
 
 def worst_golden(test: dict[str, Any]) -> dict[str, Any] | None:

@@ -100,7 +100,14 @@ def _golden_view(document: dict[str, Any]) -> View:
     golden = {"golden": name, "verdict": _GOLDEN, "detail": detail}
     empty = dict.fromkeys(("message", "text", "command", "hint"), "")
     test = {"test": name, "verdict": _GOLDEN, **empty, "goldens": [golden]}
-    session = {"label": "", "failure": "", "tests": [test], "errors": [], "not_run": []}
+    session = {
+        "label": "",
+        "failure": "",
+        "tests": [test],
+        "structure": [],
+        "errors": [],
+        "not_run": [],
+    }
     title = f"{detail['kind']} of {detail['model']['spec']}"
     return {"title": title, "facts": name, "sessions": [session], "is_golden": True}
 
@@ -110,6 +117,7 @@ def _session(report: dict[str, Any], label: str) -> View:
         "label": label,
         "failure": "",
         "tests": [_test(test) for test in report["tests"]],
+        "structure": outcomes.structural_changes(report),
         "errors": [f"{error['file']}: {error['line']}" for error in report["errors"]],
         "not_run": report["not_run"],
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_nnsight.compare.comparison import Comparison
-from pytest_nnsight.compare.model_changes import changed_config
+from pytest_nnsight.compare.model_changes import changed_config, changed_versions
 from pytest_nnsight.compare.token_divergence import TokenDivergence
 from pytest_nnsight.diagnose.diagnosis import Diagnosis, Finding
 from pytest_nnsight.errors import visible
@@ -26,7 +26,6 @@ from pytest_nnsight.report.outcomes import DRIFT, ERROR, MISSING, NOISE, SAME, S
 from pytest_nnsight.run import Run
 
 Record = dict[str, Any]
-_STRUCTURAL = ("container", "shape", "dtype", "class", "order", "missing", "added")
 _LONGEST_PROMPT = 2000  # characters
 
 
@@ -34,7 +33,8 @@ def record_of_match(finding: Finding) -> Record:
     """Return the record of a run that matches its golden.
 
     Where it applies, ``differ`` names bits that differ though they should be equal, ``unchecked``
-    says why bits were not compared, and ``tie`` names another token in a near tie.
+    says why bits were not compared, ``tie`` names another token in a near tie, and ``structure``
+    holds accepted changes of the structure.
     """
     golden, received, comparison = finding.golden, finding.received, finding.comparison
     assert golden is not None
@@ -57,7 +57,7 @@ def record_of_match(finding: Finding) -> Record:
         record["unchecked"] = bits.reason
     if divergence is not None:
         record["tie"] = divergence.closeness
-    return record
+    return {**record, **_structure(golden, received, comparison)}
 
 
 def record_of_failure(finding: Finding, diagnosis: Diagnosis | None) -> Record:
@@ -67,11 +67,11 @@ def record_of_failure(finding: Finding, diagnosis: Diagnosis | None) -> Record:
         verdict = MISSING if finding.error.startswith("no golden") else ERROR
         return {"golden": finding.golden_file, "verdict": verdict}
     start, failures = diagnosis.start, comparison.failures
-    is_structure = any(drift.kind in _STRUCTURAL for drift in failures)
     rows = module_rows(golden, received, comparison)
     return {
+        **_structure(golden, received, comparison),
         "golden": finding.golden_file,
-        "verdict": STRUCTURE if is_structure else DRIFT,
+        "verdict": STRUCTURE if comparison.structural_changes else DRIFT,
         "calls": comparison.calls,
         "drifted": len({drift.position for drift in failures if drift.position >= 0}),
         "start": visible(start.label),
@@ -88,6 +88,15 @@ def record_of_failure(finding: Finding, diagnosis: Diagnosis | None) -> Record:
         "then": asdict(golden.environment),
         "now": asdict(received.environment),
     }
+
+
+def _structure(golden: Run, received: Run, comparison: Comparison) -> Record:
+    """Return the structural changes, each with its first call; nothing if values differ too."""
+    found: dict[str, str] = {}
+    for drift in comparison.structural_changes:
+        found.setdefault(visible(f"{drift.kind} {change_of(drift)}"), visible(drift.label))
+    evidence = changed_versions(golden, received) or "same versions"
+    return {"structure": found, "evidence": visible(evidence)} if found else {}
 
 
 def build_detail(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,12 +14,22 @@ from pytest_nnsight.report.failure import format_size
 _BARS, _PLAIN_BARS = "\u00b7\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", " .:-=+*#@"
 _SETTINGS = ("device", "dtype", "attention", "threads")
 _DECADES = 4  # of drift, which the bars show below the largest drift
-_MOST_GROUPS, _MOST_TESTS = 8, 3
-_COUNTED = {outcomes.SAME: "the same bit by bit", outcomes.NOISE: "within tolerance"}
+_MOST_GROUPS, _MOST_TESTS, _MOST_TESTS_OF_CHANGE = 8, 3, 20
+_COUNTED = {
+    outcomes.SAME: "the same bit by bit",
+    outcomes.NOISE: "within tolerance",
+    outcomes.STRUCTURE: "structure only",
+}
 _HEADINGS = {
     "differ": "within tolerance, but not equal bit by bit (--nnsight-exact makes this fail):",
     "unchecked": "not checked bit by bit, because the environment differs from the golden's:",
     "tie": "another token in a near tie, later calls not compared (--nnsight-tokens=exact: fails):",
+}
+
+_STRUCTURE_HEADINGS = {
+    False: f"{outcomes.STRUCTURE_ONLY} (write them with --snapshot-update, or accept such changes "
+    "with --nnsight-structure=values):",
+    True: "other structure, accepted because all values are equal:",
 }
 
 
@@ -47,6 +58,27 @@ def session_lines(report: dict[str, Any], verbosity: int, encoding: str) -> Iter
         yield from (Line(first, is_good=False), *map(Line, lines))
     if len(groups) > most:
         yield Line(f"... and {len(groups) - most} more kinds of failure (-vv shows them)")
+    yield from _structure_lines(report, verbosity)
+
+
+def _structure_lines(report: dict[str, Any], verbosity: int) -> Iterator[Line]:
+    """Yield the changes of the structure alone, those that fail tests before the accepted ones."""
+    most = sys.maxsize if verbosity > 1 else _MOST_TESTS_OF_CHANGE
+    changes = outcomes.structural_changes(report)
+    for is_accepted, heading in _STRUCTURE_HEADINGS.items():
+        if found := [change for change in changes if change["is_accepted"] == is_accepted]:
+            yield Line(heading, None if is_accepted else False)
+            yield from (Line(visible(text)) for text in change_lines(found, most))
+
+
+def change_lines(changes: Sequence[dict[str, Any]], most: int = sys.maxsize) -> Iterator[str]:
+    """Yield two lines about each change of the structure, with up to ``most`` of its tests."""
+    for change in changes:
+        tests = change["tests"]
+        count = f"{len(tests)} test{'s' * (len(tests) > 1)}"
+        yield f"  {change['change']}, first at {change['start']} ({change['evidence']}), {count}:"
+        more = f" and {len(tests) - most} more" if len(tests) > most else ""
+        yield f"    {', '.join(tests[:most])}{more}"
 
 
 def count_line(report: dict[str, Any]) -> Line | None:
@@ -79,7 +111,7 @@ def _groups(report: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """Return the failing tests, the worst first; those with the same start and cause together."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for test, verdict, line in outcomes.tests_worst_first(report):
-        if outcomes.is_bad(verdict) and verdict != outcomes.ERROR:
+        if outcomes.is_bad(verdict) and verdict not in (outcomes.ERROR, outcomes.STRUCTURE):
             golden = outcomes.worst_golden(test) or {}
             keys = ("where", "cause", "evidence") if "where" in golden else ("line",)
             key = (verdict, golden.get("model"), *(golden.get(name, line) for name in keys))

@@ -8,7 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_nnsight.errors import visible
-from pytest_nnsight.report.outcomes import FORMAT, MISSING, NOISE, VERDICTS, is_bad
+from pytest_nnsight.report import outcomes
+from pytest_nnsight.report.outcomes import DRIFT, MISSING, NOISE, STRUCTURE, VERDICTS
+from pytest_nnsight.report.terminal import change_lines
 from pytest_nnsight.upgrade.upgrade_run import NOT_INSTALLED, Result, UpgradeRun
 
 _NOT_LISTED = VERDICTS[: VERDICTS.index(NOISE)]  # passed, skipped and same
@@ -42,11 +44,18 @@ def table_lines(runs: Sequence[UpgradeRun]) -> Iterator[str]:
 
 
 def result_lines(run: UpgradeRun) -> Iterator[str]:
-    """Yield the results that differ under one combination; tests with the same line together."""
+    """Yield the results that differ under one combination; tests with the same line together.
+
+    Changes of the structure alone come first, each with its tests.
+    """
     groups: dict[tuple[str, str], list[str]] = {}
     for result in run.results:
-        if result.verdict not in _NOT_LISTED:
+        if result.verdict not in (*_NOT_LISTED, STRUCTURE):
             groups.setdefault((result.verdict, result.line), []).append(result.test)
+    changes = outcomes.structural_changes(run.report or {})
+    if changes := [change for change in changes if not change["is_accepted"]]:
+        yield f"  {outcomes.STRUCTURE_ONLY}:"
+        yield from (visible(f"  {line}") for line in change_lines(changes))
     for (verdict, line), tests in groups.items():
         yield visible(f"  {verdict}: {', '.join(tests)}")
         if line:
@@ -66,7 +75,7 @@ def table_json(runs: Sequence[UpgradeRun]) -> dict[str, Any]:
         }
         for run in runs
     ]
-    return {"format": FORMAT, "kind": "upgrade", "trials": trials}
+    return {"format": outcomes.FORMAT, "kind": "upgrade", "trials": trials}
 
 
 def read_upgrade_runs(document: dict[str, Any]) -> list[UpgradeRun]:
@@ -80,10 +89,15 @@ def read_upgrade_runs(document: dict[str, Any]) -> list[UpgradeRun]:
 
 
 def exit_code(runs: Sequence[UpgradeRun]) -> int:
-    """Return 0 for the same, 1 for drift, 3 for errors and hangs, 4 for a failed installation."""
+    """Return the exit code of the worst result.
+
+    0 is the same, 1 drift, 3 an error or a hang, 4 a failed installation, 5 only another structure.
+    """
     verdicts = {run.worst for run in runs}
     if NOT_INSTALLED in verdicts:
         return 4
     if not verdicts.isdisjoint(_NOT_COMPARED):
         return 3
-    return int(any(map(is_bad, verdicts)))
+    if STRUCTURE in verdicts and verdicts.isdisjoint((DRIFT, MISSING)):
+        return 5
+    return int(any(map(outcomes.is_bad, verdicts)))

@@ -13,6 +13,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from pytest_nnsight.errors import UsageError, one_line
+from pytest_nnsight.report import outcomes
 from pytest_nnsight.report.outcomes import ERROR, NOT_RUN, VERDICTS, read_report, verdict_of
 from pytest_nnsight.upgrade.environment import InstallError, Progress, make_environment
 from pytest_nnsight.upgrade.requirements import Combination, is_open, package_of
@@ -87,7 +88,8 @@ class UpgradeRunner:
         """Run the tests under a combination; ``name`` starts the line about its progress."""
         self.progress(f"{name}: ")
         upgrade_run = self._run(combination)
-        self.progress(f"{upgrade_run.failure or upgrade_run.worst}\n")
+        worst = upgrade_run.failure or upgrade_run.worst
+        self.progress(f"{outcomes.STRUCTURE_ONLY if worst == outcomes.STRUCTURE else worst}\n")
         return upgrade_run
 
     def _run(self, combination: Combination) -> UpgradeRun:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from builders import (
     make_call,
+    make_generation,
     make_run,
     make_summary,
     normal,
@@ -15,7 +18,7 @@ from builders import (
 
 from pytest_nnsight.compare.comparison import Comparison, compare
 from pytest_nnsight.compare.drift import Drift
-from pytest_nnsight.run import Call, Leaf, Summary
+from pytest_nnsight.run import Call, Leaf, Run, Summary
 
 
 def only(comparison: Comparison) -> Drift:
@@ -46,6 +49,66 @@ def test_values_inside_a_changed_container_are_still_compared() -> None:
         assert 5e-3 < drifts[1].rel < 2e-2
 
 
+OLD, NEW = "Output(logits=tensor, past=(tensor,))", "Output(logits=tensor, cache=(tensor,))"
+
+
+def renamed(noise: float = 0.0) -> tuple[Run, Run]:
+    """Return two runs between which ``past`` was renamed to ``cache``, whose tensor drifts."""
+    logits, past = ("out.logits", make_summary()), make_summary(seed=1)
+    golden = make_run(with_outputs(OLD, logits, ("out.past[0]", past)))
+    cache = make_summary(noise, seed=1)
+    return golden, make_run(with_outputs(NEW, logits, ("out.cache[0]", cache)))
+
+
+def test_a_renamed_output_with_equal_values_is_a_structural_change() -> None:
+    comparison = compare(*renamed())
+    assert [drift.kind for drift in comparison.structural_changes] == ["container"]
+    assert len(comparison.values) == 2
+    assert comparison.failures == comparison.structural_changes
+
+
+def test_a_drift_behind_a_renamed_output_is_found_and_named() -> None:
+    golden, received = renamed(noise=1e-2)
+    for run in (received, replace(received, structure="values")):
+        comparison = compare(golden, run)
+        assert comparison.structural_changes == ()
+        found = [(drift.kind, drift.label) for drift in comparison.failures]
+        assert found == [("container", "h.0"), ("values", "h.0 out.past[0]")]
+
+
+@pytest.mark.parametrize("change", [{"output": "(tensor,)"}, {"module_class": "New"}], ids=str)
+def test_values_only_accepts_another_structure(change: dict[str, Any]) -> None:
+    received = make_run(make_call(**change))
+    assert not compare(make_run(), received).matches
+    comparison = compare(make_run(), replace(received, structure="values"))
+    assert comparison.matches
+    assert len(comparison.structural_changes) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (make_call("h.9"), "missing"),
+        (make_call(output="None", leaves=()), "fewer tensors"),
+        (make_call(summary=make_summary(shape=(1, 8, 64))), "shape"),
+        (make_call(summary=summarize(torch.ones(1, 7, 64).long())), "dtype"),
+        (make_call(output="(tensor,)", summary=make_summary(1e-2)), "container"),
+    ],
+    ids=["call", "tensor", "shape", "dtype", "value"],
+)
+def test_values_only_still_fails_on(call: Call, kind: str) -> None:
+    comparison = compare(make_run(), replace(make_run(call), structure="values"))
+    assert [drift.kind for drift in comparison.failures][:1] == [kind]
+    assert comparison.structural_changes == ()
+
+
+def test_other_generated_ids_are_not_a_structural_change() -> None:
+    golden, received = (make_generation(5, last, margin=0.5) for last in (6, 7))
+    calls = (make_call(output="(tensor,)"),)
+    comparison = compare(golden, replace(received, calls=calls, structure="values"))
+    assert [drift.kind for drift in comparison.failures] == ["container", "ids"]
+
+
 def test_a_none_output_that_became_a_tensor_is_a_note() -> None:
     golden = make_run(with_outputs("(tensor, None)", ("out[0]", make_summary())))
     both = (("out[0]", make_summary()), ("out[1]", make_summary()))
@@ -60,7 +123,8 @@ def test_an_output_that_became_none_fails_unless_the_attention_implementation_ch
     both = (("out[0]", make_summary()), ("out[1]", make_summary()))
     golden = make_run(with_outputs("(tensor, tensor)", *both))
     lost = with_outputs("(tensor, None)", ("out[0]", make_summary()))
-    assert only(compare(golden, make_run(lost))).note is False
+    drift = only(compare(golden, make_run(lost)))
+    assert (drift.kind, drift.note) == ("fewer tensors", False)
     assert only(compare(golden, make_run(lost, environment={"attention": "eager"}))).note is True
 
 

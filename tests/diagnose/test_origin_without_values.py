@@ -38,6 +38,17 @@ def test_changed_structure_starts_at_its_call(changes: dict[str, Any], kind: str
     assert (found.where, found.value) == (f"{LAYER}.mlp", None)
 
 
+def test_another_container_is_not_the_start_of_a_drift_of_values() -> None:
+    received = changed(make_pass(drift_from("lm_head")), f"{LAYER}.mlp", output="(tensor,)")
+    assert origin_of(make_pass(), received).where == "lm_head"
+
+
+def test_another_container_is_not_the_start_of_another_generated_token() -> None:
+    golden, received = (make_generation(5, last, margin=0.5) for last in (6, 7))
+    found = origin_of(golden, replace(received, calls=(make_call(output="(tensor,)"),)))
+    assert (found.start.kind, found.where) == ("ids", "generated")
+
+
 def test_missing_call_is_the_start() -> None:
     run = make_pass()
     calls = tuple(call for call in run.calls if call.path != f"{LAYER}.mlp.act_fn")

@@ -12,6 +12,7 @@ from builders import (
     make_generation,
     make_pass,
     make_run,
+    make_summary,
     normal,
     summarize,
 )
@@ -209,3 +210,29 @@ def test_long_evidence_is_shortened() -> None:
     evidence = first.partition("cause: structure (")[2].removesuffix(")")
     assert len(evidence) == LONGEST_EVIDENCE
     assert evidence.endswith("...")
+
+
+def test_first_line_of_a_renamed_output_is_short() -> None:
+    before, now = (
+        f"BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=tensor, {name}=DynamicCache)"
+        for name in ("past_key_values", "cache")
+    )
+    assert report(make_run(make_call(output=before)), make_run(make_call(output=now)))[0] == (
+        "golden structure changed, all values equal: 1 of 1 calls, starts at h.0 (container "
+        "past_key_values -> cache); cause: structure (same weights, config and versions)"
+    )
+
+
+def test_a_long_container_is_shown_by_its_difference() -> None:
+    before, now = (
+        f"BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=tensor{more})"
+        for more in (", hidden_states=None", "")
+    )
+    first = report(make_run(make_call(output=before)), make_run(make_call(output=now)))[0]
+    assert "(container hidden_states=None -> absent)" in first
+
+
+def test_values_within_the_tolerance_are_not_called_equal() -> None:
+    other = make_call(summary=make_summary(1e-7), output="(tensor,)")
+    first = report(make_run(make_call()), make_run(other))[0]
+    assert first.startswith("golden structure changed, all values within tolerance: 1 of 1 calls, ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from test_terminal import DRIFT, SAME, case, report_of
+from test_terminal import ACCEPTED, CHANGE, DRIFT, SAME, STRUCTURE, case, report_of
 
 from pytest_nnsight.report.github import annotation_lines, step_summary, table_summary
 
@@ -40,6 +40,21 @@ def test_summary_is_a_table_of_tests_that_differ() -> None:
     assert lines[4].startswith(start)
     assert lines[4].count(" | ") == 5
     assert not any("test\\_b" in line for line in lines)
+
+
+def test_one_structural_change_is_one_annotation_and_one_row() -> None:
+    tests = [placed(f"test_{name}", STRUCTURE) for name in "ab"]
+    report = report_of(*tests, placed("test_c", ACCEPTED))
+    assert [*annotation_lines(report)] == [
+        "::error file=tests/test_it.py,line=7,title=structure only%2C all values equal::"
+        f"{CHANGE}, 2 tests: test_it.py::test_a, test_it.py::test_b"
+    ]
+    rows = step_summary(report).splitlines()[4:]
+    assert rows[0] == (
+        "| \u274c | test\\_it.py::test\\_a, test\\_it.py::test\\_b | structure | h.0 | "
+        "container tensor -&gt; (tensor,) | transformers 5.2.0 -&gt; 5.23.0 |"
+    )
+    assert not rows[1]
 
 
 def test_summary_without_drift_is_only_a_heading() -> None:

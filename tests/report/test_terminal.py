@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import OTHER_THREADS, drifted, make_pass
+from builders import NEWER, OTHER_THREADS, drifted, make_call, make_pass, make_run
 
 from pytest_nnsight.compare.comparison import compare
 from pytest_nnsight.diagnose.diagnosis import Finding
@@ -50,6 +51,10 @@ def lines_of(*tests: dict[str, Any], verbosity: int = 0, encoding: str = "utf-8"
 
 DRIFT = golden_of(make_pass(), drifted("model.layers.1.mlp.up_proj", 1e-2))
 SAME = golden_of(make_pass(), make_pass())
+OTHER = make_run(make_call(output="(tensor,)"), environment=NEWER)
+STRUCTURE = golden_of(make_run(), OTHER)
+ACCEPTED = golden_of(make_run(), replace(OTHER, structure="values"))
+CHANGE = "container tensor -> (tensor,), first at h.0 (transformers 5.2.0 -> 5.23.0)"
 
 
 def test_session_without_drift_is_one_line() -> None:
@@ -84,6 +89,38 @@ def test_tests_with_the_same_start_and_cause_are_one_group() -> None:
     assert lines[2] == "  also " + ", ".join(f"test_it.py::test_{n}" for n in "bcd") + " and 2 more"
     assert sum("cause" in line for line in lines) == 1
     assert "test_f" in lines_of(*(case(f"test_{n}", DRIFT) for n in "abcdef"), verbosity=2)[2]
+
+
+def test_one_structural_change_is_reported_once_after_the_drifts() -> None:
+    tests = [case(f"test_{name}", {**STRUCTURE, "model": name}) for name in "abcd"]
+    lines = lines_of(*tests, case("test_e", DRIFT))
+    assert lines[0] == "5 goldens: 1 drift, 4 structure only"
+    assert [line for line in lines if line.startswith(("DRIFT", "STRUCT"))] == [
+        "DRIFT test_it.py::test_e"
+    ]
+    assert lines[-3:] == [
+        "structure only, all values equal (write them with --snapshot-update, or accept such "
+        "changes with --nnsight-structure=values):",
+        f"  {CHANGE}, 4 tests:",
+        "    " + ", ".join(f"test_it.py::test_{name}" for name in "abcd"),
+    ]
+
+
+def test_accepted_structural_change_is_listed_as_such() -> None:
+    assert ACCEPTED["verdict"] == "same"
+    lines = [*session_lines(report_of(case("test_a", ACCEPTED)), 0, "")]
+    assert [line.text for line in lines[1:]] == [
+        "other structure, accepted because all values are equal:",
+        f"  {CHANGE}, 1 test:",
+        "    test_it.py::test_a",
+    ]
+    assert lines[1].is_good is None
+
+
+def test_many_tests_of_a_structural_change_are_counted() -> None:
+    tests = [case(f"test_{number}", STRUCTURE) for number in range(25)]
+    assert lines_of(*tests)[-1].endswith("test_it.py::test_19 and 5 more")
+    assert lines_of(*tests, verbosity=2)[-1].endswith("test_it.py::test_24")
 
 
 def test_each_model_has_its_own_group() -> None:

@@ -2,7 +2,8 @@
 
 Environments come from the index that pip is configured for. The drifts: a folder
 saved by transformers 5 loads on 4 without an error, and with the default of ``rope_theta``; since
-transformers 5.3 a GPT-2 block returns a tensor where it was a tuple; nnsight before 0.8 passes no
+transformers 5.3 a GPT-2 block returns a tensor where it was a tuple; transformers 5.24 renamed the
+output ``past_key_values`` to ``cache``; nnsight before 0.8 passes no
 ``position_ids``, so that a padded prompt of GPT-2 starts at a later position.
 """
 
@@ -105,16 +106,21 @@ def test_folder_saved_by_transformers_5_drifts_under_4(cache: Path, folder: Path
         assert re.fullmatch(f"    {START}{LOST}", line)
 
 
-def test_container_of_a_gpt2_block_changed(cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("release", "change"),
+    [
+        ("5.2.0", "container tensor -> (tensor,), first at transformer.h.0"),
+        ("5.24.0", "container past_key_values -> cache, first at transformer"),
+    ],
+)
+def test_release_that_changes_only_the_structure(cache: Path, release: str, change: str) -> None:
     write_goldens("--nnsight-model=tiny:gpt2")
-    code, lines = upgrade(cache, "transformers==5.2.0", "--nnsight-model=tiny:gpt2")
-    assert code == 1
-    assert lines[0] == f"  structure: {SHORT}, {PADDED}"
-    assert lines[1].startswith(
-        "    golden drift: 2 of 31 calls, starts at transformer.h.0 (container tensor -> "
-        "(tensor,)); cause: structure (transformers "
-    )
-    assert len(lines) == 2
+    code, lines = upgrade(cache, f"transformers=={release}", "--nnsight-model=tiny:gpt2")
+    assert code == 5
+    assert lines[0] == "  structure only, all values equal:"
+    assert lines[1].startswith(f"    {change} (transformers ")
+    assert lines[1].endswith("), 2 tests:")
+    assert lines[2:] == [f"      {SHORT}, {PADDED}"]
 
 
 def test_positions_of_a_padded_batch_changed(cache: Path) -> None:
@@ -122,7 +128,7 @@ def test_positions_of_a_padded_batch_changed(cache: Path) -> None:
     write_goldens("--nnsight-model=tiny:gpt2")
     code, lines = upgrade(cache, "nnsight==0.7.0", "--nnsight-model=tiny:gpt2")
     assert code == 1
-    assert lines[0] == f"  structure: {PADDED}"
+    assert lines[0] == f"  drift: {PADDED}"
     assert lines[1].startswith(
         "    golden drift: 30 of 31 calls, starts in <model>, before transformer.wpe (shape "
         "[3, 36] -> [1, 36]); cause: positions (<model> is given another position_ids; nnsight "

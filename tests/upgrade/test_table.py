@@ -61,6 +61,24 @@ def test_a_table() -> None:
     ]
 
 
+def test_a_release_that_changes_only_the_structure_says_so() -> None:
+    change = {"golden": "g", "verdict": STRUCTURE, "evidence": "transformers 5.23.0 -> 5.24.0"}
+    change["structure"] = {"container past_key_values -> cache": "transformer"}
+    names = [f"test_{number}" for number in range(3)]
+    results = tuple(Result(name, STRUCTURE, "golden structure changed") for name in names)
+    report = {"tests": [{"test": name, "goldens": [change]} for name in names]}
+    assert [*table_lines([UpgradeRun(NEW, results, report=report)])] == [
+        "                      structure",
+        "transformers==5.23.0          3",
+        "",
+        "transformers==5.23.0:",
+        "  structure only, all values equal:",
+        "    container past_key_values -> cache, first at transformer "
+        "(transformers 5.23.0 -> 5.24.0), 3 tests:",
+        "      test_0, test_1, test_2",
+    ]
+
+
 def test_only_tests_that_differ_are_listed_with_escaped_names() -> None:
     results = (Result("test_a", SKIPPED), Result("test_\x1b[2J", MISSING), Result("test_b", PASSED))
     assert [*table_lines([UpgradeRun(NEW, results, report={})])][3:] == [
@@ -74,7 +92,10 @@ def test_only_tests_that_differ_are_listed_with_escaped_names() -> None:
     [
         ([SAME, NOISE, PASSED], 0),
         ([SAME, DRIFT], 1),
-        ([STRUCTURE, SAME], 1),
+        ([STRUCTURE, SAME], 5),
+        ([STRUCTURE, DRIFT], 1),
+        ([STRUCTURE, MISSING], 1),
+        ([STRUCTURE, ERROR], 3),
         ([MISSING, SAME], 1),
         ([SKIPPED], 0),
         ([NOT_RUN, DRIFT], 3),

@@ -30,10 +30,18 @@ function listOf(session, at) {
   if (session.label) found.push(el("h2", {}, session.label));
   if (session.failure) found.push(el("p", { class: "message bad" }, session.failure));
   if (session.tests.length && !view.is_golden) found.push(testList(session, at, view.order));
+  if (session.structure.length) found.push(structureSection(session.structure, at));
   for (const [title, lines] of [["Could not be collected", session.errors], ["Did not run", session.not_run]]) {
     if (lines.length) found.push(el("h2", {}, title), el("ul", { class: "mono" }, lines.map((text) => el("li", {}, text))));
   }
   return found;
+}
+
+// Each change of the structure once, with links to its tests.
+function structureSection(changes, at) {
+  return el("section", { "aria-label": "Structure" }, el("h2", {}, "Structure only, all values equal"), changes.map((change) => el("details", {},
+    el("summary", {}, `${change.change}, first at ${change.start} (${change.evidence}), ${change.tests.length} test${change.tests.length > 1 ? "s" : ""}${change.is_accepted ? ", accepted" : ""}`),
+    el("ul", { class: "mono" }, change.tests.map((name) => el("li", {}, el("a", { href: linkTo(at, name) }, breakable(name))))))));
 }
 
 function worstOf(session) {
