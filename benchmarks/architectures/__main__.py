@@ -11,18 +11,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.architectures.plant import FOLDER
-from benchmarks.architectures.table import page, verdicts
+from benchmarks.architectures.table import COLUMNS, page, rows
 from benchmarks.architectures.types import TYPES
 from benchmarks.child import ROOT, environment
 
-Tests = Mapping[str, list[dict[str, Any]]]
-"""For each model, its tests in the JSON report."""
 SESSIONS: dict[str, tuple[list[str], dict[str, str]]] = {
     "written": (["--snapshot-update"], {}),
     "checked": ([], {}),
@@ -37,28 +36,67 @@ SESSIONS: dict[str, tuple[list[str], dict[str, str]]] = {
 }
 """For each session its options and environment; all compare with the goldens of ``written``."""
 
+HEAD = """# Architectures
+
+`make architectures` runs the built-in suite on a small model of {count} model types (`tiny:TYPE`). It took
+{minutes} minutes on two cores with {releases}. Each column is one pytest session:
+
+| column | what is compared |
+|---|---|
+| written | the five tests of the suite write their goldens |
+| checked | another process finds the same bits |
+| eager | eager attention, with goldens of the attention that transformers chooses |
+| 2 threads | two threads, with goldens of one |
+| bfloat16 | eager attention and two threads in bfloat16, with goldens in bfloat16 |
+| padded batch | the test of a padded batch in all of these |
+| planted weight | one number of one linear layer is changed: module and parameter must be named |"""
+
 
 def main() -> None:
     """Run all sessions and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.architectures")
     parser.add_argument("types", nargs="*", default=TYPES, help="model types (default: many)")
     parser.add_argument("--write", action="store_true", help="write docs/architectures.md")
+    parser.add_argument("--read", type=Path, help="read such a file instead of running anything")
     parser.add_argument("--json", type=Path, help="write the reports of all sessions to this file")
     chosen = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        results = {name: run(name, chosen.types, Path(folder)) for name in SESSIONS}
-        planted = {
-            path.stem: json.loads(path.read_text()) for path in Path(folder, "planted").iterdir()
-        }
+    if chosen.read:
+        found = json.loads(chosen.read.read_text())
+    else:
+        found = run_all(chosen.types)
     if chosen.json:
-        chosen.json.write_text(json.dumps({"sessions": results, "planted": planted}))
-    text = page(verdicts(chosen.types, results, planted))
+        chosen.json.write_text(json.dumps(found))
+    table = rows(list(found["sessions"]["written"]), found["sessions"], found["planted"])
+    text = page(table, head(found))
     if chosen.write:
         (ROOT / "docs" / "architectures.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def run(name: str, types: list[str], folder: Path) -> Tests:
+def run_all(types: Sequence[str]) -> dict[str, Any]:
+    """Run all sessions; return their tests, the planted weights and the time in seconds."""
+    start = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        sessions = {name: run(name, types, Path(folder)) for name in SESSIONS}
+        planted = {
+            path.stem: json.loads(path.read_text()) for path in Path(folder, "planted").iterdir()
+        }
+    seconds = time.perf_counter() - start
+    return {"sessions": sessions, "planted": planted, "seconds": seconds}
+
+
+def head(found: dict[str, Any]) -> str:
+    """Return the text above the table."""
+    releases = ", ".join(f"{name} {metadata.version(name)}" for name in ("transformers", "torch"))
+    return HEAD.format(
+        count=len(found["sessions"]["written"]),
+        columns=len(COLUMNS),
+        releases=releases,
+        minutes=round(found["seconds"] / 60),
+    )
+
+
+def run(name: str, types: Sequence[str], folder: Path) -> dict[str, list[Any]]:
     """Run one session in a folder of its own, and return its tests by model."""
     options, variables = SESSIONS[name]
     start = time.perf_counter()
@@ -73,7 +111,7 @@ def run(name: str, types: list[str], folder: Path) -> Tests:
     )
     if not report.exists():
         raise RuntimeError(f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    tests: dict[str, list[dict[str, Any]]] = {model_type: [] for model_type in types}
+    tests: dict[str, list[Any]] = {model_type: [] for model_type in types}
     for test in json.loads(report.read_text())["tests"]:
         tests[test["test"].rpartition("[tiny-")[2].rstrip("]")].append(test)
     report.unlink()

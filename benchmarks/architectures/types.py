@@ -16,3 +16,5 @@ TYPES = tuple(
     xlnet zamba2
     """.split()
 )
+REASONS: dict[tuple[str, str], str] = {}
+"""Why a column is red, by model type and column; the type ``""`` stands for all."""

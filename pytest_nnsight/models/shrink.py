@@ -46,8 +46,6 @@ _LAYERS = re.compile(r".*(num_hidden_layers|n_layers?|num_layers|coder_layers|nu
 _FIRST_LAYERS = re.compile(
     r"first_k_dense_replace|num_dense_layers|.*_start_index|max_window_layers"
 )
-    r"first_k_dense_replace|num_dense_layers|.*_start_index|max_window_layers"
-)
 _REQUIRED = re.compile(
     r"head_dim|num_key_value_heads|vocab_size|num_experts_per_tok|n_routed_experts"
 )
