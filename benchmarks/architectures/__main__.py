@@ -22,16 +22,14 @@ from benchmarks.architectures.table import COLUMNS, page, rows
 from benchmarks.architectures.types import TYPES
 from benchmarks.child import ROOT, environment
 
+_SOME = "-k=not stale"
 SESSIONS: dict[str, tuple[list[str], dict[str, str]]] = {
     "written": (["--snapshot-update"], {}),
     "checked": ([], {}),
-    "eager": (["--nnsight-attn=eager"], {}),
-    "2 threads": ([], {"OMP_NUM_THREADS": "2"}),
-    "bfloat16 written": (["--nnsight-dtype=bfloat16", "--snapshot-update"], {}),
-    "bfloat16": (
-        ["--nnsight-dtype=bfloat16", "--nnsight-attn=eager"],
-        {"OMP_NUM_THREADS": "2"},
-    ),
+    "eager": (["--nnsight-attn=eager", _SOME], {}),
+    "2 threads": (["-k=long or padded"], {"OMP_NUM_THREADS": "2"}),
+    "bfloat16 written": (["--nnsight-dtype=bfloat16", "--snapshot-update", _SOME], {}),
+    "bfloat16": (["--nnsight-dtype=bfloat16", "--nnsight-attn=eager", _SOME], {}),
     "planted": (["-k=short_prompt", "-pbenchmarks.architectures.plant"], {}),
 }
 """For each session its options and environment; all compare with the goldens of ``written``."""
@@ -46,8 +44,8 @@ HEAD = """# Architectures
 | written | the five tests of the suite write their goldens |
 | checked | another process finds the same bits |
 | eager | eager attention, with goldens of the attention that transformers chooses |
-| 2 threads | two threads, with goldens of one |
-| bfloat16 | eager attention and two threads in bfloat16, with goldens in bfloat16 |
+| 2 threads | two threads, with goldens of one: a long prompt |
+| bfloat16 | eager attention in bfloat16, with goldens in bfloat16 |
 | padded batch | the test of a padded batch in all of these |
 | planted weight | one number of one linear layer is changed: module and parameter must be named |"""
 

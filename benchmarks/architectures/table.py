@@ -82,13 +82,16 @@ def _named_wrongly(tests: Sequence[Test], planted: str) -> str:
     if not tests or not tests[0]["goldens"]:
         return _first(_failures(tests, "")) or "not found"
     golden = tests[0]["goldens"][0]
-    module = planted.rpartition(".")[0]
     if golden["verdict"] != "drift":
-        return f"{golden['verdict']}, not drift from {module}"
-    is_named = golden["start"].split()[0] == module and golden["cause"] == "weights"
+        return f"{planted} was changed: {golden['verdict']}"
+    where = planted.rpartition(".")[0]
+    called = golden["detail"]["modules"]["path"]
+    while where not in called and "." in where:  # its parent computes with its weights
+        where = where.rpartition(".")[0]
+    is_named = golden["where"] == where and golden["cause"] == "weights"
     if is_named and golden["is_certain"] and planted in golden["evidence"]:
         return ""
-    return f"{planted} was changed: {golden['line'] if 'line' in golden else tests[0]['line']}"
+    return f"{planted} was changed: {tests[0]['line']}"
 
 
 def page(found: Sequence[Row], head: str) -> str:
