@@ -36,8 +36,9 @@ SESSIONS: dict[str, tuple[list[str], dict[str, str]]] = {
 
 HEAD = """# Architectures
 
-`make architectures` runs the built-in suite on a small model of {count} model types (`tiny:TYPE`). It took
-{minutes} minutes on two cores with {releases}. Each column is one pytest session:
+`make architectures` runs the built-in suite on a small model of {count} model types, each built by
+`--nnsight-model tiny:TYPE`. It took {minutes} minutes on two cores with {releases}. Each column is one pytest
+session:
 
 | column | what is compared |
 |---|---|
@@ -47,7 +48,7 @@ HEAD = """# Architectures
 | 2 threads | two threads, with goldens of one: a long prompt |
 | bfloat16 | eager attention in bfloat16, with goldens in bfloat16 |
 | padded batch | the test of a padded batch in all of these |
-| planted weight | one number of one linear layer is changed: module and parameter must be named |"""
+| planted weight | one number in one linear layer is changed; the verdict must name it |"""
 
 
 def main() -> None:
@@ -58,10 +59,7 @@ def main() -> None:
     parser.add_argument("--read", type=Path, help="read such a file instead of running anything")
     parser.add_argument("--json", type=Path, help="write the reports of all sessions to this file")
     chosen = parser.parse_args()
-    if chosen.read:
-        found = json.loads(chosen.read.read_text())
-    else:
-        found = run_all(chosen.types)
+    found = json.loads(chosen.read.read_text()) if chosen.read else run_all(chosen.types)
     if chosen.json:
         chosen.json.write_text(json.dumps(found))
     table = rows(list(found["sessions"]["written"]), found["sessions"], found["planted"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ _PADDED = "test_padded_batch"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One architecture: the calls of a short prompt, and for each column what is wrong, or nothing."""
+    """One architecture: its calls for a short prompt, and what is wrong in each column."""
 
     model_type: str
     calls: int
@@ -52,7 +52,7 @@ def _row(name: str, sessions: Sessions, planted: str) -> Row:
     return Row(name, max(calls, default=0), problems)
 
 
-def _first(found: Any) -> str:
+def _first(found: Iterable[str]) -> str:
     return next(iter(found), "")
 
 

@@ -8,10 +8,9 @@ head for each query head stays so, and the parts of a head still add up.
 from __future__ import annotations
 
 import re
-from importlib import metadata
 from typing import Any
 
-from pytest_nnsight.errors import LoadError, suggest
+from pytest_nnsight.errors import LoadError
 from pytest_nnsight.models.architectures import LONGEST, SPECIAL_IDS, VOCABULARY
 
 MOST_LAYERS = 8
@@ -61,7 +60,8 @@ def small_config(source: str) -> Any:
     elif source in _language_models():
         original = transformers.CONFIG_MAPPING[source]()
     else:
-        raise LoadError(_why_not(source))
+        release = f"transformers {transformers.__version__}"
+        raise LoadError(f"tiny:{source} cannot be built: {release} has no such language model")
     settings = _shrink(original.to_dict(), _layer_count(original))
     for key in ("model_type", "transformers_version", "quantization_config"):
         settings.pop(key, None)
@@ -91,16 +91,6 @@ def _language_models() -> dict[str, str]:
         **auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
         **auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     }
-
-
-def _why_not(name: str) -> str:
-    import transformers
-
-    release = f"transformers {metadata.version('transformers')}"
-    if name in transformers.CONFIG_MAPPING:
-        return f"tiny:{name} cannot be built: {release} has no language model of this type"
-    nearest = suggest(name, _language_models())
-    return f"there is no model type {name!r} in {release}; nearest: {nearest}"
 
 
 def _shrink(settings: dict[str, Any], layers: int) -> dict[str, Any]:

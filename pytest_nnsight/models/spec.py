@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pytest_nnsight.errors import UsageError, suggest
@@ -102,18 +103,29 @@ def _classify(name: str, source: str) -> ModelSpec:
 
 
 def _classify_tiny(name: str, source: str) -> ModelSpec:
-    """Parse ``tiny:TYPE`` or ``tiny:PATH``; only transformers knows all types."""
+    """Parse ``tiny:TYPE`` or ``tiny:PATH``."""
     rest = source.removeprefix("tiny:")
     path = Path(rest).expanduser()
-    if "/" in rest or (path.is_dir() and source not in BUILT_INS):
+    if "/" in rest or (rest and path.is_dir() and source not in BUILT_INS):
         if not path.is_dir():
             raise UsageError(f"there is no folder {rest}; give tiny:TYPE or tiny:FOLDER")
         _check_config(path, rest)
         folder = path.resolve()
         return ModelSpec(name or f"tiny-{folder.name}", f"tiny:{folder}", "built-in")
-    if not re.fullmatch(r"[\w.-]+", rest):
-        raise UsageError(f"{source!r} names no model type; nearest: {suggest(source, BUILT_INS)}")
-    return ModelSpec(name or f"tiny-{rest}", source, "built-in")
+    if source not in BUILT_INS and source not in (types := _model_types()):
+        raise UsageError(
+            f"there is no built-in model {source!r}; nearest: {suggest(source, types)}"
+        )
+    return ModelSpec(name or source.replace(":", "-"), source, "built-in")
+
+
+def _model_types() -> list[str]:
+    """Return ``tiny:TYPE`` for each type in the source of transformers, whose import is slow."""
+    found = find_spec("transformers")
+    folder = Path((found and found.submodule_search_locations or [""])[0], "models", "auto")
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*auto*.py"))
+    types = re.findall(r'\("([\w.-]+)", "\w+Config"\)', text)
+    return [*BUILT_INS, *(f"tiny:{name}" for name in sorted(set(types)))]
 
 
 def _check_config(folder: Path, source: str) -> None:
