@@ -15,7 +15,7 @@ BEHAVIOUR := -n 2 -m "not long" tests/capture tests/plugin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-behaviour test-tiny test-trained coverage test-long matrix soak test-isolation-old test-page test-versions upgrade-matrix lint format bench faults goldens picture pages clean
+.PHONY: demo test test-behaviour test-tiny test-trained coverage test-long matrix soak test-isolation-old test-page test-versions upgrade-matrix lint format bench faults architectures goldens picture pages clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -107,6 +107,10 @@ bench: $(READY)
 # Plant every fault and every benign change in six models, or in one with FAULTS="--model tiny:llama".
 faults: $(READY)
 	$(BIN)/python -W ignore -m benchmarks.faults $(FAULTS)
+
+# The built-in suite on many architectures, in about 20 minutes; writes docs/architectures.md.
+architectures: $(READY)
+	$(BIN)/python -W ignore -m benchmarks.architectures --write $(ARCHITECTURES)
 
 # Draw the README's picture again.
 picture: $(READY)

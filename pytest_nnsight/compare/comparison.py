@@ -19,6 +19,7 @@ from pytest_nnsight.compare.token_divergence import (
     shared_calls,
 )
 from pytest_nnsight.compare.tolerance import Tolerance, has_half_type, tolerance_for
+from pytest_nnsight.compare.visits import align_visits
 from pytest_nnsight.run import Call, Run, with_weights
 
 
@@ -120,6 +121,7 @@ def compare(
 
 def measure(golden: Run, received: Run) -> Measurement:
     """Pair the calls and tensors of two runs and estimate the distance of each pair."""
+    received = align_visits(golden, received)
     location = divergence_location(golden, received)
     calls = golden.calls if location is None else shared_calls(golden, received, location)
     structure, later, pairs = compare_structure(golden, received, calls)

@@ -8,8 +8,8 @@ from typing import Any
 VOCABULARY = 264
 LONGEST = 512
 IMAGE_TOKEN = 4
-_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, **_IDS}
+SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, **SPECIAL_IDS}
 _LAYERS: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -45,6 +45,24 @@ _WHISPER = {
     "max_target_positions": 64,
     "decoder_start_token_id": 1,
 }
+_TASKS = (
+    "ForCausalLM",
+    "ForSeq2SeqLM",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForImageTextToText",
+    "ForImageClassification",
+    "ForSemanticSegmentation",
+    "ForObjectDetection",
+    "ForDepthEstimation",
+    "ForSpeechSeq2Seq",
+    "ForCTC",
+    "ForAudioClassification",
+    "",
+)
+"""The endings of the names of transformers' auto classes, in the order of preference."""
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": (
         "GPT2Config",
@@ -73,3 +91,22 @@ def family_config(family: str) -> tuple[Any, str]:
 
     kind, auto, settings = FAMILIES[family]
     return getattr(transformers, kind)(**deepcopy(settings)), auto
+
+
+def auto_class(config: Any) -> str:
+    """Choose transformers' auto class for the architecture that the config names."""
+    import transformers
+
+    names = [f"AutoModel{task}" for task in _TASKS]
+    custom = getattr(config, "auto_map", None) or {}  # of a model with custom code
+    if (auto := next((name for name in names if name in custom), None)) is not None:
+        return auto
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    for name in names:
+        auto_class = getattr(transformers, name, None)
+        made = getattr(auto_class, "_model_mapping", {}).get(type(config), ())
+        classes = made if isinstance(made, list | tuple) else (made,)
+        if architecture in [kind.__name__ for kind in classes]:
+            return name
+    is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
+    return "AutoModelForSeq2SeqLM" if is_encoder_decoder else "AutoModelForCausalLM"

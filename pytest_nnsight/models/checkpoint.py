@@ -12,27 +12,10 @@ import torch
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.errors import UsageError
 from pytest_nnsight.models import placement
+from pytest_nnsight.models.architectures import auto_class
 from pytest_nnsight.models.spec import LoadOptions, ModelSpec
 
 _CAUSAL = "AutoModelForCausalLM"
-_TASKS = (
-    "ForCausalLM",
-    "ForSeq2SeqLM",
-    "ForMaskedLM",
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForQuestionAnswering",
-    "ForImageTextToText",
-    "ForImageClassification",
-    "ForSemanticSegmentation",
-    "ForObjectDetection",
-    "ForDepthEstimation",
-    "ForSpeechSeq2Seq",
-    "ForCTC",
-    "ForAudioClassification",
-    "",
-)
-"""The endings of the names of transformers' auto classes, in the order of preference."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -47,7 +30,7 @@ def load(spec: ModelSpec, options: LoadOptions) -> Any:
         if (folder := placement.offload_folder(placed, cleanup)) is not None:
             keywords["offload_folder"] = folder
         warnings.filterwarnings("ignore", "The following device_map keys do not match")
-        auto = _CAUSAL if spec.kind == "gguf" else _auto_class(_config(spec, options))
+        auto = _CAUSAL if spec.kind == "gguf" else auto_class(_config(spec, options))
         if spec.kind != "gguf" and auto == _CAUSAL:
             model = nnsight_api.load(spec.source, **keywords)
         else:
@@ -74,7 +57,7 @@ def build_skeleton(spec: ModelSpec, options: LoadOptions) -> tuple[Any, Any]:
     if numbers["dtype"] == "auto":
         del numbers["dtype"]  # which means that of the config
     with torch.device("meta"):
-        module = getattr(transformers, _auto_class(config)).from_config(
+        module = getattr(transformers, auto_class(config)).from_config(
             config, trust_remote_code=options.trust_remote_code, **numbers
         )
     files = [Path(spec.source) / name for name in _TOKENIZER_FILES]
@@ -85,7 +68,7 @@ def build_skeleton(spec: ModelSpec, options: LoadOptions) -> tuple[Any, Any]:
 
 def _load_for_remote(spec: ModelSpec, options: LoadOptions, keywords: dict[str, Any]) -> Any:
     """Load a model that runs on a server: its modules and its tokenizer, without weights."""
-    auto = _auto_class(_config(spec, options))
+    auto = auto_class(_config(spec, options))
     if auto != _CAUSAL:
         raise UsageError(f"--nnsight-remote runs causal language models, not an {auto}")
     tokenizer = _tokenizer(spec, options)
@@ -140,22 +123,3 @@ def _config(spec: ModelSpec, options: LoadOptions) -> Any:
     import transformers
 
     return transformers.AutoConfig.from_pretrained(spec.source, **_source(spec, options))
-
-
-def _auto_class(config: Any) -> str:
-    """Choose transformers' auto class for the architecture that the config names."""
-    import transformers
-
-    names = [f"AutoModel{task}" for task in _TASKS]
-    custom = getattr(config, "auto_map", None) or {}  # of a model with custom code
-    if (auto := next((name for name in names if name in custom), None)) is not None:
-        return auto
-    architecture = (getattr(config, "architectures", None) or [""])[0]
-    for name in names:
-        auto_class = getattr(transformers, name, None)
-        made = getattr(auto_class, "_model_mapping", {}).get(type(config), ())
-        classes = made if isinstance(made, list | tuple) else (made,)
-        if architecture in [kind.__name__ for kind in classes]:
-            return name
-    is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
-    return "AutoModelForSeq2SeqLM" if is_encoder_decoder else _CAUSAL

@@ -68,7 +68,7 @@ def _scaled(name: str, numbers: np.ndarray) -> np.ndarray:
     """Scale each kind of parameter as usual; matrices preserve the norm of their input."""
     if name.endswith("bias"):
         return numbers * np.float32(0.125)
-    if numbers.ndim == 1:
+    if numbers.ndim <= 1 or not numbers.size:
         return numbers * np.float32(0.25) + np.float32(1.0)
     is_kernel = numbers.ndim > 2 and name.endswith("weight")
     if not is_kernel and ("wte" in name or "embed" in name or "shared" in name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pytest_nnsight.errors import UsageError, suggest
@@ -20,7 +21,8 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 class ModelSpec:
     """One model: ``name`` is the name of its golden folder, ``source`` is what is loaded.
 
-    ``kind`` is ``built-in``, ``directory``, ``gguf`` or ``hub``.
+    ``kind`` is ``built-in``, ``directory``, ``gguf`` or ``hub``. The source of a built-in model is
+    ``tiny:`` and a model type, or the path of a folder, which then has a slash.
     """
 
     name: str
@@ -33,6 +35,8 @@ class ModelSpec:
         """The spec as it is written to files: of a local path only the last part."""
         if self.kind in ("directory", "gguf"):
             return Path(self.source).resolve().name
+        if self.kind == "built-in" and "/" in self.source:
+            return f"tiny:{Path(self.source.removeprefix('tiny:')).resolve().name}"
         return self.source
 
 
@@ -76,21 +80,14 @@ def parse_spec(text: str) -> ModelSpec:
 
 def _classify(name: str, source: str) -> ModelSpec:
     if source.startswith("tiny:"):
-        if source not in BUILT_INS:
-            raise UsageError(
-                f"there is no built-in model {source!r}; nearest: {suggest(source, BUILT_INS)}"
-            )
-        return ModelSpec(name or source.replace(":", "-"), source, "built-in")
+        return _classify_tiny(name, source)
     path = Path(source).expanduser()
     if source.endswith(".gguf"):
         if not path.is_file():
             raise UsageError(f"there is no file {source}; give the path of a .gguf file")
         return ModelSpec(name or path.stem, str(path), "gguf")
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(
-                f"{source} holds no config.json; give a folder that save_pretrained wrote"
-            )
+        _check_config(path, source)
         return ModelSpec(name or path.resolve().name, str(path), "directory")
     if source.startswith((".", "/", "~")) or source.partition("@")[0].count("/") > 1:
         raise UsageError(
@@ -103,3 +100,34 @@ def _classify(name: str, source: str) -> ModelSpec:
         )
     repository, _, revision = source.partition("@")
     return ModelSpec(name or repository.replace("/", "--"), repository, "hub", revision or None)
+
+
+def _classify_tiny(name: str, source: str) -> ModelSpec:
+    """Parse ``tiny:TYPE`` or ``tiny:PATH``."""
+    rest = source.removeprefix("tiny:")
+    path = Path(rest).expanduser()
+    if "/" in rest or (rest and path.is_dir() and source not in BUILT_INS):
+        if not path.is_dir():
+            raise UsageError(f"there is no folder {rest}; give tiny:TYPE or tiny:FOLDER")
+        _check_config(path, rest)
+        folder = path.resolve()
+        return ModelSpec(name or f"tiny-{folder.name}", f"tiny:{folder}", "built-in")
+    if source not in BUILT_INS and source not in (types := _model_types()):
+        raise UsageError(
+            f"there is no built-in model {source!r}; nearest: {suggest(source, types)}"
+        )
+    return ModelSpec(name or source.replace(":", "-"), source, "built-in")
+
+
+def _model_types() -> list[str]:
+    """Return ``tiny:TYPE`` for each type in the source of transformers, whose import is slow."""
+    found = find_spec("transformers")
+    folder = Path((found and found.submodule_search_locations or [""])[0], "models", "auto")
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*auto*.py"))
+    types = re.findall(r'\("([\w.-]+)", "\w+Config"\)', text)
+    return [*BUILT_INS, *(f"tiny:{name}" for name in sorted(set(types)))]
+
+
+def _check_config(folder: Path, source: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{source} holds no config.json; give a folder that save_pretrained wrote")

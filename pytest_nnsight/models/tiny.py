@@ -6,22 +6,36 @@ from typing import Any
 
 import torch
 
-from pytest_nnsight.models.architectures import LONGEST, family_config
+from pytest_nnsight.models.architectures import FAMILIES, LONGEST, auto_class, family_config
 from pytest_nnsight.models.random_weights import fill
+from pytest_nnsight.models.shrink import check_size, small_config
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 
 
-def build(family: str, dtype: torch.dtype, attn: str | None) -> tuple[torch.nn.Module, Any]:
-    """Return the model of a family such as ``gpt2``, and its tokenizer if it takes text."""
+def build(source: str, dtype: torch.dtype, attn: str | None) -> tuple[torch.nn.Module, Any]:
+    """Return the model of a type such as ``gpt2`` or of a folder, and its tokenizer for text.
+
+    Raise `LoadError` if there is no such type, or if its model cannot be made small.
+    """
     import transformers
 
-    config, auto = family_config(family)
+    if source in FAMILIES:
+        config, auto = family_config(source)
+    else:
+        config = small_config(source)
+        auto = auto_class(config)
     keywords = {} if attn is None else {"attn_implementation": attn}
-    model = getattr(transformers, auto).from_config(config, **keywords)
+    auto_model = getattr(transformers, auto)
+    if source not in FAMILIES:
+        with torch.device("meta"):
+            check_size(auto_model.from_config(config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # for buffers, which `fill` leaves
+        model = auto_model.from_config(config, **keywords)
     fill(model)
-    takes_text = family != "vit"
-    tokenizer = byte_tokenizer(family in ("llama", "mixtral", "llava")) if takes_text else None
+    takes_text = source != "vit"
+    tokenizer = byte_tokenizer(source in ("llama", "mixtral", "llava")) if takes_text else None
     return model.to(dtype).eval(), tokenizer
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,15 +88,34 @@ def test_local_path_never_leaks(folder: Path, text: str) -> None:
     assert str(folder) not in f"{spec.public} {spec.name}"
 
 
+def test_small_model_of_a_type_or_a_folder(folder: Path) -> None:
+    assert parse_spec("tiny:qwen3") == ModelSpec("tiny-qwen3", "tiny:qwen3", "built-in")
+    for text in ("tiny:saved", "tiny:./saved", f"tiny:{folder / 'saved'}"):
+        spec = parse_spec(text)
+        assert spec == ModelSpec("tiny-saved", f"tiny:{folder.resolve() / 'saved'}", "built-in")
+        assert spec.public == "tiny:saved"
+
+
+def test_parsing_does_not_import_torch() -> None:
+    code = (
+        "import sys; from pytest_nnsight.models.spec import parse_spec; parse_spec('tiny:qwen3'); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_other_specs_are_public_as_they_are() -> None:
     assert parse_spec("owner/name@main").public == "owner/name"
     assert parse_spec("mine=tiny:gpt2").public == "tiny:gpt2"
 
 
 WRONG = {
-    "tiny:gpt": "there is no built-in model 'tiny:gpt'; nearest: tiny:gpt2",
+    "tiny:gtp2": "there is no built-in model 'tiny:gtp2'; nearest: tiny:gpt2",
     "tiny:lama": "there is no built-in model 'tiny:lama'; nearest: tiny:llama",
+    "tiny:qwen33": "there is no built-in model 'tiny:qwen33'; nearest: tiny:qwen3",
     "x=tiny:": "there is no built-in model 'tiny:'; nearest: tiny:",
+    "tiny:./nowhere": "there is no folder ./nowhere; give tiny:TYPE or tiny:FOLDER",
+    "tiny:empty": "empty holds no config.json; give a folder that save_pretrained wrote",
     "": "model spec '' is empty; try tiny:gpt2, ",
     "   ": "model spec '   ' is empty; try tiny:gpt2, ",
     "x=": "model spec 'x=' is empty; try tiny:gpt2, ",

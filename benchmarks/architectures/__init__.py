@@ -1,0 +1,1 @@
+"""Run the built-in suite on a small model of every kind of language model in transformers."""
