@@ -1,0 +1,184 @@
+"""Which tokens of a run are real: not padding, and not after the end of a generated text.
+
+Values at the other positions mean nothing, and kernels differ in what they compute there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pytest_nnsight.compare.token_divergence import steps_of_calls
+from pytest_nnsight.run import ROOT, Call, Leaf, Run, token_count
+from pytest_nnsight.summary.rows import numbers_of_sets, read_rows
+
+_CROSS = re.compile("EncDec|encoder_attn|cross")  # attention of a decoder to its encoder
+_CAUSAL, _BIDIRECTIONAL = re.compile("CausalLM|LMHead"), re.compile("MaskedLM")
+
+
+class _Mask(NamedTuple):
+    """The real tokens ``[batch, token]`` of an encoder or a decoder; of both if ``side`` is empty."""
+
+    side: str
+    shown: np.ndarray
+
+
+class RealTokens:
+    """Find the real tokens of the tensors of a run, by their shapes and places."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._has_two_sides = bool(run.model.config.get("is_encoder_decoder"))
+        given = {name: np.array(rows, bool) for name, rows in run.prompt.tensors.items()}
+        own, decoder = given.get("attention_mask"), given.get("decoder_attention_mask")
+        if decoder is None and "decoder_input_ids" in given:
+            decoder = np.ones_like(given["decoder_input_ids"])
+        self._prompt = [] if own is None else [_Mask("encoder" * self._has_two_sides, own)]
+        self._prompt += [] if decoder is None else [_Mask("decoder", decoder)]
+        self._lengths = self._generated_lengths()
+        ends_apart = len({*self._lengths}) > 1
+        self._has_padding = ends_apart or not all(mask.shown.all() for mask in self._prompt)
+        self._steps = steps_of_calls(run) if self._has_padding else []
+        self._found: dict[tuple[object, ...], np.ndarray | None] = {}
+        self._defaults: dict[tuple[int, str], bool] = {}
+
+    def of(self, position: int, leaf: Leaf) -> np.ndarray | None:
+        """Return for each token of a tensor whether it is real; ``None`` if all are.
+
+        ``position`` is the index of its call. The order is that of `token_count`, or of
+        ``Summary.rows`` where that has more numbers. Where the tokens of a tensor mix positions, as
+        channels do, those of a padded prompt are not real.
+        """
+        if not self._has_padding:
+            return None
+        summary, path = leaf.summary, self.run.calls[position].path
+        count = len(summary.rows) // 4 or token_count(summary.shape)
+        is_mask = "mask" in leaf.at
+        side = self._side(path, leaf.at)
+        key = (self._steps[position], side, summary.shape, count, is_mask)
+        if key not in self._found:
+            masks = [m.shown for m in self._masks(key[0]) if not side or m.side in ("", side)]
+            fitting = [_fit(shown, summary.shape, count) for shown in masks]
+            if not is_mask and all(fit is None for fit in fitting):
+                fitting = [_fit_mixed(shown, summary.shape, count) for shown in masks]
+            known = [fit for fit in fitting if fit is not None]
+            real = np.logical_and.reduce(known) if known else None
+            self._found[key] = None if real is None or real.all() else real
+        return self._found[key]
+
+    def is_default(self, position: int, leaf: Leaf) -> bool:
+        """Tell whether a mask means the same as none: what a causal or bidirectional model sees."""
+        key = (id(leaf.summary), self.run.calls[position].path)
+        if key not in self._defaults:
+            self._defaults[key] = self._is_default(position, leaf)
+        return self._defaults[key]
+
+    def _is_default(self, position: int, leaf: Leaf) -> bool:
+        shape, call = leaf.summary.shape, self.run.calls[position]
+        if not leaf.summary.rows or len(shape) != 4:
+            return False
+        batch, queries, keys = shape[0], shape[2], np.arange(shape[3])
+        numbers, real = (
+            read_rows(leaf.summary.rows).reshape(batch, queries),
+            self.of(position, leaf),
+        )
+        seen = keys <= np.arange(queries)[:, None] + (len(keys) - queries)
+        meanings = [*([seen] if self._may_be(call, causal=True) else [])]
+        meanings += [np.ones_like(seen)] if self._may_be(call, causal=False) else []
+        for meaning in meanings:
+            for shown in (np.ones((1, len(keys)), bool), *(m.shown for m in self._prompt)):
+                if len(shown) not in (1, batch) or shown.shape[1] > len(keys):
+                    continue
+                wide = np.pad(
+                    shown, ((0, 0), (0, len(keys) - shown.shape[1])), constant_values=True
+                )
+                same = numbers == numbers_of_sets(meaning & wide[:, None], keys)
+                if np.all(same if real is None else same.ravel()[real]):
+                    return True
+        return False
+
+    def _may_be(self, call: Call, causal: bool) -> bool:
+        """Tell whether attention in a call may be causal, or bidirectional."""
+        if self._has_two_sides:
+            return ("decoder" in call.path and not _CROSS.search(call.path)) == causal
+        other = _BIDIRECTIONAL if causal else _CAUSAL
+        return not other.search(self.run.model.model_class)
+
+    def _masks(self, step: int) -> Iterator[_Mask]:
+        """Yield the masks whose tokens the tensors of a step can have."""
+        decodes = "decoder" * self._has_two_sides
+        if step == 0 or self._has_two_sides:
+            yield from self._prompt
+        if step == 0 or not self._lengths:
+            return
+        goes_on = np.array([[at < length for at in range(1, step + 1)] for length in self._lengths])
+        yield _Mask(decodes, goes_on[:, -1:])
+        yield from (
+            _Mask(mask.side, np.concatenate([mask.shown, goes_on], 1))
+            for mask in self._prompt
+            if mask.side == decodes and len(mask.shown) == len(goes_on)
+        )
+
+    def _generated_lengths(self) -> list[int]:
+        """Return how many tokens each prompt has generated; nothing if they have several beams."""
+        generated, settings = self.run.generated, self.run.prompt.generation
+        names = ("num_beams", "num_return_sequences")
+        if generated is None or any(settings.get(name) not in (None, 1) for name in names):
+            return []
+        return [len(ids) for ids in generated.token_ids]
+
+    def _side(self, path: str, at: str) -> str:
+        """Return the side of an encoder-decoder that a tensor belongs to; empty if unknown."""
+        if not self._has_two_sides:
+            return ""
+        if "encoder" in at or "key_value" in at:
+            return "encoder"
+        if path == ROOT and at in ("in.input_ids", "in.attention_mask"):
+            return "encoder"
+        if "decoder" in path:
+            return "" if _CROSS.search(path) else "decoder"
+        if "encoder" in path:
+            return "encoder"
+        return "decoder" if path == ROOT or "head" in path or "decoder" in at else ""
+
+
+def _fit(shown: np.ndarray, shape: Sequence[int], count: int) -> np.ndarray | None:
+    """Return which of ``count`` tokens are real, if the shape is one of ``shown``'s tokens.
+
+    Rows are repeated for beams and for heads that are folded into the batch. Of what all prompts
+    share, such as positions, a token is real if it is so in any of them.
+    """
+    rows, width = shown.shape
+    first = shape[0] if shape else 0
+    if count == math.prod(shape) != token_count(shape):  # integers, each a token
+        if len(shape) == 2 and first and first % (rows * width) == 0 and width > 1:
+            return np.repeat(_repeated(shown, first // (rows * width)), shape[1])
+        length = shape[-1]
+    else:
+        length = shape[-2] if len(shape) >= 3 else first
+        if len(shape) == 2 and first and first % (rows * width) == 0:
+            return _repeated(shown, first // (rows * width))
+        first = first if len(shape) >= 3 else 1
+    if length != width:
+        return None
+    if first and first % rows == 0 and len(shape) >= 2:
+        return _repeated(shown, first // rows)
+    return np.any(shown, 0) if count == width else None
+
+
+def _fit_mixed(shown: np.ndarray, shape: Sequence[int], count: int) -> np.ndarray | None:
+    """Return which of ``count`` tokens are real if each of them mixes all positions of a prompt."""
+    rows, width = shown.shape
+    is_mixed = width > 1 and width in shape[1:] and shape[0] % rows == 0 and shape[0]
+    if not is_mixed or count % shape[0]:
+        return None
+    whole = _repeated(shown.all(1, keepdims=True), shape[0] // rows)
+    return np.repeat(whole, count // shape[0])
+
+
+def _repeated(shown: np.ndarray, times: int) -> np.ndarray:
+    return np.repeat(shown, times, 0).ravel()
