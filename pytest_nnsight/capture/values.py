@@ -86,8 +86,9 @@ def _dense(mask: Any) -> torch.Tensor:
     from torch.nn.attention.flex_attention import create_mask
 
     if not hasattr(mask, "_nnsight_dense"):
+        batch, heads, queries, keys = mask.shape
         device = str(mask.kv_num_blocks.device)
-        mask._nnsight_dense = create_mask(mask.mask_mod, *mask.shape[-4:], device=device)  # type: ignore[misc]
+        mask._nnsight_dense = create_mask(mask.mask_mod, batch, heads, queries, keys, device)
     dense: torch.Tensor = mask._nnsight_dense
     return dense
 

@@ -52,6 +52,7 @@ class Measurement:
     divergence: TokenDivergence | None
     before: tuple[Drift, ...]
     after: tuple[Drift, ...]
+    equal_masks: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class Comparison:
     ``values`` are the distances of all tensors that were compared, by their location in the golden.
     ``calls`` counts the calls of either run. ``divergence`` is the first generated token that
     differs; calls after it are not compared, since they continue another text. ``timeline`` are the
-    golden's values in order of time.
+    golden's values in order of time. ``equal_masks`` are the labels of masks that have another form
+    and the same meaning.
     """
 
     drifts: tuple[Drift, ...]
@@ -71,6 +73,7 @@ class Comparison:
     values: Mapping[LeafKey, Distance] = field(default_factory=dict, repr=False)
     divergence: TokenDivergence | None = None
     timeline: tuple[Value, ...] = field(default=(), repr=False)
+    equal_masks: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def failures(self) -> tuple[Drift, ...]:
@@ -125,6 +128,8 @@ def measure(golden: Run, received: Run) -> Measurement:
     positions = {position for (position, _), found in apart.items() if not found.is_same}
     first = calls[min(positions)].label if positions else ""
     structure += _reformed_masks(golden, pairs, apart)
+    masks = [drift for drift in structure if drift.kind == "mask"]
+    structure = [*masks[:1], *(drift for drift in structure if drift.kind != "mask")]
     reason = numeric_differences(golden.environment, received.environment)
     divergence = first_divergence(golden, received, apart)
     return Measurement(
@@ -136,6 +141,7 @@ def measure(golden: Run, received: Run) -> Measurement:
         divergence,
         before=(*compare_inputs(golden, received), *structure),
         after=(*later, *_generated(golden, received, divergence, reason)),
+        equal_masks=frozenset(drift.label for drift in masks),
     )
 
 
@@ -171,6 +177,7 @@ def judge(measurement: Measurement, received: Run) -> Comparison:
         measurement.distances,
         measurement.divergence,
         measurement.timeline,
+        measurement.equal_masks,
     )
 
 

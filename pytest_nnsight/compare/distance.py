@@ -123,7 +123,7 @@ def _distance_of_rows(golden: Summary, received: Summary, real: np.ndarray | Non
     differs = before != now if len(before) == len(now) else np.ones(1, bool)
     counts = differs & real if real is not None and len(real) == len(differs) else differs
     if counts.any():
-        return replace(INFINITE, token=int(counts.argmax()))
+        return replace(INFINITE, token=int(counts.argmax()) if len(golden.shape) > 2 else None)
     return replace(SAME, padded=1.0) if differs.any() else SAME
 
 

@@ -21,9 +21,9 @@ class Drift:
     """One difference between golden and received.
 
     ``kind`` is ``values``, ``container``, ``shape``, ``dtype``, ``class``, ``order``, ``missing``,
-    ``added``, ``ids``, ``tensors``, ``settings``, ``kind``, or the
-    notes ``mask`` and ``padding``. ``position`` is the index of the golden's call and ``path`` its module. For ``values``, ``distance`` is the size and ``allowed``
-    the limit. A ``note`` is shown and does not fail.
+    ``added``, ``ids``, ``tensors``, ``settings`` or ``kind``; ``mask`` and ``padding`` are notes.
+    ``position`` is the index of the golden's call and ``path`` its module. For ``values``,
+    ``distance`` is the size and ``allowed`` the limit. A ``note`` is shown and does not fail.
     """
 
     kind: str

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from pytest_nnsight.compare.token_divergence import steps_of_calls
-from pytest_nnsight.run import ROOT, Call, Leaf, Run, token_count
+from pytest_nnsight.run import ROOT, Call, Leaf, Run, Summary, token_count
 from pytest_nnsight.summary.rows import numbers_of_sets, read_rows
 
 _CROSS = re.compile("EncDec|encoder_attn|cross")  # attention of a decoder to its encoder
@@ -21,7 +21,7 @@ _CAUSAL, _BIDIRECTIONAL = re.compile("CausalLM|LMHead"), re.compile("MaskedLM")
 
 
 class _Mask(NamedTuple):
-    """The real tokens ``[batch, token]`` of an encoder or a decoder; of both if ``side`` is empty."""
+    """The real tokens ``[batch, token]`` of the encoder or decoder; ``side`` is empty for any."""
 
     side: str
     shown: np.ndarray
@@ -66,40 +66,35 @@ class RealTokens:
             if not is_mask and all(fit is None for fit in fitting):
                 fitting = [_fit_mixed(shown, summary.shape, count) for shown in masks]
             known = [fit for fit in fitting if fit is not None]
-            real = np.logical_and.reduce(known) if known else None
-            self._found[key] = None if real is None or real.all() else real
+            real: np.ndarray = np.array(known or [[True]]).all(axis=0)
+            self._found[key] = None if real.all() else real
         return self._found[key]
 
     def is_default(self, position: int, leaf: Leaf) -> bool:
-        """Tell whether a mask means the same as none: what a causal or bidirectional model sees."""
+        """Tell whether a mask means what no mask means to the model: all keys, or none to come."""
         key = (id(leaf.summary), self.run.calls[position].path)
         if key not in self._defaults:
-            self._defaults[key] = self._is_default(position, leaf)
+            real = self.of(position, leaf)
+            self._defaults[key] = any(
+                np.all(same if real is None else same[real])
+                for same in self._equal_to_default(self.run.calls[position], leaf.summary)
+            )
         return self._defaults[key]
 
-    def _is_default(self, position: int, leaf: Leaf) -> bool:
-        shape, call = leaf.summary.shape, self.run.calls[position]
-        if not leaf.summary.rows or len(shape) != 4:
-            return False
-        batch, queries, keys = shape[0], shape[2], np.arange(shape[3])
-        numbers, real = (
-            read_rows(leaf.summary.rows).reshape(batch, queries),
-            self.of(position, leaf),
-        )
-        seen = keys <= np.arange(queries)[:, None] + (len(keys) - queries)
-        meanings = [*([seen] if self._may_be(call, causal=True) else [])]
-        meanings += [np.ones_like(seen)] if self._may_be(call, causal=False) else []
-        for meaning in meanings:
-            for shown in (np.ones((1, len(keys)), bool), *(m.shown for m in self._prompt)):
-                if len(shown) not in (1, batch) or shown.shape[1] > len(keys):
-                    continue
-                wide = np.pad(
-                    shown, ((0, 0), (0, len(keys) - shown.shape[1])), constant_values=True
-                )
-                same = numbers == numbers_of_sets(meaning & wide[:, None], keys)
-                if np.all(same if real is None else same.ravel()[real]):
-                    return True
-        return False
+    def _equal_to_default(self, call: Call, mask: Summary) -> Iterator[np.ndarray]:
+        """Yield which queries of a mask see the default keys, for each possible default."""
+        if not mask.rows or len(mask.shape) != 4:
+            return
+        batch, _, queries, count = mask.shape
+        keys, numbers = np.arange(count), read_rows(mask.rows).reshape(batch, queries)
+        past = keys <= np.arange(queries)[:, None] + (count - queries)
+        for seen, is_causal in ((past, True), (np.ones_like(past), False)):
+            for shown in (np.ones((1, 0), bool), *(each.shown for each in self._prompt)):
+                width = shown.shape[1]
+                if width <= count and len(shown) in (1, batch) and self._may_be(call, is_causal):
+                    wide = np.ones((len(shown), 1, count), bool)
+                    wide[:, 0, :width] = shown
+                    yield (numbers == numbers_of_sets(seen & wide, keys)).ravel()
 
     def _may_be(self, call: Call, causal: bool) -> bool:
         """Tell whether attention in a call may be causal, or bidirectional."""
@@ -146,7 +141,23 @@ class RealTokens:
         return "decoder" if path == ROOT or "head" in path or "decoder" in at else ""
 
 
-def _fit(shown: np.ndarray, shape: Sequence[int], count: int) -> np.ndarray | None:
+def steps_of_calls(run: Run) -> list[int]:
+    """Return the step of generation of each call; 0 for all calls of a trace."""
+    rows = run.generated.token_ids if run.generated is not None else ()
+    steps = max(map(len, rows), default=0)
+    if not run.calls or not steps:
+        return [0] * len(run.calls)
+    ends, calls_a_step = ends_of_steps(run, steps)
+    return [bisect_left(ends, i) // calls_a_step for i in range(len(run.calls))]
+
+
+def ends_of_steps(run: Run, steps: int) -> tuple[list[int], int]:
+    """Return the calls of the module that ends each step, and how many of them a step has."""
+    ends = [i for i, call in enumerate(run.calls) if call.path == run.calls[-1].path]
+    return ends, max(1, len(ends) // steps)
+
+
+def _fit(shown: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray | None:
     """Return which of ``count`` tokens are real, if the shape is one of ``shown``'s tokens.
 
     Rows are repeated for beams and for heads that are folded into the batch. Of what all prompts
@@ -170,14 +181,14 @@ def _fit(shown: np.ndarray, shape: Sequence[int], count: int) -> np.ndarray | No
     return np.any(shown, 0) if count == width else None
 
 
-def _fit_mixed(shown: np.ndarray, shape: Sequence[int], count: int) -> np.ndarray | None:
+def _fit_mixed(shown: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray | None:
     """Return which of ``count`` tokens are real if each of them mixes all positions of a prompt."""
     rows, width = shown.shape
     is_mixed = width > 1 and width in shape[1:] and shape[0] % rows == 0 and shape[0]
     if not is_mixed or count % shape[0]:
         return None
-    whole = _repeated(shown.all(1, keepdims=True), shape[0] // rows)
-    return np.repeat(whole, count // shape[0])
+    whole: np.ndarray = shown.all(axis=1)
+    return np.repeat(whole, count // rows)
 
 
 def _repeated(shown: np.ndarray, times: int) -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.compare.positions import ends_of_steps
 from pytest_nnsight.run import ROOT, Call, Run
 from pytest_nnsight.summary.packing import read_norms
 
@@ -88,25 +88,9 @@ def calls_until(run: Run, step: int) -> int:
     steps = max((len(row) for row in run.generated.token_ids), default=0)
     if not run.calls or not steps:
         return len(run.calls)
-    ends, calls_a_step = _ends(run, steps)
+    ends, calls_a_step = ends_of_steps(run, steps)
     last = (step + 1) * calls_a_step
     return 0 if last <= 0 else ends[last - 1] + 1 if last <= len(ends) else len(run.calls)
-
-
-def steps_of_calls(run: Run) -> list[int]:
-    """Return the step of generation of each call; 0 for all calls of a trace."""
-    rows = run.generated.token_ids if run.generated is not None else ()
-    steps = max(map(len, rows), default=0)
-    if not run.calls or not steps:
-        return [0] * len(run.calls)
-    ends, calls_a_step = _ends(run, steps)
-    return [bisect_left(ends, i) // calls_a_step for i in range(len(run.calls))]
-
-
-def _ends(run: Run, steps: int) -> tuple[list[int], int]:
-    """Return the calls of the module that ends each step, and how many of them a step has."""
-    ends = [i for i, call in enumerate(run.calls) if call.path == run.calls[-1].path]
-    return ends, max(1, len(ends) // steps)
 
 
 def first_divergence(

@@ -22,7 +22,8 @@ _LOW = 0xFFFFFFFF
 def mix(values: Array) -> Array:
     """Return a number of 32 bits for each of ``values``, which are int64."""
     mixed = (values + _OFFSET) * _FIRST
-    return ((mixed ^ (mixed >> 29)) * _SECOND) >> 32 & _LOW
+    numbers: Array = ((mixed ^ (mixed >> 29)) * _SECOND) >> 32 & _LOW
+    return numbers
 
 
 def numbers_of_sets(is_member: Array, keys: Array) -> Array:
