@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pytest_nnsight.run import NORM_FLOOR, Summary, numbers_per_token
-from pytest_nnsight.summary.packing import unpack
+from pytest_nnsight.summary.packing import BITS, unpack
 from pytest_nnsight.summary.rows import read_rows
 
 
@@ -113,14 +113,17 @@ def _has_other_counts(golden: Summary, received: Summary) -> bool:
 
 def _distance_of_rows(golden: Summary, received: Summary, real: np.ndarray | None) -> Distance:
     """Compare masks or integers by the number of each token; a mask may be broadcast."""
-    before, now = (read_rows(each.rows) for each in (golden, received))
+    both = [read_rows(each.rows) for each in (golden, received)]
     if golden.shape != received.shape:
-        grids = before.reshape(golden.shape[0], -1), now.reshape(received.shape[0], -1)
+        batches = [(each.shape or (1,))[0] for each in (golden, received)]
         try:
-            before, now = (grid.ravel() for grid in np.broadcast_arrays(*grids))
+            grids = [rows.reshape(batch, -1) for rows, batch in zip(both, batches, strict=True)]
+            both = [grid.ravel() for grid in np.broadcast_arrays(*grids)]
         except ValueError:
             return INFINITE
-    differs = before != now if len(before) == len(now) else np.ones(1, bool)
+    if len(both[0]) != len(both[1]):
+        return INFINITE
+    differs = both[0] != both[1]
     counts = differs & real if real is not None and len(real) == len(differs) else differs
     if counts.any():
         return replace(INFINITE, token=int(counts.argmax()) if len(golden.shape) > 2 else None)
@@ -135,7 +138,8 @@ def _estimates(pairs: Sequence[Pair], real: np.ndarray | None) -> Iterator[Dista
         squares = np.square(before - now).sum(2)
     found = _from_tokens(np.maximum(old, new), squares, real)
     if real is not None:
-        is_same = ((squares == 0) & (old == new))[:, real].all(1).tolist()
+        close = np.abs(before - now).max(2) <= _rounding(pairs, old)
+        is_same = (close & (old == new))[:, real].all(1).tolist()
         for (golden, received), estimate, same in zip(pairs, found, is_same, strict=True):
             if _has_other_counts(golden, received) and estimate.worst > _BROKEN:
                 yield replace(INFINITE, token=estimate.token)
@@ -147,6 +151,15 @@ def _estimates(pairs: Sequence[Pair], real: np.ndarray | None) -> Iterator[Dista
         # that changed sign or were swapped. The last bits of a projection are not reproducible.
         has_equal_bits = (golden.digest, golden.dtype) == (received.digest, received.dtype)
         yield SAME if has_equal_bits and estimate.worst < _LAST_BITS else estimate
+
+
+def _rounding(pairs: Sequence[Pair], norms: np.ndarray) -> np.ndarray:
+    """Return by how much projections of equal tokens differ: padding may change their steps."""
+    first = b"".join(each.sketch[:1] for pair in pairs for each in pair)
+    powers = np.frombuffer(first, np.int8).reshape(-1, 2)
+    steps = np.where(powers[:, 0] == powers[:, 1], 0.0, np.ldexp(1.0, powers.max(1) - BITS))
+    rounding: np.ndarray = steps[:, None] * norms
+    return rounding
 
 
 def true_distance(golden: np.ndarray, received: np.ndarray) -> Distance:

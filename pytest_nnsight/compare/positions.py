@@ -17,6 +17,7 @@ from pytest_nnsight.run import ROOT, Call, Leaf, Run, Summary, token_count
 from pytest_nnsight.summary.rows import numbers_of_sets, read_rows
 
 _CROSS = re.compile("EncDec|encoder_attn|cross")  # attention of a decoder to its encoder
+_LARGEST = 2**26  # elements of a mask that is compared with none
 _CAUSAL, _BIDIRECTIONAL = re.compile("CausalLM|LMHead"), re.compile("MaskedLM")
 
 
@@ -33,12 +34,17 @@ class RealTokens:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._has_two_sides = bool(run.model.config.get("is_encoder_decoder"))
-        given = {name: np.array(rows, bool) for name, rows in run.prompt.tensors.items()}
-        own, decoder = given.get("attention_mask"), given.get("decoder_attention_mask")
-        if decoder is None and "decoder_input_ids" in given:
-            decoder = np.ones_like(given["decoder_input_ids"])
-        self._prompt = [] if own is None else [_Mask("encoder" * self._has_two_sides, own)]
-        self._prompt += [] if decoder is None else [_Mask("decoder", decoder)]
+        given = run.prompt.tensors
+        all_real = [[1] * len(row) for row in given.get("decoder_input_ids", ())]
+        masks = {
+            "encoder" * self._has_two_sides: given.get("attention_mask", ()),
+            "decoder": given.get("decoder_attention_mask", all_real),
+        }
+        self._prompt = [
+            _Mask(side, np.array(rows, bool))
+            for side, rows in masks.items()
+            if len({len(row) for row in rows}) == 1 and rows[0]
+        ]
         self._lengths = self._generated_lengths()
         ends_apart = len({*self._lengths}) > 1
         self._has_padding = ends_apart or not all(mask.shown.all() for mask in self._prompt)
@@ -53,21 +59,20 @@ class RealTokens:
         ``Summary.rows`` where that has more numbers. Where the tokens of a tensor mix positions, as
         channels do, those of a padded prompt are not real.
         """
-        if not self._has_padding:
+        summary, is_mask = leaf.summary, "mask" in leaf.at
+        count = len(summary.rows) // 4 or len(summary.norms) // 2
+        if not self._has_padding or not count:
             return None
-        summary, path = leaf.summary, self.run.calls[position].path
-        count = len(summary.rows) // 4 or token_count(summary.shape)
-        is_mask = "mask" in leaf.at
-        side = self._side(path, leaf.at)
+        side = self._side(self.run.calls[position].path, leaf.at)
         key = (self._steps[position], side, summary.shape, count, is_mask)
         if key not in self._found:
             masks = [m.shown for m in self._masks(key[0]) if not side or m.side in ("", side)]
             fitting = [_fit(shown, summary.shape, count) for shown in masks]
             if not is_mask and all(fit is None for fit in fitting):
                 fitting = [_fit_mixed(shown, summary.shape, count) for shown in masks]
-            known = [fit for fit in fitting if fit is not None]
-            real: np.ndarray = np.array(known or [[True]]).all(axis=0)
-            self._found[key] = None if real.all() else real
+            known = [fit for fit in fitting if fit is not None and len(fit) == count]
+            real = np.asarray(np.all(known, 0)) if known else None
+            self._found[key] = None if real is None or real.all() else real
         return self._found[key]
 
     def is_default(self, position: int, leaf: Leaf) -> bool:
@@ -83,10 +88,13 @@ class RealTokens:
 
     def _equal_to_default(self, call: Call, mask: Summary) -> Iterator[np.ndarray]:
         """Yield which queries of a mask see the default keys, for each possible default."""
-        if not mask.rows or len(mask.shape) != 4:
+        numbers = read_rows(mask.rows)
+        if len(mask.shape) != 4 or len(numbers) != mask.shape[0] * mask.shape[2]:
             return
         batch, _, queries, count = mask.shape
-        keys, numbers = np.arange(count), read_rows(mask.rows).reshape(batch, queries)
+        if not batch or queries * count > _LARGEST:
+            return
+        keys, numbers = np.arange(count), numbers.reshape(batch, queries)
         past = keys <= np.arange(queries)[:, None] + (count - queries)
         for seen, is_causal in ((past, True), (np.ones_like(past), False)):
             for shown in (np.ones((1, 0), bool), *(each.shown for each in self._prompt)):
@@ -178,7 +186,7 @@ def _fit(shown: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray | 
         return None
     if first and first % rows == 0 and len(shape) >= 2:
         return _repeated(shown, first // rows)
-    return np.any(shown, 0) if count == width else None
+    return np.asarray(np.any(shown, 0)) if count == width else None
 
 
 def _fit_mixed(shown: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray | None:
@@ -187,8 +195,7 @@ def _fit_mixed(shown: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndar
     is_mixed = width > 1 and width in shape[1:] and shape[0] % rows == 0 and shape[0]
     if not is_mixed or count % shape[0]:
         return None
-    whole: np.ndarray = shown.all(axis=1)
-    return np.repeat(whole, count // rows)
+    return np.repeat(np.asarray(np.all(shown, 1)), count // rows)
 
 
 def _repeated(shown: np.ndarray, times: int) -> np.ndarray:
