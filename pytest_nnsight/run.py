@@ -36,7 +36,8 @@ class Summary(NamedTuple):
     the L2 norms of the tokens (`statistics.tokens_of`), ``sketch`` has the random projection of
     each token; `packing` encodes both. Both are empty for integers, for booleans and for values
     outside float32. ``digest`` is a checksum of the exact values, in hexadecimal. ``noise`` is the
-    largest drift between runs that should be equal, if it was measured.
+    largest drift between runs that should be equal, if it was measured. ``rows`` has a number of 32
+    bits for each token of a mask or of integers (`statistics.row_numbers`).
     """
 
     shape: tuple[int, ...]
@@ -51,6 +52,7 @@ class Summary(NamedTuple):
     sketch: bytes = b""
     digest: str = ""
     noise: float = 0.0
+    rows: bytes = b""
 
     @property
     def rms(self) -> float | None:

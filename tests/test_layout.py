@@ -28,7 +28,7 @@ TOP_LEVEL = {"__init__", "errors", "run", "options", "settings"}
 HEAVY = {"torch", "transformers", "nnsight", "accelerate"}
 # What works on files alone: a report is made on a laptop without the model's libraries.
 WITHOUT_TORCH = {"compare", "diagnose", "golden", "report", "cli", "upgrade"} | TOP_LEVEL
-WITHOUT_TORCH_FILES = {"summary/packing"}
+WITHOUT_TORCH_FILES = {"summary/packing", "summary/rows"}
 MOST_LAYERS = 5  # inside a subpackage
 FILES = sorted(path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py"))
 

@@ -92,7 +92,7 @@ class Benign:
     """Define a change that no test should find.
 
     ``align`` cuts two runs with different shapes, such as a batch and one prompt, to the tensors
-    that should be equal.
+    that should be equal. ``golden`` makes another probe of a standard one, for both runs.
     """
 
     name: str
@@ -101,6 +101,7 @@ class Benign:
     families: tuple[str, ...]
     kinds: tuple[str, ...]
     align: Align | None
+    golden: Golden | None
 
     def fits(self, roles: Roles) -> bool:
         """Tell whether a model can have this change."""
@@ -112,12 +113,13 @@ def benign(
     families: tuple[str, ...] = FAMILIES,
     kinds: tuple[str, ...] = ("trace", "generate"),
     align: Align | None = None,
+    golden: Golden | None = None,
 ) -> Callable[[Change], Benign]:
     """Turn a function that changes a variant into a benign change of the same name."""
 
     def make(change: Change) -> Benign:
         name, about = change.__name__.replace("_", " "), inspect.getdoc(change) or ""
-        return Benign(name, about, change, families, kinds, align)
+        return Benign(name, about, change, families, kinds, align, golden)
 
     return make
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from benchmarks.faults import batches, kernels, reloads
+from benchmarks.faults import batches, kernels, padding, reloads
 from benchmarks.faults.bench import broken, is_chosen, judge, run_all
 from benchmarks.faults.captured import Captured, Key
 from benchmarks.faults.fault import Benign, Values, benign_in
@@ -24,7 +24,7 @@ from pytest_nnsight.summary.fingerprint import fingerprint_parameters
 
 def all_benign() -> list[Benign]:
     """Return every benign change that stays in one process."""
-    return benign_in(kernels, reloads, batches)
+    return benign_in(kernels, reloads, batches, padding)
 
 
 def change_all(
@@ -48,7 +48,9 @@ def change(subject: Subject, benign: Benign, probe: Probe) -> Result:
     start = time.perf_counter()
     try:
         with subject.variant(probe) as variant:
-            golden = subject.golden(probe)
+            if benign.golden is not None:
+                variant.probe = benign.golden(variant)
+            golden = subject.golden(variant.probe)
             benign.change(variant)
             run = variant.run()
             module = nnsight_api.torch_module(variant.wrapped or subject.model)

@@ -143,7 +143,7 @@ class Recorder:
         else:
             named = by_name(arguments, keywords, self.parameters[state.path])
             structure, tensors = describe(named, "in")
-            leaves = [(at, self._index_of(tensor)) for at, tensor in tensors]
+            leaves = [(at, self._index_of(tensor, "mask" in at)) for at, tensor in tensors]
             state.inputs.append((structure, leaves))
         state.has_new_inputs |= self.summarizer.count > count_before
 
@@ -192,7 +192,7 @@ class Recorder:
                 self._add_call(state, state.visits, structure, leaves)
                 state.visits += 1
 
-    def _index_of(self, tensor: torch.Tensor) -> int:
+    def _index_of(self, tensor: torch.Tensor, is_mask: bool = False) -> int:
         """Return the index of a tensor's summary; the same one while the tensor is not changed.
 
         A block's output is often the very tensor of its last module, and the input of the next one.
@@ -200,7 +200,7 @@ class Recorder:
         version, seen = version_of(tensor), self._seen.get(id(tensor))
         if seen is not None and seen[0]() is tensor and seen[1] == version >= 0:
             return seen[2]
-        index = self.summarizer.add(tensor, version)
+        index = self.summarizer.add(tensor, version, is_mask)
         self._seen[id(tensor)] = (weakref.ref(tensor), version, index)
         return index
 

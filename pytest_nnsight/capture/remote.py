@@ -16,6 +16,7 @@ from pytest_nnsight.capture.prompts import PreparedPrompt
 from pytest_nnsight.capture.recorder import Recorder
 from pytest_nnsight.errors import RemoteError
 from pytest_nnsight.run import ROOT, Environment, Summary, numbers_per_token
+from pytest_nnsight.summary.rows import pack_rows
 from pytest_nnsight.summary.summarizer import Measured, exact_summary, summaries_of
 
 
@@ -99,9 +100,9 @@ def _plan(
 
 def _summaries(returned: Mapping[str, Any]) -> dict[int, Summary]:
     """Split the numbers of all tensors, and return the summary of each by its index."""
-    measured, others = [], {}
+    measured, others, packed = [], {}, {}
     row = start = 0
-    for index, (shape, dtype, tokens, exact) in enumerate(returned["tensors"]):
+    for index, (shape, dtype, tokens, exact, rows) in enumerate(returned["tensors"]):
         if tokens:
             size = tokens + tokens * numbers_per_token(tokens)
             rest = returned["rests"][start : start + size].double()
@@ -112,4 +113,7 @@ def _summaries(returned: Mapping[str, Any]) -> dict[int, Summary]:
             others[index] = exact_summary(tuple(shape), dtype, exact)
         else:
             others[index] = Summary(tuple(shape), dtype)
-    return summaries_of(measured) | others
+        if rows is not None:
+            packed[index] = pack_rows(rows.numpy())
+    summaries = summaries_of(measured) | others
+    return summaries | {i: summaries[i]._replace(rows=rows) for i, rows in packed.items()}

@@ -16,7 +16,7 @@ from torch.utils.weak import TensorWeakRef
 from pytest_nnsight.capture.values import by_name, describe, logit_margin, whole_numbers
 from pytest_nnsight.nnsight_api.ndif import server_environment
 from pytest_nnsight.nnsight_api.subscription import observe_cache
-from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure
+from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure, row_numbers
 
 
 def begin(model: Any, tracer: Any, plan: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,8 @@ def end(model: Any, state: dict[str, Any], result: Any) -> dict[str, Any]:
     heads = [each[:STATISTICS].double().cpu() for each in numbers]
     rests = [each[STATISTICS:].float().cpu() for each in numbers]
     tensors = [
-        (item["shape"], item["dtype"], item["tokens"], item["exact"]) for item in state["tensors"]
+        (item["shape"], item["dtype"], item["tokens"], item["exact"], item["rows"])
+        for item in state["tensors"]
     ]
     ids = getattr(result, "sequences", result)
     return {
@@ -78,25 +79,29 @@ def _receive(state: dict[str, Any], plan: dict[str, Any], path: str, slot: str, 
         return
     structure, tensors = describe(value, "in" if slot == "inputs" else "out")
     count_before = len(state["tensors"])
-    leaves = [(at, _index_of(state, tensor)) for at, tensor in tensors]
+    leaves = [(at, _index_of(state, tensor, "mask" in at)) for at, tensor in tensors]
     if slot == "inputs" and len(state["tensors"]) > count_before:
         state["has_new_inputs"].add(path)
     state["events"].append((path, slot, structure, leaves))
 
 
-def _index_of(state: dict[str, Any], tensor: torch.Tensor) -> int:
+def _index_of(state: dict[str, Any], tensor: torch.Tensor, is_mask: bool) -> int:
     """Return the index of a tensor; measure it unless it was seen before, unchanged."""
     version = -1 if tensor.is_inference() else tensor._version
     seen = state["seen"].get(id(tensor))
     if seen is not None and seen[0]() is tensor and seen[1] == version >= 0:
         return int(seen[2])
     values, exact = measurable(tensor)
+    rows = None
+    if is_mask or exact is not None:
+        rows = row_numbers(tensor, is_mask or (tensor.dtype is torch.bool and tensor.ndim == 4))
     item = {
         "shape": tuple(tensor.shape),
         "dtype": str(tensor.dtype).removeprefix("torch."),
         "tokens": 0 if values is None else len(values),
         "numbers": None if values is None else measure([values[None]])[0],
         "exact": None if exact is None else exact.cpu().clone(),
+        "rows": None if rows is None else rows.cpu(),
     }
     state["tensors"].append(item)
     index = len(state["tensors"]) - 1

@@ -73,7 +73,24 @@ def _describe(value: Any, at: str, tensors: list[tuple[str, torch.Tensor]]) -> s
             [f"{name}={_describe(getattr(value, name), f'{at}.{name}', tensors)}" for name in names]
         )
         return f"{kind.__name__}({inner})"
+    if kind.__name__ == "BlockMask":
+        tensors.append((at, _dense(value)))
     return kind.__name__
+
+
+def _dense(mask: Any) -> torch.Tensor:
+    """Return a mask of flex attention as booleans ``[batch, heads, queries, keys]``.
+
+    It is stored on the mask, so that all modules that are given the mask share one tensor.
+    """
+    from torch.nn.attention.flex_attention import create_mask
+
+    if not hasattr(mask, "_nnsight_dense"):
+        batch, heads, queries, keys = mask.shape
+        device = str(mask.kv_num_blocks.device)
+        mask._nnsight_dense = create_mask(mask.mask_mod, batch, heads, queries, keys, device)
+    dense: torch.Tensor = mask._nnsight_dense
+    return dense
 
 
 def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:

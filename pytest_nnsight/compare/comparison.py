@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_nnsight.compare.distance import Distance, distances, most_changed_statistic
 from pytest_nnsight.compare.drift import Drift, Pairs, compare_structure, leaf_label
 from pytest_nnsight.compare.model_changes import numeric_differences
 from pytest_nnsight.compare.pairing import inputs_and_outputs, is_input
 from pytest_nnsight.compare.pooling import pool
+from pytest_nnsight.compare.positions import RealTokens
 from pytest_nnsight.compare.run_inputs import compare_inputs, first_difference
 from pytest_nnsight.compare.timeline import LeafKey, Value, timeline
 from pytest_nnsight.compare.token_divergence import (
@@ -52,6 +53,7 @@ class Measurement:
     divergence: TokenDivergence | None
     before: tuple[Drift, ...]
     after: tuple[Drift, ...]
+    equal_masks: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class Comparison:
     ``values`` are the distances of all tensors that were compared, by their location in the golden.
     ``calls`` counts the calls of either run. ``divergence`` is the first generated token that
     differs; calls after it are not compared, since they continue another text. ``timeline`` are the
-    golden's values in order of time. With ``accepts_structure`` another structure with equal values
-    matches.
+    golden's values in order of time. ``equal_masks`` are the labels of masks that have another form
+    and the same meaning. With ``accepts_structure`` another structure with equal values matches.
     """
 
     drifts: tuple[Drift, ...]
@@ -72,6 +74,7 @@ class Comparison:
     values: Mapping[LeafKey, Distance] = field(default_factory=dict, repr=False)
     divergence: TokenDivergence | None = None
     timeline: tuple[Value, ...] = field(default=(), repr=False)
+    equal_masks: frozenset[str] = field(default=frozenset(), repr=False)
     accepts_structure: bool = False
 
     @property
@@ -124,16 +127,21 @@ def measure(golden: Run, received: Run) -> Measurement:
     received = align_visits(golden, received)
     location = divergence_location(golden, received)
     calls = golden.calls if location is None else shared_calls(golden, received, location)
-    structure, later, pairs = compare_structure(golden, received, calls)
+    real_tokens = RealTokens(golden)
+    structure, later, pairs = compare_structure(golden, received, calls, real_tokens)
     if location is not None:  # the runs continue different texts
         later = [drift for drift in later if drift.kind != "added"]
-    estimates = distances([(old.summary, new.summary) for old, new in pairs.values()])
+    real = [real_tokens.of(position, old) for (position, _), (old, _) in pairs.items()]
+    estimates = distances([(old.summary, new.summary) for old, new in pairs.values()], real)
     apart = dict(zip(pairs, estimates, strict=True))
     partners = {key: id(new.summary) for key, (_, new) in pairs.items()}
     in_time = timeline([*_without_unpaired_inputs(calls, received)], partners)
     apart |= pool(in_time, apart)
     positions = {position for (position, _), found in apart.items() if not found.is_same}
     first = calls[min(positions)].label if positions else ""
+    structure += _reformed_masks(golden, pairs, apart)
+    masks = [drift for drift in structure if drift.kind == "mask"]
+    structure = [*masks[:1], *(drift for drift in structure if drift.kind != "mask")]
     reason = numeric_differences(golden.environment, received.environment)
     divergence = first_divergence(golden, received, apart)
     return Measurement(
@@ -145,6 +153,7 @@ def measure(golden: Run, received: Run) -> Measurement:
         divergence,
         before=(*compare_inputs(golden, received), *structure),
         after=(*later, *_generated(golden, received, divergence, reason)),
+        equal_masks=frozenset(drift.label for drift in masks),
     )
 
 
@@ -170,15 +179,17 @@ def judge(measurement: Measurement, received: Run) -> Comparison:
     if received.is_exact and bits.is_expected:
         limits = dict.fromkeys(measurement.distances, 0.0)
     values = _values(measurement, tolerance, limits)
+    padding = _padding_note(measurement, tolerance)
     added = sum(drift.kind == "added" for drift in measurement.after)
     return Comparison(
-        (*measurement.before, *values, *measurement.after),
+        (*measurement.before, *values, *measurement.after, *padding),
         len(golden.calls) + added,
         tolerance,
         bits,
         measurement.distances,
         measurement.divergence,
         measurement.timeline,
+        measurement.equal_masks,
         received.structure == "values",
     )
 
@@ -206,6 +217,30 @@ def _values(
             *statistics[both],
             position=key[0],
         )
+
+
+def _reformed_masks(
+    golden: Run, pairs: Pairs, apart: Mapping[LeafKey, Distance]
+) -> Iterator[Drift]:
+    """Yield a note for each mask of the same meaning in another dtype or shape."""
+    for key, (old, new) in pairs.items():
+        before, now = old.summary, new.summary
+        if (before.dtype, before.shape) != (now.dtype, now.shape) and apart[key].is_same:
+            label, path = leaf_label(golden.calls[key[0]], old), golden.calls[key[0]].path
+            drift = Drift("mask", label, path, note=True, position=key[0])
+            yield replace(drift, expected=before.dtype, received=now.dtype)
+
+
+def _padding_note(measurement: Measurement, tolerance: Tolerance) -> Iterator[Drift]:
+    """Yield one note if padding differs by more than real tokens may."""
+    sizes = {key: each.padded for key, each in measurement.distances.items()}
+    keys = [value.key for value in measurement.timeline if sizes.get(value.key, 0) > tolerance.rel]
+    if keys:
+        (position, at), golden = keys[0], measurement.golden
+        call, size = golden.calls[position], max(sizes.values())
+        leaf = next(leaf for leaf in call.leaves if leaf.at == at)
+        drift = Drift("padding", leaf_label(call, leaf), call.path, note=True, position=position)
+        yield replace(drift, distance=Distance(worst=size))
 
 
 def _generated(

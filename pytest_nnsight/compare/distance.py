@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pytest_nnsight.run import NORM_FLOOR, Summary, numbers_per_token
-from pytest_nnsight.summary.packing import unpack
+from pytest_nnsight.summary.packing import BITS, unpack
+from pytest_nnsight.summary.rows import read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Distance:
     error of ``rms``, as a share of it. ``is_same`` tells whether all bits are equal. ``pooled`` is
     the largest drift of one token, ``pooled_token``, over the eight values that end with this one
     (see `pooling`).
+
+    Only real tokens count (see `positions`). ``padded`` is the largest drift of a token of padding.
     """
 
     rms: float = 0.0
@@ -36,48 +39,65 @@ class Distance:
     pooled: float = 0.0
     pooled_token: int | None = None
     per_token: np.ndarray | None = field(default=None, compare=False, repr=False)
+    padded: float = 0.0
 
     def with_pooled(self, size: float, token: int) -> Distance:
         """Return the same distance with the drift of one token over the values before it."""
         rest = self.rms, self.worst, self.token, self.error, self.is_same  # faster than `replace`
-        return Distance(*rest, size, token, self.per_token)
+        return Distance(*rest, size, token, self.per_token, self.padded)
 
 
 _LAST_BITS = 3e-6  # of float32, and of the steps in which a projection is stored
+_BROKEN = 0.1  # drift of a token that has NaN or Inf in one run only; it is marked as very large
 _BLOCK = 2**15  # bytes of sketches that are unpacked at once, few enough to stay in the cache
 Pair = tuple[Summary, Summary]
 SAME = Distance(is_same=True)
 INFINITE = Distance(math.inf, math.inf)
 
 
-def distances(pairs: Sequence[Pair]) -> list[Distance]:
+def distances(
+    pairs: Sequence[Pair], real_tokens: Sequence[np.ndarray | None] | None = None
+) -> list[Distance]:
     """Estimate the distances of summarised tensors, each pair of one shape; equal pairs only once.
+
+    ``real_tokens`` tell for each pair which tokens count, ``None`` for all. Masks may have another
+    shape, since they are compared by meaning.
 
     Each number of a token's projection is one sample of its distance: the estimate of one token
     from ``k`` numbers has a relative standard error of about ``1 / sqrt(2 k)``. Tensors of one size
     are estimated together.
     """
     found: dict[tuple[int, int], Distance] = {}
-    groups: dict[tuple[int, int], list[Pair]] = {}
+    groups: dict[tuple[int, int, int], list[Pair]] = {}
+    masks = {id(real): real for real in real_tokens or ()}
+    real_of = {(id(a), id(b)): r for (a, b), r in zip(pairs, real_tokens or (), strict=False)}
     for golden, received in {(id(old), id(new)): (old, new) for old, new in pairs}.values():
-        exact = _without_estimate(golden, received)
+        real = real_of.get((id(golden), id(received)))
+        exact = _without_estimate(golden, received, real)
         if exact is not None:
             found[id(golden), id(received)] = exact
         else:
-            size = (len(golden.norms), len(golden.sketch))
+            size = (len(golden.norms), len(golden.sketch), id(real))
             groups.setdefault(size, []).append((golden, received))
-    for (_, sketch_size), group in groups.items():
+    for (_, sketch_size, mask), group in groups.items():
         step = max(1, _BLOCK // sketch_size)
         for block in (group[start : start + step] for start in range(0, len(group), step)):
-            for (golden, received), estimate in zip(block, _estimates(block), strict=True):
+            estimates = _estimates(block, masks.get(mask))
+            for (golden, received), estimate in zip(block, estimates, strict=True):
                 found[id(golden), id(received)] = estimate
     return [found[id(golden), id(received)] for golden, received in pairs]
 
 
-def _without_estimate(golden: Summary, received: Summary) -> Distance | None:
+def _without_estimate(
+    golden: Summary, received: Summary, real: np.ndarray | None
+) -> Distance | None:
     """Return a distance that needs no estimate, else ``None``."""
-    if (golden.nan, golden.inf) != (received.nan, received.inf):
-        return INFINITE
+    if golden.rows and received.rows:
+        return _distance_of_rows(golden, received, real)
+    if _has_other_counts(golden, received):
+        if real is None or not golden.sketch or not received.sketch:
+            return INFINITE
+        return None
     parts = [(each.sketch, each.digest, each.dtype) for each in (golden, received)]
     if parts[0] == parts[1]:
         return SAME
@@ -87,18 +107,59 @@ def _without_estimate(golden: Summary, received: Summary) -> Distance | None:
     return None
 
 
-def _estimates(pairs: Sequence[Pair]) -> Iterator[Distance]:
+def _has_other_counts(golden: Summary, received: Summary) -> bool:
+    return (golden.nan, golden.inf) != (received.nan, received.inf)
+
+
+def _distance_of_rows(golden: Summary, received: Summary, real: np.ndarray | None) -> Distance:
+    """Compare masks or integers by the number of each token; a mask may be broadcast."""
+    both = [read_rows(each.rows) for each in (golden, received)]
+    if golden.shape != received.shape:
+        batches = [(each.shape or (1,))[0] for each in (golden, received)]
+        try:
+            grids = [rows.reshape(batch, -1) for rows, batch in zip(both, batches, strict=True)]
+            both = [grid.ravel() for grid in np.broadcast_arrays(*grids)]
+        except ValueError:
+            return INFINITE
+    if len(both[0]) != len(both[1]):
+        return INFINITE
+    differs = both[0] != both[1]
+    counts = differs & real if real is not None and len(real) == len(differs) else differs
+    if counts.any():
+        return replace(INFINITE, token=int(counts.argmax()) if len(golden.shape) > 2 else None)
+    return replace(SAME, padded=1.0) if differs.any() else SAME
+
+
+def _estimates(pairs: Sequence[Pair], real: np.ndarray | None) -> Iterator[Distance]:
     """Yield the distances of tensors that all have the same number of tokens."""
     old, before = unpack([(golden.norms, golden.sketch) for golden, _ in pairs])
     new, now = unpack([(received.norms, received.sketch) for _, received in pairs])
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.square(before - now).sum(2)
-    found = _from_tokens(np.maximum(old, new), squares)
+    found = _from_tokens(np.maximum(old, new), squares, real)
+    if real is not None:
+        close = np.abs(before - now).max(2) <= _rounding(pairs, old)
+        is_same = (close & (old == new))[:, real].all(1).tolist()
+        for (golden, received), estimate, same in zip(pairs, found, is_same, strict=True):
+            if _has_other_counts(golden, received) and estimate.worst > _BROKEN:
+                yield replace(INFINITE, token=estimate.token)
+            else:
+                yield replace(estimate, is_same=same and golden.dtype == received.dtype)
+        return
     for (golden, received), estimate in zip(pairs, found, strict=True):
         # The checksum shows every small change, the projection every large one, such as values
         # that changed sign or were swapped. The last bits of a projection are not reproducible.
         has_equal_bits = (golden.digest, golden.dtype) == (received.digest, received.dtype)
         yield SAME if has_equal_bits and estimate.worst < _LAST_BITS else estimate
+
+
+def _rounding(pairs: Sequence[Pair], norms: np.ndarray) -> np.ndarray:
+    """Return by how much projections of equal tokens differ: padding may change their steps."""
+    first = b"".join(each.sketch[:1] for pair in pairs for each in pair)
+    powers = np.frombuffer(first, np.int8).reshape(-1, 2)
+    steps = np.where(powers[:, 0] == powers[:, 1], 0.0, np.ldexp(1.0, powers.max(1) - BITS))
+    rounding: np.ndarray = steps[:, None] * norms
+    return rounding
 
 
 def true_distance(golden: np.ndarray, received: np.ndarray) -> Distance:
@@ -114,25 +175,33 @@ def true_distance(golden: np.ndarray, received: np.ndarray) -> Distance:
     return replace(next(found), error=0.0)
 
 
-def _from_tokens(norms: np.ndarray, squares: np.ndarray) -> Iterator[Distance]:
+def _from_tokens(
+    norms: np.ndarray, squares: np.ndarray, real: np.ndarray | None = None
+) -> Iterator[Distance]:
     """Yield distances from norms and squared distances of all tokens, ``[tensors, tokens]``."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        scale = np.maximum(norms, NORM_FLOOR * _medians(norms)[:, None])
+        medians = _medians(norms if real is None else norms[:, real])
+        scale = np.maximum(norms, NORM_FLOOR * medians[:, None])
         each = np.where(squares > 0, np.sqrt(squares) / scale, 0.0)
         each = np.nan_to_num(each, nan=np.inf)
         shares = np.nan_to_num(np.where(scale > 0, norms / scale, 0.0), nan=1.0)
+        padded = [0.0] * len(each)
+        if real is not None:
+            padded = each[:, ~real].max(1).tolist()
+            each, shares = np.where(real, each, 0.0), shares * real
         parts = np.square(each)
         totals, fourths = parts.sum(1).tolist(), np.square(parts).sum(1).tolist()
     weights = np.square(shares).sum(1).tolist()
     worst, tokens = each.argmax(1).tolist(), each.shape[1]
-    columns = zip(each, worst, totals, fourths, weights, strict=True)
-    for row, token, total, fourth, weight in columns:
+    columns = zip(each, worst, totals, fourths, weights, padded, strict=True)
+    for row, token, total, fourth, weight, padding in columns:
         yield Distance(
             rms=math.sqrt(total / (weight or 1.0)),
             worst=float(row[token]),
             token=token if tokens > 1 else None,
             error=_error(total, fourth, tokens),
             per_token=row,
+            padded=padding,
         )
 
 

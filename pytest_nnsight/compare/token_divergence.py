@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_nnsight.compare.distance import Distance
+from pytest_nnsight.compare.positions import ends_of_steps
 from pytest_nnsight.run import ROOT, Call, Run
 from pytest_nnsight.summary.packing import read_norms
 
@@ -87,8 +88,8 @@ def calls_until(run: Run, step: int) -> int:
     steps = max((len(row) for row in run.generated.token_ids), default=0)
     if not run.calls or not steps:
         return len(run.calls)
-    ends = [i for i, call in enumerate(run.calls) if call.path == run.calls[-1].path]
-    last = (step + 1) * max(1, len(ends) // steps)
+    ends, calls_a_step = ends_of_steps(run, steps)
+    last = (step + 1) * calls_a_step
     return 0 if last <= 0 else ends[last - 1] + 1 if last <= len(ends) else len(run.calls)
 
 

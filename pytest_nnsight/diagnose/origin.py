@@ -15,7 +15,7 @@ from pytest_nnsight.compare.tolerance import TOLERANCES
 from pytest_nnsight.run import ROOT, Call, Run
 
 PROMPT, GENERATED = "prompt", "generated"
-_MASK = re.compile(r"(\w*mask\w*)=(None|tensor)")
+_MASK = re.compile(r"(\w*mask\w*)=(None|tensor|BlockMask)")
 _JUMP = 3.0  # times the drift of the inputs, for a drift to have started in a call
 _ENOUGH_EQUAL = 30  # first values that are equal bit by bit: then this machine repeats the bits
 _CLASS_SHARE = 0.2  # of the modules of a class, for their number to be worth a mention
@@ -84,11 +84,15 @@ def _values_origin(
     count = _count_of_class(starting, value.module, golden)
     where, change = value.module, ""
     if is_jump:
-        where, change = _find_changed_mask(where, value.position, golden, received)
+        where, change = _find_changed_mask(
+            where, value.position, golden, received, comparison.equal_masks
+        )
     return DriftOrigin(start, where, value, is_jump, count, change)
 
 
-def _find_changed_mask(where: str, position: int, golden: Run, received: Run) -> tuple[str, str]:
+def _find_changed_mask(
+    where: str, position: int, golden: Run, received: Run, equal_masks: Set[str]
+) -> tuple[str, str]:
     """Return the module that passes on a changed mask, and the change as text.
 
     Follow the mask from the module ``where`` outwards. Without a changed mask, return ``where`` and
@@ -99,7 +103,7 @@ def _find_changed_mask(where: str, position: int, golden: Run, received: Run) ->
     for call in golden.calls[position:]:
         if call.path != where or call.key not in others:
             continue
-        mask = _changed_mask(call, others[call.key])
+        mask = _changed_mask(call, others[call.key], equal_masks)
         if not mask:
             break
         change, where = f"{where} is given {mask}", where.rpartition(".")[0] or ROOT
@@ -108,10 +112,14 @@ def _find_changed_mask(where: str, position: int, golden: Run, received: Run) ->
     return where, change
 
 
-def _changed_mask(golden: Call, received: Call) -> str:
-    """Return the first mask that only one of two calls is given: ``mask: None -> tensor``."""
+def _changed_mask(golden: Call, received: Call, equal_masks: Set[str]) -> str:
+    """Return the first mask that only one of two calls is given: ``mask: None -> tensor``.
+
+    But not one that means the same as none.
+    """
     old, new = (dict(_MASK.findall(call.inputs or "")) for call in (golden, received))
-    name = next((name for name in old if new.get(name) not in (None, old[name])), "")
+    changed = (name for name in old if new.get(name) not in (None, old[name]))
+    name = next((name for name in changed if f"{golden.label} in.{name}" not in equal_masks), "")
     return f"{name}: {old[name]} -> {new[name]}" if name else ""
 
 

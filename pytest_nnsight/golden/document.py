@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -109,6 +110,7 @@ def _write_leaf(call: Call, leaf: Leaf, dtype: str, locations: dict[int, str]) -
         "norms": summary.norms or None,
         "sketch": summary.sketch or None,
         "digest": summary.digest or None,
+        "rows": summary.rows or None,
         "noise": float(f"{summary.noise:.2g}") or None,
     }
     return {name: value for name, value in line.items() if value is not None}
@@ -196,11 +198,13 @@ def _read_summary(tensor: Mapping[str, Any], dtype: str) -> Summary:
     shape = tuple(int(size) for size in tensor["shape"])
     if any(size < 0 for size in shape):
         raise ValueError("a shape has a negative size")
-    tokens = token_count(shape)
+    tokens, elements = token_count(shape), math.prod(shape)
+    rows = from_base64(tensor.get("rows", ""), 4 * tokens, 4 * elements)
     norms = from_base64(tensor.get("norms", ""), 2 * tokens)
     sketch = from_base64(tensor.get("sketch", ""), sketch_size(tokens * numbers_per_token(tokens)))
     if bool(norms) != bool(sketch):
         raise ValueError("a tensor has norms and a sketch, or neither")
-    record = partial(Summary, shape, str(tensor.get("dtype", dtype)), norms=norms, sketch=sketch)
+    dtype = str(tensor.get("dtype", dtype))
+    record = partial(Summary, shape, dtype, norms=norms, sketch=sketch, rows=rows)
     names = (*_STATISTICS, "nan", "inf", "digest", "noise")
     return _read(record, (name for name in names if name in tensor), tensor)

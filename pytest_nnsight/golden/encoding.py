@@ -21,11 +21,11 @@ def to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def from_base64(text: Any, size: int) -> bytes:
-    """Read base64. Raise `ValueError` unless it holds ``size`` bytes, or none at all."""
+def from_base64(text: Any, *sizes: int) -> bytes:
+    """Read base64. Raise `ValueError` unless it holds one of ``sizes`` bytes, or none at all."""
     data = base64.b64decode(text, validate=True)
-    if data and len(data) != size:
-        raise ValueError(f"there are {len(data)} bytes of numbers, not {size}")
+    if data and len(data) not in sizes:
+        raise ValueError(f"there are {len(data)} bytes of numbers, not {sizes[0]}")
     return data
 
 

@@ -171,6 +171,11 @@ def _fit(rows: list[str], others: list[str]) -> list[str]:
 
 
 def _difference(golden: Run, drift: Drift) -> str:
+    if drift.kind == "padding":
+        size = format_size(drift.distance.worst)
+        return f"padded positions differ, not compared (largest rel {size}, first {drift.label})"
+    if drift.kind == "mask":
+        return f"{drift.label}: mask in another form ({change_of(drift)}), same meaning"
     if drift.kind != "values":
         return f"{drift.label}: {drift.kind} {change_of(drift)}"
     distance = drift.distance

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-_BITS = 23  # of a number, without its sign
-_LARGEST = 2**_BITS - 1
+BITS = 23  # of a number, without its sign
+_LARGEST = 2**BITS - 1
 _LARGEST_FLOAT32 = 3e38
 _SMALLEST_SCALE = 2.0**-24  # of the largest norm: float32 loses the squares of smaller numbers
 _CHUNK = 2**15  # numbers packed at once, so that six copies of them stay in the processor's cache
@@ -53,7 +53,7 @@ def unpack(packed: Sequence[Packed]) -> tuple[np.ndarray, np.ndarray]:
         whole[:, :, 1 + byte] = data[:, 1 + byte :: 3]
     counts = whole.view("<i4") >> 8  # from the upper bytes, to keep the sign
     with np.errstate(invalid="ignore", over="ignore"):
-        steps = np.ldexp(_scales(norms), powers - _BITS)
+        steps = np.ldexp(_scales(norms), powers - BITS)
         numbers: np.ndarray = counts.reshape(*norms.shape, -1) * steps[:, :, None]
     return norms, numbers
 
@@ -82,7 +82,7 @@ def _pack(norms: np.ndarray, numbers: np.ndarray) -> Iterator[Packed]:
         shares = shares.reshape(len(norms), -1)
         largest_share = np.abs(shares).max(1)
         powers = np.frexp(largest_share)[1].clip(-128, 127)
-        steps = np.rint(shares * np.ldexp(1.0, _BITS - powers)[:, None])
+        steps = np.rint(shares * np.ldexp(1.0, BITS - powers)[:, None])
     fits = (largest < _LARGEST_FLOAT32).tolist()  # false for NaN
     if not np.isfinite(largest_share).all():
         steps[~np.isfinite(steps)] = 0.0

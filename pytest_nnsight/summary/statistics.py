@@ -17,12 +17,15 @@ import torch
 from pytest_nnsight.run import numbers_per_token
 from pytest_nnsight.summary.checksum import checksums, partial_sums, total
 from pytest_nnsight.summary.projection import project, row_products, sign_table
+from pytest_nnsight.summary.rows import numbers_of_lists, numbers_of_sets
 
 STATISTICS = 9
 """min, max, sum, NaN count, Inf count, variance, sum of squares, checksum in two.
 
 The variance is NaN where it follows from sum and sum of squares.
 """
+_HIDDEN = -1e4  # a value that a mask adds to a score, or a lower one, hides the key
+_FEW, _MANY = 2**10, 2**16  # integers that have a number each
 _SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
 
 
@@ -60,6 +63,44 @@ def measurable(tensor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor 
         if largest != 0 and not 1e-30 < largest < 1e30:  # norms are stored with float32's range
             return None, tensor
     return tokens_of(tensor), None
+
+
+def row_numbers(tensor: torch.Tensor, is_mask: bool) -> torch.Tensor | None:
+    """Return a number of 32 bits, as int64, for each token of a mask or of integers, else ``None``.
+
+    The number of a query of a mask stands for the keys that it may attend to, whatever the dtype
+    and form of the mask. Where all heads agree, one number stands for them. In one or two
+    dimensions, as in ``[batch, token]``, each integer is a token.
+    """
+    if not tensor.numel() or tensor.device.type == "meta" or tensor.layout is not torch.strided:
+        return None
+    tensor, shape = tensor.detach(), tensor.shape
+    attends = _attends(tensor) if is_mask and 2 <= tensor.ndim <= 4 else None
+    if attends is not None:
+        keys = torch.arange(shape[-1], device=tensor.device)
+        numbers = torch.stack([numbers_of_sets(part, keys) for part in attends])
+        if tensor.ndim < 4:
+            return numbers.flatten()
+        heads = torch.arange(numbers.shape[1], device=tensor.device)
+        together = numbers_of_lists(numbers.transpose(1, 2), heads)
+        agree = (numbers == numbers[:, :1]).all(1)
+        return torch.where(agree, numbers[:, 0], together).flatten()
+    if tensor.is_floating_point() or tensor.is_complex():
+        return None
+    values = tokens_of(tensor.long())
+    is_wide = len(values) < values.shape[1] and tensor.numel() <= _MANY
+    if tensor.ndim <= 2 and (is_wide or tensor.numel() <= _FEW):
+        values = values.reshape(-1, 1)
+    return numbers_of_lists(values, torch.arange(values.shape[1], device=tensor.device))
+
+
+def _attends(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return which keys a mask shows; ``None`` for other values than those of a mask."""
+    if tensor.ndim == 4 and not tensor.stride(1):
+        tensor = tensor[:, :1]  # expanded over the heads
+    shown = tensor == 0 if tensor.is_floating_point() else tensor == 1
+    hidden = tensor <= _HIDDEN if tensor.is_floating_point() else tensor == 0
+    return shown if bool((shown | hidden).all()) else None
 
 
 def measure(stacks: Sequence[torch.Tensor]) -> torch.Tensor:

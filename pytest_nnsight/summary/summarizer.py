@@ -21,7 +21,14 @@ import torch
 
 from pytest_nnsight.run import Summary, token_count
 from pytest_nnsight.summary.packing import pack
-from pytest_nnsight.summary.statistics import STATISTICS, measurable, measure, tokens_of
+from pytest_nnsight.summary.rows import pack_rows
+from pytest_nnsight.summary.statistics import (
+    STATISTICS,
+    measurable,
+    measure,
+    row_numbers,
+    tokens_of,
+)
 
 _MB = 1024 * 1024
 _LARGE = _MB // 4  # bytes of a tensor that is measured where it is, not in a stack, on a CPU
@@ -58,15 +65,18 @@ class Summarizer:
     _measured: list[Measured] = field(default_factory=list)
     _exact: dict[int, tuple[tuple[int, ...], str, torch.Tensor]] = field(default_factory=dict)
     _bare: dict[int, Summary] = field(default_factory=dict)
+    _rows: dict[int, torch.Tensor] = field(default_factory=dict)
     _held: int = 0
 
-    def add(self, tensor: torch.Tensor, version: int = -1) -> int:
+    def add(self, tensor: torch.Tensor, version: int = -1, is_mask: bool = False) -> int:
         """Add a tensor with its current values, and return the index of its summary.
 
         It is copied unless ``version`` is its `version_of`. Call it under ``torch.no_grad()``.
         """
         index = self.count
         self.count += 1
+        if is_mask:
+            self._add_rows(index, tensor, is_mask)
         if tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.strided:
             group = self._groups.get(tensor.shape) or self._new_plain_group(tensor)
             if group is not None:
@@ -80,11 +90,14 @@ class Summarizer:
         with torch.no_grad():
             self._measure(self._groups.values())
         numbers = [each.numbers for each in self._measured]
-        host = iter(on_host([*numbers, *(each[2] for each in self._exact.values())]))
+        exact = [each[2] for each in self._exact.values()]
+        host = iter(on_host([*numbers, *exact, *self._rows.values()]))
         summaries = summaries_of([replace(each, numbers=next(host)) for each in self._measured])
         for index, (shape, dtype, _) in self._exact.items():
             summaries[index] = exact_summary(shape, dtype, next(host))
         summaries |= self._bare
+        for index in self._rows:
+            summaries[index] = summaries[index]._replace(rows=pack_rows(next(host).numpy()))
         return [summaries[index] for index in range(self.count)]
 
     def _new_plain_group(self, tensor: torch.Tensor) -> _Group | None:
@@ -101,12 +114,20 @@ class Summarizer:
         values, exact = measurable(tensor) if self.has_numbers else (None, None)
         if exact is not None:
             self._exact[index] = (shape, dtype, exact.clone())
+            if index not in self._rows:
+                self._add_rows(index, exact, exact.dtype is torch.bool and exact.ndim == 4)
         elif values is None:
             self._bare[index] = Summary(shape, dtype)
         else:
             key = (shape, tensor.dtype, values.dtype, values.device)
             group = self._groups.setdefault(key, _Group(shape, dtype, values))
             self._wait(group, index, values, version_of(values))
+
+    def _add_rows(self, index: int, tensor: torch.Tensor, is_mask: bool) -> None:
+        """Add the numbers of the tokens of a mask or of integers."""
+        rows = row_numbers(tensor, is_mask) if self.has_numbers else None
+        if rows is not None:
+            self._rows[index] = rows
 
     def _wait(self, group: _Group, index: int, tensor: torch.Tensor, version: int) -> None:
         """Put a tensor, or a copy of it, into its group."""
@@ -234,7 +255,7 @@ def _build(tokens: int, measured: Sequence[Measured]) -> Iterator[Summary]:
     words = upper.astype(np.uint64) << np.uint64(32) | lower.astype(np.uint64)
     digits = words.astype(">u8").tobytes().hex()
     digests = [digits[start : start + 16] for start in range(0, len(digits), 16)]
-    rows = zip(shapes, dtypes, *columns, *whole, norms, sketches, digests, repeat(0.0))
+    rows = zip(shapes, dtypes, *columns, *whole, norms, sketches, digests, repeat(0.0), repeat(b""))
     return map(tuple.__new__, repeat(Summary), rows)
 
 
