@@ -54,10 +54,12 @@ def text_of(value: object) -> str:
 def one_line(error: BaseException | str, limit: int = 300) -> str:
     """Return the first line of another library's error or text, cut to ``limit`` characters.
 
+    After a first line that ends with a colon the second one follows, which has the reason.
     The home folder becomes ``~``, because messages are written to reports that people share.
     """
     lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    count = 2 if lines and lines[0].endswith(":") else 1
+    text = " ".join(lines[:count]) or type(error).__name__
     return hide_home(text if len(text) <= limit else text[: limit - 3] + "...")
 
 

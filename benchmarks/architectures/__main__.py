@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.architectures.plant import FOLDER
 from benchmarks.architectures.table import COLUMNS, page, rows
 from benchmarks.architectures.types import TYPES
-from benchmarks.child import ROOT, environment
+from benchmarks.child import ROOT, call, environment
 
 _SOME = "-k=not stale"
 SESSIONS: dict[str, tuple[list[str], dict[str, str]]] = {
@@ -37,8 +37,8 @@ SESSIONS: dict[str, tuple[list[str], dict[str, str]]] = {
 HEAD = """# Architectures
 
 `make architectures` runs the built-in suite on a small model of {count} model types, each built by
-`--nnsight-model tiny:TYPE`. It took {minutes} minutes on two cores with {releases}. Each column is one pytest
-session:
+`--nnsight-model tiny:TYPE`. It took {minutes} minutes on two cores with {releases}.
+Each column is one pytest session:
 
 | column | what is compared |
 |---|---|
@@ -63,7 +63,7 @@ def main() -> None:
     if chosen.json:
         chosen.json.write_text(json.dumps(found))
     table = rows(list(found["sessions"]["written"]), found["sessions"], found["planted"])
-    text = page(table, head(found))
+    text = page(table, head(found), found["builds"])
     if chosen.write:
         (ROOT / "docs" / "architectures.md").write_text(text, encoding="utf-8")
     print(text)
@@ -77,8 +77,9 @@ def run_all(types: Sequence[str]) -> dict[str, Any]:
         planted = {
             path.stem: json.loads(path.read_text()) for path in Path(folder, "planted").iterdir()
         }
+    builds = call("benchmarks.architectures.builds:failures")
     seconds = time.perf_counter() - start
-    return {"sessions": sessions, "planted": planted, "seconds": seconds}
+    return {"sessions": sessions, "planted": planted, "builds": builds, "seconds": seconds}
 
 
 def head(found: dict[str, Any]) -> str:

@@ -94,7 +94,7 @@ def _named_wrongly(tests: Sequence[Test], planted: str) -> str:
     return f"{planted} was changed: {tests[0]['line']}"
 
 
-def page(found: Sequence[Row], head: str) -> str:
+def page(found: Sequence[Row], head: str, builds: Mapping[str, str]) -> str:
     """Return the table and the list of what is red, as Markdown."""
     lines = [head, "", f"| model type | calls | {' | '.join(COLUMNS)} |"]
     lines.append("|---|---:|" + "---|" * len(COLUMNS))
@@ -107,4 +107,9 @@ def page(found: Sequence[Row], head: str) -> str:
             if problem := row.problems[column]:
                 reason = REASONS.get((row.model_type, column)) or REASONS.get(("", column), "")
                 lines.append(f"- `{row.model_type}`, {column}: `{problem[:300]}` {reason}".rstrip())
+    failed = {model_type: reason for model_type, reason in builds.items() if reason}
+    lines += ["", "## Types that cannot be built", ""]
+    count = f"{len(builds) - len(failed)} of {len(builds)}"
+    lines += [f"{count} types can be built and run on text alone. The others, with the reason:", ""]
+    lines += [f"- `{model_type}`: {reason}" for model_type, reason in failed.items()]
     return "\n".join(lines) + "\n"

@@ -57,7 +57,7 @@ def small_config(source: str) -> Any:
 
     if "/" in source:
         original = transformers.AutoConfig.from_pretrained(source)
-    elif source in _language_models():
+    elif source in language_models():
         original = transformers.CONFIG_MAPPING[source]()
     else:
         release = f"transformers {transformers.__version__}"
@@ -67,7 +67,7 @@ def small_config(source: str) -> Any:
         settings.pop(key, None)
     config = type(original)(**settings)
     if not config.architectures:
-        config.architectures = [_language_models()[original.model_type]]
+        config.architectures = [language_models()[original.model_type]]
     return config
 
 
@@ -82,7 +82,7 @@ def check_size(module: Any) -> None:
         )
 
 
-def _language_models() -> dict[str, str]:
+def language_models() -> dict[str, str]:
     """Return the class of each type; an encoder that can also decode is an encoder."""
     from transformers.models.auto import modeling_auto as auto
 
@@ -120,22 +120,22 @@ def _small(key: str, value: Any, layers: int, count: Any) -> Any:
         if len(value) == count:
             value = value[:layers]
         return [_small(key, part, layers, None) for part in value]
-    if isinstance(value, bool) or not isinstance(value, int | None):
+    largest = next((size for pattern, size in _SIZES if pattern.fullmatch(key)), None)
+    if value is None:
+        return largest if _REQUIRED.fullmatch(key) else None
+    if isinstance(value, bool) or not isinstance(value, int):
         return value
-    if value is None and not _REQUIRED.fullmatch(key):
-        return None
     if key == "vocab_size":
         return VOCABULARY
-    if _LAYERS.fullmatch(key):
-        return min(value, layers)
     if key == "num_kv_shared_layers":
         return 0  # else the few layers that remain may lack those that share
-    if _FIRST_LAYERS.fullmatch(key):
-        return min(value, 1)
     if re.fullmatch(r".*token_(id|index)", key):
         return value if value < VOCABULARY else len(SPECIAL_IDS) + 1
-    largest = next((size for pattern, size in _SIZES if pattern.fullmatch(key)), value)
-    return largest if value is None else min(value, largest)
+    if _LAYERS.fullmatch(key):
+        largest = layers
+    elif _FIRST_LAYERS.fullmatch(key):
+        largest = 1
+    return value if largest is None else min(value, largest)
 
 
 def _keep_sums(settings: dict[str, Any], small: dict[str, Any]) -> None:

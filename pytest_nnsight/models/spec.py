@@ -122,10 +122,11 @@ def _classify_tiny(name: str, source: str) -> ModelSpec:
 def _model_types() -> list[str]:
     """Return ``tiny:TYPE`` for each type in the source of transformers, whose import is slow."""
     found = find_spec("transformers")
-    folder = Path((found and found.submodule_search_locations or [""])[0], "models", "auto")
-    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*auto*.py"))
-    types = re.findall(r'\("([\w.-]+)", "\w+Config"\)', text)
-    return [*BUILT_INS, *(f"tiny:{name}" for name in sorted(set(types)))]
+    root = Path(found.origin).parent if found and found.origin else Path()
+    files = root.glob("models/auto/*auto*.py")
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    types = re.findall(r'"([\w.-]+)"[,:] "\w+Config"', text)
+    return [*dict.fromkeys([*BUILT_INS, *(f"tiny:{name}" for name in sorted(types))])]
 
 
 def _check_config(folder: Path, source: str) -> None:

@@ -71,7 +71,7 @@ def test_two_architectures_are_aligned_and_unmatched_modules_listed(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tiny:gpt2", "tiny:gpt3"), "there is no built-in model 'tiny:gpt3'; nearest: tiny:gpt2"),
+        (("tiny:gpt2", "tiny:gtp2"), "there is no built-in model 'tiny:gtp2'; nearest: tiny:gpt2"),
         (
             ("tiny:gpt2", "tiny:gpt2", "--first=type=x"),
             "there is no setting 'type'; nearest: dtype",

@@ -1,7 +1,7 @@
 """Visits to a module are paired by their values if only their order differs.
 
-transformers calls the rotary embedding of Gemma 3 and ModernBERT once for each kind of layer, in the
-order of a set of names, which differs between processes.
+transformers calls the rotary embedding of Gemma 3 and ModernBERT once for each kind of layer, in
+the order of a set of names, which differs between processes.
 """
 
 from __future__ import annotations
