@@ -53,7 +53,6 @@ class Measurement:
     divergence: TokenDivergence | None
     before: tuple[Drift, ...]
     after: tuple[Drift, ...]
-    equal_masks: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,8 @@ class Comparison:
     ``values`` are the distances of all tensors that were compared, by their location in the golden.
     ``calls`` counts the calls of either run. ``divergence`` is the first generated token that
     differs; calls after it are not compared, since they continue another text. ``timeline`` are the
-    golden's values in order of time. ``equal_masks`` are the labels of masks that have another form
-    and the same meaning. With ``accepts_structure`` another structure with equal values matches.
+    golden's values in order of time. With ``accepts_structure`` another structure with equal values
+    matches.
     """
 
     drifts: tuple[Drift, ...]
@@ -74,7 +73,6 @@ class Comparison:
     values: Mapping[LeafKey, Distance] = field(default_factory=dict, repr=False)
     divergence: TokenDivergence | None = None
     timeline: tuple[Value, ...] = field(default=(), repr=False)
-    equal_masks: frozenset[str] = field(default=frozenset(), repr=False)
     accepts_structure: bool = False
 
     @property
@@ -128,7 +126,7 @@ def measure(golden: Run, received: Run) -> Measurement:
     location = divergence_location(golden, received)
     calls = golden.calls if location is None else shared_calls(golden, received, location)
     real_tokens = RealTokens(golden)
-    structure, later, pairs = compare_structure(golden, received, calls, real_tokens)
+    structure, later, pairs = compare_structure(golden, received, calls)
     if location is not None:  # the runs continue different texts
         later = [drift for drift in later if drift.kind != "added"]
     real = [real_tokens.of(position, old) for (position, _), (old, _) in pairs.items()]
@@ -139,9 +137,8 @@ def measure(golden: Run, received: Run) -> Measurement:
     apart |= pool(in_time, apart)
     positions = {position for (position, _), found in apart.items() if not found.is_same}
     first = calls[min(positions)].label if positions else ""
-    structure += _reformed_masks(golden, pairs, apart)
     masks = [drift for drift in structure if drift.kind == "mask"]
-    structure = [*masks[:1], *(drift for drift in structure if drift.kind != "mask")]
+    structure = [drift for drift in structure if drift not in masks[1:]]
     reason = numeric_differences(golden.environment, received.environment)
     divergence = first_divergence(golden, received, apart)
     return Measurement(
@@ -153,7 +150,6 @@ def measure(golden: Run, received: Run) -> Measurement:
         divergence,
         before=(*compare_inputs(golden, received), *structure),
         after=(*later, *_generated(golden, received, divergence, reason)),
-        equal_masks=frozenset(drift.label for drift in masks),
     )
 
 
@@ -189,7 +185,6 @@ def judge(measurement: Measurement, received: Run) -> Comparison:
         measurement.distances,
         measurement.divergence,
         measurement.timeline,
-        measurement.equal_masks,
         received.structure == "values",
     )
 
@@ -217,18 +212,6 @@ def _values(
             *statistics[both],
             position=key[0],
         )
-
-
-def _reformed_masks(
-    golden: Run, pairs: Pairs, apart: Mapping[LeafKey, Distance]
-) -> Iterator[Drift]:
-    """Yield a note for each mask of the same meaning in another dtype or shape."""
-    for key, (old, new) in pairs.items():
-        before, now = old.summary, new.summary
-        if (before.dtype, before.shape) != (now.dtype, now.shape) and apart[key].is_same:
-            label, path = leaf_label(golden.calls[key[0]], old), golden.calls[key[0]].path
-            drift = Drift("mask", label, path, note=True, position=key[0])
-            yield replace(drift, expected=before.dtype, received=now.dtype)
 
 
 def _padding_note(measurement: Measurement, tolerance: Tolerance) -> Iterator[Drift]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from pytest_nnsight.compare.distance import SAME, Distance
 from pytest_nnsight.compare.pairing import is_input, pair
-from pytest_nnsight.compare.positions import RealTokens
 from pytest_nnsight.compare.timeline import LeafKey
 from pytest_nnsight.run import Call, Leaf, Run
 
@@ -52,7 +51,7 @@ def leaf_label(call: Call, leaf: Leaf) -> str:
 
 
 def compare_structure(
-    golden: Run, received: Run, calls: Sequence[Call], real_tokens: RealTokens
+    golden: Run, received: Run, calls: Sequence[Call]
 ) -> tuple[list[Drift], list[Drift], Pairs]:
     """Return how two runs differ apart from their numbers, and the tensors that can be compared.
 
@@ -70,7 +69,6 @@ def compare_structure(
             drifts.append(drift(expected=call.output, note=is_note))
         else:
             drifts += _compare_calls(position, call, other, (golden, received), pairs)
-            drifts += _masks_of_one_call(position, call, other, real_tokens)
     return drifts, [*_added_calls(golden, received), *_changed_order(golden, received)], pairs
 
 
@@ -89,13 +87,12 @@ def _compare_calls(
     for old, new in leaves:
         before, now = old.summary, new.summary
         drift = partial(drift, label=leaf_label(golden, old))
-        is_mask = is_input(old) and "mask" in old.at
-        if is_mask and before.rows and now.rows:  # compared by meaning, whatever their form
-            pairs[position, old.at] = (old, new)
-            continue
-        if is_mask and not before.rows and before.dtype != now.dtype and _changes_attention(*runs):
-            # An older golden has no rows.
-            yield drift("mask", expected=before.dtype, received=now.dtype, note=True)
+        is_old = not before.rows and before.dtype != now.dtype and _changes_attention(*runs)
+        if is_input(old) and "mask" in old.at and (is_old or (before.rows and now.rows)):
+            if (before.dtype, before.shape) != (now.dtype, now.shape):
+                yield drift("mask", expected=before.dtype, received=now.dtype, note=True)
+            if not is_old:  # compared by meaning, whatever the form; older goldens have no rows
+                pairs[position, old.at] = (old, new)
             continue
         is_comparable = before.dtype == now.dtype or bool(before.sketch) == bool(now.sketch)
         if before.dtype != now.dtype and not (is_comparable and _changes_dtype(*runs)):
@@ -104,26 +101,6 @@ def _compare_calls(
             yield drift("shape", expected=str(list(before.shape)), received=str(list(now.shape)))
         elif is_comparable:
             pairs[position, old.at] = (old, new)
-
-
-def _masks_of_one_call(
-    position: int, golden: Call, received: Call, real_tokens: RealTokens
-) -> Iterator[Drift]:
-    """Yield a note for each mask that only one of two calls is given if it changes nothing.
-
-    Any other mask changes the values that are computed with it.
-    """
-    for call, other in ((golden, received), (received, golden)):
-        there = {leaf.at for leaf in other.leaves}
-        for leaf in call.leaves:
-            if leaf.at in there or not (is_input(leaf) and "mask" in leaf.at):
-                continue
-            is_none = f"{leaf.at.removeprefix('in.')}=None" in (other.inputs or "")
-            if is_none and real_tokens.is_default(position, leaf):
-                form, label = leaf.summary.dtype, leaf_label(golden, leaf)
-                forms = (form, "None") if call is golden else ("None", form)
-                drift = Drift("mask", label, golden.path, note=True, position=position)
-                yield replace(drift, expected=forms[0], received=forms[1])
 
 
 def _added_calls(golden: Run, received: Run) -> Iterator[Drift]:

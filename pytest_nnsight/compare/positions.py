@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pytest_nnsight.run import ROOT, Call, Leaf, Run, Summary, token_count
+from pytest_nnsight.run import ROOT, Call, Leaf, Run, token_count
 from pytest_nnsight.summary.rows import numbers_of_sets, read_rows
 
 _CROSS = re.compile("EncDec|encoder_attn|cross")  # attention of a decoder to its encoder
@@ -50,7 +50,6 @@ class RealTokens:
         self._has_padding = ends_apart or not all(mask.shown.all() for mask in self._prompt)
         self._steps = steps_of_calls(run) if self._has_padding else []
         self._found: dict[tuple[object, ...], np.ndarray | None] = {}
-        self._defaults: dict[tuple[int, str], bool] = {}
 
     def of(self, position: int, leaf: Leaf) -> np.ndarray | None:
         """Return for each token of a tensor whether it is real; ``None`` if all are.
@@ -77,32 +76,29 @@ class RealTokens:
 
     def is_default(self, position: int, leaf: Leaf) -> bool:
         """Tell whether a mask means what no mask means to the model: all keys, or none to come."""
-        key = (id(leaf.summary), self.run.calls[position].path)
-        if key not in self._defaults:
-            real = self.of(position, leaf)
-            self._defaults[key] = any(
-                np.all(same if real is None else same[real])
-                for same in self._equal_to_default(self.run.calls[position], leaf.summary)
-            )
-        return self._defaults[key]
-
-    def _equal_to_default(self, call: Call, mask: Summary) -> Iterator[np.ndarray]:
-        """Yield which queries of a mask see the default keys, for each possible default."""
-        numbers = read_rows(mask.rows)
-        if len(mask.shape) != 4 or len(numbers) != mask.shape[0] * mask.shape[2]:
-            return
-        batch, _, queries, count = mask.shape
-        if not batch or queries * count > _LARGEST:
-            return
-        keys, numbers = np.arange(count), numbers.reshape(batch, queries)
+        shape, numbers = leaf.summary.shape, read_rows(leaf.summary.rows)
+        if len(shape) != 4 or not len(numbers) == shape[0] * shape[2] > 0:
+            return False
+        (batch, _, queries, count), real = shape, self.of(position, leaf)
+        if queries * count > _LARGEST:
+            return False
+        keys = np.arange(count)
         past = keys <= np.arange(queries)[:, None] + (count - queries)
         for seen, is_causal in ((past, True), (np.ones_like(past), False)):
             for shown in (np.ones((1, 0), bool), *(each.shown for each in self._prompt)):
                 width = shown.shape[1]
-                if width <= count and len(shown) in (1, batch) and self._may_be(call, is_causal):
+                if (
+                    width <= count
+                    and len(shown) in (1, batch)
+                    and self._may_be(self.run.calls[position], is_causal)
+                ):
                     wide = np.ones((len(shown), 1, count), bool)
                     wide[:, 0, :width] = shown
-                    yield (numbers == numbers_of_sets(seen & wide, keys)).ravel()
+                    default = numbers_of_sets(seen & wide, keys)
+                    same = (numbers.reshape(batch, queries) == default).ravel()
+                    if np.all(same if real is None else same[real]):
+                        return True
+        return False
 
     def _may_be(self, call: Call, causal: bool) -> bool:
         """Tell whether attention in a call may be causal, or bidirectional."""

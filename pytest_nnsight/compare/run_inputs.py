@@ -83,17 +83,21 @@ def _tensors(golden: Run, received: Run) -> Iterator[Drift]:
 def _differ_in_padding(golden: Run, received: Run, name: str) -> bool:
     """Tell whether an input, such as positions, has the same values wherever the mask is not 0."""
     mask_name = f"decoder_{_MASK}" if name.startswith("decoder_") else _MASK
-    masks = [run.prompt.tensors.get(mask_name, ()) for run in (golden, received)]
-    if name == mask_name or masks[0] != masks[1]:
-        return False
-    before, now = (run.prompt.tensors[name] for run in (golden, received))
-    shown = masks[0] if len(before) > 1 else [tuple(map(any, zip(*masks[0], strict=True)))]
-    rows = [*zip(before, now, shown, strict=False)]
-    is_masked = len(before) == len(now) == len(shown) and all(
-        len(old) == len(new) == len(mask) for old, new, mask in rows
+    mask, other, before, now = (
+        run.prompt.tensors.get(key, ()) for key in (mask_name, name) for run in (golden, received)
     )
-    return is_masked and not any(
-        is_shown and old != new for row in rows for old, new, is_shown in zip(*row, strict=True)
+    if len(before) == 1 and mask == other:  # positions of all prompts
+        mask = other = (tuple(map(any, zip(*mask, strict=False))),)
+    sizes = [[len(row) for row in rows] for rows in (mask, before, now)]
+    return (
+        name != mask_name
+        and mask == other
+        and sizes[0] == sizes[1] == sizes[2]
+        and all(
+            old == new or not is_shown
+            for rows in zip(before, now, mask, strict=True)
+            for old, new, is_shown in zip(*rows, strict=True)
+        )
     )
 
 

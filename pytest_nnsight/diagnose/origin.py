@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 from pytest_nnsight.compare.comparison import Comparison
 from pytest_nnsight.compare.distance import SAME, Distance
 from pytest_nnsight.compare.drift import Drift, leaf_label
 from pytest_nnsight.compare.pairing import is_input
+from pytest_nnsight.compare.positions import RealTokens
 from pytest_nnsight.compare.timeline import LeafKey, Value
 from pytest_nnsight.compare.tolerance import TOLERANCES
-from pytest_nnsight.run import ROOT, Call, Run
+from pytest_nnsight.run import ROOT, Call, Leaf, Run
 
 PROMPT, GENERATED = "prompt", "generated"
 _MASK = re.compile(r"(\w*mask\w*)=(None|tensor|BlockMask)")
@@ -84,26 +86,22 @@ def _values_origin(
     count = _count_of_class(starting, value.module, golden)
     where, change = value.module, ""
     if is_jump:
-        where, change = _find_changed_mask(
-            where, value.position, golden, received, comparison.equal_masks
-        )
+        where, change = _find_changed_mask(where, value.position, golden, received)
     return DriftOrigin(start, where, value, is_jump, count, change)
 
 
-def _find_changed_mask(
-    where: str, position: int, golden: Run, received: Run, equal_masks: Set[str]
-) -> tuple[str, str]:
+def _find_changed_mask(where: str, position: int, golden: Run, received: Run) -> tuple[str, str]:
     """Return the module that passes on a changed mask, and the change as text.
 
     Follow the mask from the module ``where`` outwards. Without a changed mask, return ``where`` and
     no text. A mask that was ``None`` has no value that could drift: only the inputs' text shows it.
     """
     others = {call.key: call for call in received.calls}
-    change = ""
-    for call in golden.calls[position:]:
+    change, real_tokens = "", RealTokens(golden)
+    for index, call in enumerate(golden.calls[position:], position):
         if call.path != where or call.key not in others:
             continue
-        mask = _changed_mask(call, others[call.key], equal_masks)
+        mask = _changed_mask(call, others[call.key], partial(real_tokens.is_default, index))
         if not mask:
             break
         change, where = f"{where} is given {mask}", where.rpartition(".")[0] or ROOT
@@ -112,14 +110,15 @@ def _find_changed_mask(
     return where, change
 
 
-def _changed_mask(golden: Call, received: Call, equal_masks: Set[str]) -> str:
+def _changed_mask(golden: Call, received: Call, is_default: Callable[[Leaf], bool]) -> str:
     """Return the first mask that only one of two calls is given: ``mask: None -> tensor``.
 
-    But not one that means the same as none.
+    But not one that has the meaning of no mask.
     """
     old, new = (dict(_MASK.findall(call.inputs or "")) for call in (golden, received))
+    same = {x.at for call in (golden, received) for x in call.leaves if is_default(x)}
     changed = (name for name in old if new.get(name) not in (None, old[name]))
-    name = next((name for name in changed if f"{golden.label} in.{name}" not in equal_masks), "")
+    name = next((name for name in changed if f"in.{name}" not in same), "")
     return f"{name}: {old[name]} -> {new[name]}" if name else ""
 
 

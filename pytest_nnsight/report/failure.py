@@ -175,7 +175,7 @@ def _difference(golden: Run, drift: Drift) -> str:
         size = format_size(drift.distance.worst)
         return f"padded positions differ, not compared (largest rel {size}, first {drift.label})"
     if drift.kind == "mask":
-        return f"{drift.label}: mask in another form ({change_of(drift)}), same meaning"
+        return f"{drift.label}: mask in another form ({change_of(drift)}), compared by meaning"
     if drift.kind != "values":
         return f"{drift.label}: {drift.kind} {change_of(drift)}"
     distance = drift.distance

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,14 +17,15 @@ from transformers import masking_utils
 
 from pytest_nnsight import nnsight_api
 from pytest_nnsight.capture.capture import Capture
+from pytest_nnsight.capture.remote import Remote
 from pytest_nnsight.compare.comparison import compare
-from pytest_nnsight.compare.drift import Drift
+from pytest_nnsight.compare.positions import RealTokens
 from pytest_nnsight.golden.document import decode, encode
 from pytest_nnsight.models.identity import identify
 from pytest_nnsight.models.spec import parse_spec
 from pytest_nnsight.models.tiny import byte_tokenizer, family_config
 from pytest_nnsight.report.failure import _difference
-from pytest_nnsight.run import Run
+from pytest_nnsight.run import Call, Run
 
 SIZES = {"vocab_size": 264, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -110,17 +113,13 @@ def notes(before: Run, now: Run, *kinds: str) -> list[str]:
     return [_difference(before, d) for d in comparison.drifts if d.note and d.kind in kinds]
 
 
-def first(drifts: tuple[Drift, ...]) -> tuple[str, str]:
-    return drifts[0].kind, drifts[0].label
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_is_not_compared_under_another_attention(family: str, side: str) -> None:
     prompt = batch(family, side)
     before = golden(capture_of(family, "sdpa").trace(prompt))
     found = notes(before, capture_of(family, "eager").trace(prompt))
-    assert found[0].endswith("mask in another form (bool -> float32), same meaning")
+    assert found[0].endswith("mask in another form (bool -> float32), compared by meaning")
     if side == "left" and family in ("llama", "gpt2", "gemma3_text", "qwen3"):
         assert found[1].startswith("padded positions differ, not compared (largest rel ")
     assert len(found) <= 2
@@ -152,12 +151,59 @@ def test_a_mask_of_flex_attention_has_the_same_meaning(family: str, side: str) -
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
-def test_no_mask_and_a_causal_mask_have_the_same_meaning(family: str) -> None:
+def test_no_mask_and_a_causal_mask_raise_no_alarm(family: str) -> None:
+    """Gemma's sliding window has a mask under both."""
     prompt = {name: value[:1] for name, value in batch(family, "left").items()}
     before, now = (capture_of(family, name).trace(prompt) for name in ("sdpa", "eager"))
-    (form,) = notes(golden(before), now)
-    assert form.endswith("mask in another form (None -> float32), same meaning")
-    assert notes(golden(now), before)[0].endswith("(float32 -> None), same meaning")
+    for found in (notes(golden(before), now), notes(golden(now), before)):
+        assert len(found) == (family == "gemma3_text")
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "t5"])
+def test_a_mask_with_the_meaning_of_none_is_not_the_cause(family: str) -> None:
+    """Another layer is at fault, and eager attention passes a mask where sdpa needs none."""
+    prompt = {name: value[:1] for name, value in batch(family, "left").items()}
+    before, now = (capture_of(family, name).trace(prompt) for name in ("sdpa", "eager"))
+    real_tokens = RealTokens(before)
+    known = [
+        real_tokens.is_default(position, leaf)
+        for position, call in enumerate(before.calls)
+        for leaf in now[call.path].call.leaves
+        if "mask" in leaf.at and len(leaf.summary.shape) == 4
+    ]
+    assert known == [True] * len(known)
+    assert bool(known) == (family != "bert")
+
+
+def test_a_fault_of_attention_is_not_blamed_on_a_mask_of_the_same_meaning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """sdpa is given no mask, eager attention a causal one."""
+    from transformers.models.llama import modeling_llama
+
+    original = modeling_llama.eager_attention_forward
+
+    def double(*args: Any, **keywords: Any) -> Any:
+        value, weights = original(*args, **keywords)
+        return 2 * value, weights
+
+    prompt = {name: value[:1] for name, value in batch("llama", "left").items()}
+    before = golden(capture_of("llama", "sdpa").trace(prompt))
+    monkeypatch.setattr(modeling_llama, "eager_attention_forward", double)
+    found = find(before, capture_of("llama", "eager").trace(prompt))
+    assert (found.where, found.cause) == ("model.layers.0.self_attn", "code or numerics")
+
+
+def test_a_remote_run_has_the_same_rows() -> None:
+    prompt, capture = batch("llama", "left"), capture_of("llama", "eager")
+    remote = replace(capture, remote=Remote("local", nullcontext))
+    before, now = capture.trace(prompt), remote.trace(prompt)
+    assert [*map(rows_of, before.calls)] == [*map(rows_of, now.calls)]
+    assert sum(map(bool, map(rows_of, now.calls))) > 4
+
+
+def rows_of(call: Call) -> list[bytes]:
+    return [leaf.summary.rows for leaf in call.leaves if leaf.summary.rows]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5", "bart"])
@@ -262,7 +308,7 @@ def test_masks_of_floats_and_of_booleans_mean_the_same(
     before = golden(capture.trace(prompt))
     with_masks(lambda shown: torch.zeros(shown.shape).masked_fill(~shown, lowest))
     (found,) = notes(before, capture.trace(prompt))
-    assert found.endswith("mask in another form (bool -> float32), same meaning")
+    assert found.endswith("mask in another form (bool -> float32), compared by meaning")
 
 
 def test_a_mask_that_only_dims_is_another_mask(with_masks: Callable[..., None]) -> None:
@@ -285,4 +331,4 @@ def test_a_golden_without_rows_knows_masks_of_another_attention() -> None:
     ]
     old = Run(old.kind, old.model, old.environment, old.prompt, None, tuple(calls))
     (found,) = notes(old, capture_of("llama", "eager").trace(prompt), "mask")
-    assert found.endswith("mask in another form (bool -> float32), same meaning")
+    assert found.endswith("mask in another form (bool -> float32), compared by meaning")

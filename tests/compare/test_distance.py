@@ -139,6 +139,36 @@ def test_a_new_nan_or_inf_is_infinite_drift(value: float) -> None:
     assert apart(x, y) == apart(y, x) == INFINITE
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_new_nan_counts_only_in_a_real_token(value: float) -> None:
+    x, real = normal(1, 7, 64), np.arange(7) >= 2
+    for token, is_padding in ((1, True), (3, False)):
+        y = x.clone()
+        y[0, token, 5] = value
+        found = distances([(summarize(x), summarize(y))], [real])[0]
+        assert (found.worst < 1e-6) == (found.padded > 0.1) == is_padding
+        assert is_padding or found.worst == math.inf
+
+
+def test_padding_does_not_change_the_distance_of_the_real_tokens() -> None:
+    x, real = normal(1, 9, 64), np.arange(9) % 3 == 0
+    y = x + 1e-3 * normal(1, 9, 64, seed=1)
+    z = y.clone()
+    z[0, ~torch.from_numpy(real)] = 1e4 * normal(6, 64, seed=2)
+    near, far = distances([(summarize(x), summarize(y)), (summarize(x), summarize(z))], [real] * 2)
+    assert near.rms == pytest.approx(far.rms, rel=1e-3) == pytest.approx(1e-3, rel=0.4)
+    assert near.token == far.token in np.flatnonzero(real)
+    assert near.padded < 3e-3 < 0.9 < far.padded
+    assert far.per_token is not None
+    assert not far.per_token[~real].any()
+    assert near.error == pytest.approx(far.error, rel=0.01)
+
+
+def test_nothing_is_compared_where_all_tokens_are_padding() -> None:
+    pair = summarize(normal(1, 3, 8)), summarize(normal(1, 3, 8, seed=1))
+    assert distances([pair], [np.zeros(3, bool)]) == [SAME]
+
+
 def test_the_same_nan_on_both_sides_matches() -> None:
     x = normal(1, 7, 64)
     x[0, 3, 5] = math.nan

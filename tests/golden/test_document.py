@@ -58,6 +58,11 @@ def summaries(draw: st.DrawFn) -> Summary:
         sketch=b"" if is_whole else draw(st.binary(min_size=sketch, max_size=sketch)),
         digest=draw(text),
         noise=draw(st.sampled_from([0.0, 1e-7, 0.012, 0.99])),
+        rows=draw(
+            st.sampled_from([0, 4 * tokens, 12 * tokens]).flatmap(
+                lambda size: st.binary(min_size=size, max_size=size)
+            )
+        ),
     )
 
 
