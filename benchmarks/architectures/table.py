@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,8 @@ def rows(types: Sequence[str], sessions: Sessions, planted: Mapping[str, str]) -
 
 def _row(name: str, sessions: Sessions, planted: str) -> Row:
     tests = {session: found[name] for session, found in sessions.items()}
-    calls = [golden.get("calls", 0) for test in tests["checked"][:1] for golden in test["goldens"]]
+    goldens = [g for t in tests["checked"] if "short" in t["test"] for g in t["goldens"]]
+    calls = [golden.get("calls", 0) for golden in goldens]
     problems = {
         "written": _first(_failures(tests["written"], "")),
         "checked": _first([*_failures(tests["checked"], _PADDED), *_changed(tests["checked"])]),
@@ -94,6 +96,11 @@ def _named_wrongly(tests: Sequence[Test], planted: str) -> str:
     return f"{planted} was changed: {tests[0]['line']}"
 
 
+def reason_for(problem: str) -> str:
+    """Return why a problem remains; empty if nobody has explained it."""
+    return next((reason for pattern, reason in REASONS if re.search(pattern, problem)), "")
+
+
 def page(found: Sequence[Row], head: str, builds: Mapping[str, str]) -> str:
     """Return the table and the list of what is red, as Markdown."""
     lines = [head, "", f"| model type | calls | {' | '.join(COLUMNS)} |"]
@@ -102,13 +109,18 @@ def page(found: Sequence[Row], head: str, builds: Mapping[str, str]) -> str:
         cells = ["**no**" if row.problems[column] else "ok" for column in COLUMNS]
         lines.append(f"| {row.model_type} | {row.calls} | {' | '.join(cells)} |")
     lines += ["", "## What is red", ""]
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for row in found:
-        for column in COLUMNS:
-            if problem := row.problems[column]:
-                reason = REASONS.get((row.model_type, column)) or REASONS.get(("", column), "")
-                lines.append(f"- `{row.model_type}`, {column}: `{problem[:300]}` {reason}".rstrip())
+        for column, problem in row.problems.items():
+            if problem:
+                groups.setdefault((column, reason_for(problem)), []).append(
+                    (row.model_type, problem)
+                )
+    for (column, reason), cases in groups.items():
+        names = ", ".join(f"`{name}`" for name, _ in cases)
+        lines += [f"**{column}**: {names}. {reason}", "", "```text", cases[0][1][:300], "```", ""]
     failed = {model_type: reason for model_type, reason in builds.items() if reason}
-    lines += ["", "## Types that cannot be built", ""]
+    lines += ["## Types that cannot be built", ""]
     count = f"{len(builds) - len(failed)} of {len(builds)}"
     lines += [f"{count} types can be built and run on text alone. The others, with the reason:", ""]
     lines += [f"- `{model_type}`: {reason}" for model_type, reason in failed.items()]

@@ -125,8 +125,8 @@ def _small(key: str, value: Any, layers: int, count: Any) -> Any:
         return largest if _REQUIRED.fullmatch(key) else None
     if isinstance(value, bool) or not isinstance(value, int):
         return value
-    if key == "vocab_size":
-        return VOCABULARY
+    if key == "vocab_size" or largest == LONGEST:
+        return largest  # also of a model that takes less: the suite's long prompt must fit
     if key == "num_kv_shared_layers":
         return 0  # else the few layers that remain may lack those that share
     if re.fullmatch(r".*token_(id|index)", key):
