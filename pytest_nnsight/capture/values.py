@@ -100,6 +100,8 @@ def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) ->
     """
     if isinstance(value, torch.Tensor):
         return function(value)
+    if type(value).__name__ == "BlockMask":
+        return function(_dense(value))
     if isinstance(value, Mapping):
         items = {key: map_tensors(item, function) for key, item in value.items()}
         kind: Any = type(value)

@@ -117,8 +117,8 @@ def _changed_mask(golden: Call, received: Call, is_default: Callable[[Leaf], boo
     """
     old, new = (dict(_MASK.findall(call.inputs or "")) for call in (golden, received))
     same = {x.at for call in (golden, received) for x in call.leaves if is_default(x)}
-    changed = (name for name in old if new.get(name) not in (None, old[name]))
-    name = next((name for name in changed if f"in.{name}" not in same), "")
+    changed = (name for name in old if (old[name] == "None") != (new.get(name) == "None"))
+    name = next((name for name in changed if name in new and f"in.{name}" not in same), "")
     return f"{name}: {old[name]} -> {new[name]}" if name else ""
 
 

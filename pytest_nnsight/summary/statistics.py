@@ -25,7 +25,7 @@ STATISTICS = 9
 The variance is NaN where it follows from sum and sum of squares.
 """
 _HIDDEN = -1e4  # a value that a mask adds to a score, or a lower one, hides the key
-_FEW, _MANY = 2**10, 2**16  # integers that have a number each
+_FEW, _MANY = 2**8, 2**16  # integers that have a number each
 _SMALLEST, _LARGEST = 1e-12, 1e12  # beyond these, float32 squares lose precision or overflow
 
 

@@ -150,6 +150,17 @@ def test_a_mask_of_flex_attention_has_the_same_meaning(family: str, side: str) -
     notes(received, before)
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_a_mask_of_flex_attention_is_split_among_the_prompts_of_a_batch() -> None:
+    capture = capture_of("llama", "flex_attention")
+    alone = [capture.trace(text) for text in ("Hello there", "Hi")]
+    together = capture.trace_each(["Hello there", "Hi"])
+    for before, now in zip(alone, together, strict=True):
+        assert any("BlockMask" in (call.inputs or "") for call in before.calls)
+        notes(golden(before), now)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
 def test_no_mask_and_a_causal_mask_raise_no_alarm(family: str) -> None:
     """Gemma's sliding window has a mask under both."""
