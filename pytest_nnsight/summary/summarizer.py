@@ -190,8 +190,9 @@ def _owns_memory(tensor: torch.Tensor) -> bool:
 
     An accelerator copies fast, and kernels of other libraries do not count their changes there.
     """
-    is_large_part = tensor.untyped_storage().nbytes() <= 2 * tensor.nbytes
-    return tensor.is_cpu and (tensor._base is None or is_large_part)
+    if not tensor.is_cpu:
+        return False
+    return tensor._base is None or tensor.untyped_storage().nbytes() <= 2 * tensor.nbytes
 
 
 def on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
