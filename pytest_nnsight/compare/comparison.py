@@ -86,7 +86,7 @@ class Comparison:
     def structural_changes(self) -> tuple[Drift, ...]:
         """Other containers, output names and classes; none if a value differs or is missing."""
         drifts = tuple(drift for drift in self.drifts if not drift.note)
-        return drifts if all(drift.kind in ("container", "class") for drift in drifts) else ()
+        return drifts if all(drift.is_structural for drift in drifts) else ()
 
     @property
     def matches(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from pytest_nnsight.compare.pairing import is_input, pair
 from pytest_nnsight.compare.timeline import LeafKey
 from pytest_nnsight.run import Call, Leaf, Run
 
+_LITERAL = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|(?<!\w)-?\d+|\bTrue\b|\bFalse\b")
 Pairs = dict[LeafKey, tuple[Leaf, Leaf]]
 """Tensors of golden and received, by the location in the golden."""
 
@@ -35,6 +37,12 @@ class Drift:
     received: str = ""
     note: bool = False
     position: int = -1
+
+    @property
+    def is_structural(self) -> bool:
+        """Whether only a class or a container differs, not the numbers and texts inside it."""
+        before, now = (_LITERAL.findall(text) for text in (self.expected, self.received))
+        return self.kind == "class" or (self.kind == "container" and before == now)
 
     @property
     def rel(self) -> float:

@@ -50,7 +50,7 @@ def locate(golden: Run, received: Run, comparison: Comparison) -> DriftOrigin:
 
     Another container explains no other failure, and is the start only where there is no other.
     """
-    failures = [drift for drift in comparison.failures if drift.kind != "container"]
+    failures = [x for x in comparison.failures if x.kind != "container" or not x.is_structural]
     failures = [x for x in failures or comparison.failures if x.label != GENERATED]
     inputs = [drift for drift in failures if drift.kind in _INPUT_ORDER]
     if inputs:

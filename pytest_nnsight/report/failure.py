@@ -194,7 +194,7 @@ def change_of(drift: Drift) -> str:
     ``past_key_values -> cache``.
     """
     both = [drift.expected, drift.received]
-    if drift.kind == "container":
+    if drift.kind == "container" and drift.is_structural:
         words = [re.findall(r"\w+|\W", text) for text in both]
         start = len(commonprefix(words))  # noqa: RUF071  # of words, not characters
         end = len(commonprefix([part[start:][::-1] for part in words]))  # noqa: RUF071  # as above

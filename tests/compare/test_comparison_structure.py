@@ -102,6 +102,15 @@ def test_values_only_still_fails_on(call: Call, kind: str) -> None:
     assert comparison.structural_changes == ()
 
 
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [("'b'", "'c'"), ("(tensor, 5)", "(tensor, -5)"), ("{a=True}", "{a=False}"), ("'1'", "1")],
+)
+def test_another_number_or_text_in_a_container_is_not_structural(before: str, now: str) -> None:
+    received = replace(make_run(make_call(output=now)), structure="values")
+    assert not compare(make_run(make_call(output=before)), received).matches
+
+
 def test_other_generated_ids_are_not_a_structural_change() -> None:
     golden, received = (make_generation(5, last, margin=0.5) for last in (6, 7))
     calls = (make_call(output="(tensor,)"),)

@@ -14,7 +14,7 @@ TEST = """
 from dataclasses import make_dataclass
 from transformers.utils import ModelOutput
 
-NAME, CHANGE = os.environ.get("NAME", "past_key_values"), float(os.environ.get("CHANGE", "0"))
+NAME, CHANGE = os.environ.get("NAME", "states"), float(os.environ.get("CHANGE", "0"))
 FIELDS = [("logits", object, None), (NAME, object, None)]
 Output = make_dataclass("Output", FIELDS, bases=(ModelOutput,))
 
@@ -25,7 +25,7 @@ def test_own(nnsight_model, nnsight_golden, text):
     output = Output(logits=hidden, **{NAME: (hidden * (1 + CHANGE),)})
     assert {"output": output} == nnsight_golden
 """
-CHANGED = "container past_key_values -> cache, first at output (same versions), 2 tests:"
+CHANGED = "container states -> memory, first at output (same versions), 2 tests:"
 TESTS = ["test_it.py::test_own[Hello]", "test_it.py::test_own[Bye]"]
 
 
@@ -34,7 +34,7 @@ def renamed(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project with goldens of an output that has another name since then."""
     project.test_file(TEST)
     project.write_goldens(*TINY, passed=2)
-    monkeypatch.setenv("NAME", "cache")
+    monkeypatch.setenv("NAME", "memory")
     return project
 
 
@@ -46,13 +46,13 @@ def test_strict_fails_with_a_short_line_and_reports_the_change_once(
     result.assert_outcomes(failed=2)
     assert first_line(result) == (
         "golden structure changed, all values equal: 1 of 1 calls, starts at output (container "
-        "past_key_values -> cache); cause: structure (same weights, config and versions)"
+        "states -> memory); cause: structure (same weights, config and versions)"
     )
     result.stdout.fnmatch_lines(
         [
             "2 goldens: 2 structure only",
             "structure only, all values equal (write them with --snapshot-update, or accept *):",
-            "  container past_key_values -> cache, first at output (*), 2 tests:",
+            "  container states -> memory, first at output (*), 2 tests:",
             f"    {', '.join(TESTS)}".replace("[", "[[]"),
             "::error file=test_it.py,line=10,title=structure only%2C all values equal::container *",
         ],
@@ -60,11 +60,9 @@ def test_strict_fails_with_a_short_line_and_reports_the_change_once(
     )
     report = json.loads((renamed.path / "out.json").read_text())
     (change,) = report["structure"]
-    assert change["change"] == "container past_key_values -> cache"
+    assert change["change"] == "container states -> memory"
     assert (change["tests"], change["is_accepted"]) == (TESTS, False)
-    assert '"structure":[{"change":"container past_key_values' in (
-        (renamed.path / "out.html").read_text()
-    )
+    assert '"structure":[{"change":"container states' in ((renamed.path / "out.html").read_text())
 
 
 def test_values_accepts_the_change_and_lists_it(renamed: Project) -> None:
@@ -93,7 +91,7 @@ def test_a_drift_behind_a_renamed_output_fails(
     result = renamed.run(*TINY, "--nnsight-structure=values", "-k", "Hello")
     result.assert_outcomes(failed=1)
     assert first_line(result).startswith(
-        "golden drift: 1 of 1 calls, starts at output out.past_key_values[0] (rel 9.9e-4, allowed "
+        "golden drift: 1 of 1 calls, starts at output out.states[0] (rel 9.9e-4, allowed "
         "1e-5); likely cause: code ("
     )
-    result.stdout.fnmatch_lines(["*output: container past_key_values -> cache"])
+    result.stdout.fnmatch_lines(["*output: container states -> memory"])
