@@ -110,8 +110,8 @@ def run(name: str, types: Sequence[str], folder: Path) -> dict[str, list[Any]]:
         raise RuntimeError(f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     tests: dict[str, list[Any]] = {model_type: [] for model_type in types}
     for test in json.loads(report.read_text())["tests"]:
-        name = test["test"].rpartition("[tiny-")[2].rstrip("]")  # not there with one model
-        tests[name if len(types) > 1 else types[0]].append(test)
+        model_type = test["test"].rpartition("[tiny-")[2].rstrip("]")  # empty with one model
+        tests[model_type if len(types) > 1 else types[0]].append(test)
     report.unlink()
     print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     return tests
