@@ -87,6 +87,8 @@ upgrade-matrix: $(READY)
 	-$(BIN)/pytest-nnsight upgrade $(TORCH) --json build/upgrade-torch.json -- --nnsight-suite $(TINY)
 	-$(BIN)/pytest-nnsight upgrade $(RELEASES) --json build/upgrade-trained.json -- \
 		tests/models/test_smollm2.py --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
+	-$(BIN)/pytest-nnsight upgrade $(TORCH) --json build/upgrade-trained-torch.json -- \
+		tests/models/test_smollm2.py --nnsight-model smollm2=$$($(BIN)/python tests/models/prepare.py)
 
 lint: $(READY)
 	$(BIN)/ruff check .
