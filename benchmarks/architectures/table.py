@@ -118,7 +118,10 @@ def page(found: Sequence[Row], head: str, builds: Mapping[str, str]) -> str:
                 )
     for (column, reason), cases in groups.items():
         names = ", ".join(f"`{name}`" for name, _ in cases)
-        lines += [f"**{column}**: {names}. {reason}", "", "```text", cases[0][1][:300], "```", ""]
+        shown = cases[:1] if reason else cases
+        problems = [f"{name} {problem}"[:300] for name, problem in shown]
+        reason = reason or "Not explained yet."
+        lines += [f"**{column}**: {names}. {reason}", "", "```text", *problems, "```", ""]
     failed = {model_type: reason for model_type, reason in builds.items() if reason}
     lines += ["## Types that cannot be built", ""]
     count = f"{len(builds) - len(failed)} of {len(builds)}"

@@ -104,8 +104,11 @@ class RealTokens:
         """Tell whether attention in a call may be causal, or bidirectional."""
         if self._has_two_sides:
             return ("decoder" in call.path and not _CROSS.search(call.path)) == causal
-        other = _BIDIRECTIONAL if causal else _CAUSAL
-        return not other.search(self.run.model.model_class)
+        model = self.run.model
+        if _CAUSAL.search(model.model_class):
+            return causal
+        is_encoder = model.config.get("is_decoder") is False
+        return not (causal and (is_encoder or _BIDIRECTIONAL.search(model.model_class)))
 
     def _masks(self, step: int) -> Iterator[_Mask]:
         """Yield the masks whose tokens the tensors of a step can have."""
