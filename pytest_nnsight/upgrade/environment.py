@@ -7,7 +7,6 @@ one takes seconds. If this process is killed, no other uses its unfinished envir
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -111,7 +110,8 @@ def pip_command() -> list[str]:
 
     uv itself does not count the packages of the running environment as installed; pip does.
     """
-    if importlib.util.find_spec("pip") is not None:
+    # Not `find_spec`, which warns through setuptools if torch's compiler has loaded distutils.
+    if any(metadata.distributions(name="pip")):
         return [sys.executable, "-m", "pip"]
     if shutil.which("uvx"):
         return ["uvx", "pip"]
