@@ -19,21 +19,24 @@ def align_visits(golden: Run, received: Run) -> Run:
     Two visits are swapped if their outputs have exactly the bits of the golden's swapped visits.
     """
     before = {call.key: _digests(call) for call in golden.calls}
-    calls = list(received.calls)
-    misplaced = defaultdict(list)
+    calls, now = list(received.calls), [_digests(call) for call in received.calls]
+    misplaced = defaultdict(set)  # the indices of calls, by their path and their bits
     for index, call in enumerate(calls):
-        if _digests(call) != before.get(call.key, ()):
-            misplaced[call.path].append(index)
-    for indices in misplaced.values():
-        for first in indices:
-            wanted = before.get(calls[first].key, ())
-            for second in indices if wanted and _digests(calls[first]) != wanted else ():
-                is_free = _digests(calls[second]) != before.get(calls[second].key, ())
-                if is_free and _digests(calls[second]) == wanted:
-                    a, b = calls[first], calls[second]
-                    calls[first] = b._replace(visit=a.visit)
-                    calls[second] = a._replace(visit=b.visit)
-                    break
+        if now[index] != before.get(call.key, ()):
+            misplaced[call.path, now[index]].add(index)
+    for first in sorted(index for indices in misplaced.values() for index in indices):
+        a = calls[first]
+        wanted = before.get(a.key, ())
+        if not wanted or now[first] == wanted or not misplaced[a.path, wanted]:
+            continue
+        second = min(misplaced[a.path, wanted])
+        b = calls[second]
+        misplaced[a.path, now[first]].discard(first)
+        misplaced[a.path, wanted].discard(second)
+        calls[first], calls[second] = b._replace(visit=a.visit), a._replace(visit=b.visit)
+        now[first], now[second] = now[second], now[first]
+        if now[second] != before.get(b.key, ()):
+            misplaced[a.path, now[second]].add(second)
     return replace(received, calls=tuple(calls)) if calls != list(received.calls) else received
 
 
