@@ -102,7 +102,7 @@ def _install(folder: Path, combination: Combination) -> None:
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith(_ERROR)]
         reason = errors[0].removeprefix(_ERROR) if errors else done.stderr or "pip gave no reason"
-        raise InstallError(one_line(Exception(reason)))
+        raise InstallError(one_line(reason))
 
 
 def pip_command() -> list[str]:

@@ -115,7 +115,7 @@ class UpgradeRunner:
             except UsageError:
                 output = [*done.stderr.splitlines(), *done.stdout.splitlines()]
                 line = next((x for x in output if "error" in x.lower()), f"exit {done.returncode}")
-                reason = one_line(Exception(line))
+                reason = one_line(line)
                 return UpgradeRun(combination, failure=f"pytest did not run: {reason}", report={})
 
 
